@@ -1,0 +1,251 @@
+"""One cell, from its settings to its record: build, train, evaluate, score, write."""
+
+import os
+import platform
+import resource
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import collapse_bench
+from collapse_bench import record
+from collapse_bench.corpus import Corpus
+from collapse_bench.evaluation import evaluate
+from collapse_bench.metrics import METRICS, score
+from collapse_bench.model import Dimensions, Forward, SequenceVAE, build_model
+from collapse_bench.remedy import Remedy, chain, levers_of, load_remedy, settings_of
+from collapse_bench.suite import Cell, identity
+from collapse_bench.training import DivergedError, TrainingRun, stream_seed, train
+
+
+@dataclass(frozen=True)
+class Job:
+    """A cell with all that a worker process needs to run it."""
+
+    cell: Cell
+    id: str
+    folder: Path
+    corpus: Corpus
+    budget: int
+    device: str
+    threads: int
+    remedy_files: Mapping[str, Path]
+
+
+Report = Callable[[dict[str, float]], None]
+
+
+def run_cell(job: Job, report: Report) -> dict[str, Any]:
+    """Run a cell and write its folder; whatever goes wrong is an outcome with its traceback.
+
+    Args:
+        job: the cell.
+        report: called about once a second while training, with `tokens`, `tokens_per_second`,
+            `loss` and `kl`.
+
+    Returns:
+        The record that was written.
+    """
+    torch.set_num_threads(job.threads)
+    # Adam's averages of rare words decay into denormals, which are slow on a CPU.
+    torch.set_flush_denormal(True)
+    began = time.monotonic()
+    outcome: dict[str, Any] = {"status": "failed"}
+    try:
+        outcome |= _train_and_score(job, report)
+        outcome["status"] = "done"
+    except DivergedError:
+        outcome |= {"status": "diverged", "error": traceback.format_exc()}
+    except Exception:
+        outcome["error"] = traceback.format_exc()
+    result = describe(job) | outcome
+    result["cost"] |= {
+        "seconds": round(time.monotonic() - began, 1),
+        "peak_memory_mib": round(_peak_memory_mib(), 1),
+    }
+    record.write_record(job.folder, result)
+    return result
+
+
+def build(
+    cell: Cell, vocabulary: int, files: Mapping[str, Path]
+) -> tuple[SequenceVAE, list[Remedy]]:
+    """The model of a cell with its remedies built in, its weights drawn from the cell's seed.
+
+    Args:
+        cell: which model.
+        vocabulary: V.
+        files: where each remedy is.
+
+    Raises:
+        UserError: a remedy refuses its settings, or discards another one's part.
+    """
+    sizes = cell.sizes
+    torch.manual_seed(stream_seed(cell.seed, "initialisation"))
+    model = build_model(
+        cell.architecture,
+        Dimensions(
+            vocabulary,
+            sizes.embedding,
+            sizes.hidden,
+            sizes.latent,
+            sizes.layers,
+            sizes.heads,
+            cell.training.dropout,
+        ),
+    )
+    remedies = [load_remedy(each.name, each.settings, files) for each in cell.entry.remedies]
+    return model.with_parts(chain(remedies).build(model)), remedies
+
+
+def describe(job: Job) -> dict[str, Any]:
+    """The record of a cell before anything is known of its outcome."""
+    cell = job.cell
+    return {
+        "schema": record.SCHEMA,
+        "suite": cell.suite,
+        "cell": job.id,
+        "entry": cell.entry.name,
+        "architecture": cell.architecture,
+        "seed": cell.seed,
+        "status": "killed",
+        "error": None,
+        "budget": job.budget,
+        "latent": cell.sizes.latent,
+        "levers": [],
+        "remedies": [
+            {"name": each.name, "settings": each.settings} for each in cell.entry.remedies
+        ],
+        "settings": identity(cell, job.corpus.name, job.corpus.sha256, job.budget),
+        "corpus": job.corpus.record(),
+        "metrics": dict.fromkeys(METRICS),
+        "standard_errors": {},
+        "validation": {"negative_elbo": None, "tokens": 0, "converged": False},
+        "cost": {
+            "seconds": 0.0,
+            "tokens_decoded": 0,
+            "encoder_updates": 0,
+            "decoder_updates": 0,
+            "peak_memory_mib": 0.0,
+            "parameters": 0,
+        },
+        "environment": _environment(job),
+    }
+
+
+def _train_and_score(job: Job, report: Report) -> dict[str, Any]:
+    cell = job.cell
+    model, remedies = build(cell, job.corpus.vocabulary.size, job.remedy_files)
+    model.to(job.device)
+    run, selection = train(
+        model,
+        chain(remedies),
+        job.corpus,
+        cell.training,
+        budget=job.budget,
+        seed=cell.seed,
+        report=_once_a_second(report),
+    )
+    arrays = evaluate(
+        model,
+        job.corpus.test,
+        samples=cell.evaluation.samples if cell.sizes.latent else 1,
+        batch=cell.evaluation.batch,
+        seed=stream_seed(cell.seed, "test"),
+    )
+    scores = score(arrays)
+    record.write_model(job.folder, model.state_dict())
+    record.write_arrays(job.folder, arrays)
+    record.write_history(job.folder, selection.history)
+    return {
+        "levers": levers_of(remedies),
+        "remedies": [
+            {"name": settings.name, "settings": settings_of(remedy)}
+            for settings, remedy in zip(cell.entry.remedies, remedies, strict=True)
+        ],
+        "metrics": scores.metrics,
+        "standard_errors": scores.standard_errors,
+        "validation": {
+            "negative_elbo": selection.best,
+            "tokens": selection.best_tokens,
+            "converged": selection.converged,
+        },
+        "cost": {
+            "tokens_decoded": run.meter.tokens,
+            "encoder_updates": run.updates["encoder"],
+            "decoder_updates": run.updates["decoder"],
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        },
+    }
+
+
+def _once_a_second(report: Report) -> Callable[[TrainingRun, Forward], None]:
+    began = last = time.monotonic()
+
+    def after_step(run: TrainingRun, forward: Forward) -> None:
+        nonlocal last
+        if time.monotonic() < last + 1:
+            return
+        last = time.monotonic()
+        report(
+            {
+                "tokens": run.meter.tokens,
+                "tokens_per_second": run.meter.tokens / (last - began),
+                "loss": float(forward.loss().detach()),
+                "kl": float(forward.kl.detach().sum(1).mean()),
+            }
+        )
+
+    return after_step
+
+
+def _peak_memory_mib() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)
+
+
+def _environment(job: Job) -> dict[str, Any]:
+    device = torch.cuda.get_device_name() if job.device == "cuda" else "cpu"
+    return {
+        "collapse_bench": collapse_bench.__version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": device,
+        "threads": job.threads,
+        "platform": platform.platform(),
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the code, with `+` where it has been changed since; None outside git."""
+    root = Path(__file__).parents[1]
+    try:
+        head = subprocess.run(
+            ["git", "-C", root, "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return head.stdout.strip() or None
+
+
+def die_with_parent() -> None:
+    """Ask Linux to kill this process when its parent dies; elsewhere a worker finishes its cell."""
+    if sys.platform == "linux":
+        import ctypes
+
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        if os.getppid() == 1:
+            os.kill(os.getpid(), signal.SIGKILL)

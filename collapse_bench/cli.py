@@ -1,0 +1,222 @@
+"""The command line: parse and call, nothing else. Heavy imports wait until a verb needs them."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from collapse_bench import __version__
+from collapse_bench.errors import SuiteError, UserError
+
+if TYPE_CHECKING:
+    from collapse_bench.suite import Suite
+
+PACKAGE = Path(__file__).parent
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb.
+
+    Returns:
+        0 all cells done; 1 some failed; 2 bad suite or usage; 3 corpus missing; 128 + n on
+        signal n.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        code: int = options.verb(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m collapse_bench",
+        description="A benchmark of remedies for posterior collapse in text VAEs.",
+    )
+    parser.add_argument("--version", action="version", version=f"collapse_bench {__version__}")
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    run = verbs.add_parser("run", help="train, evaluate and record the cells of a suite")
+    _suite_arguments(run)
+    run.add_argument(
+        "--out", type=Path, default=Path("runs"), help="folder of all runs (%(default)s)"
+    )
+    run.add_argument(
+        "--only", metavar="PATTERN", default="*", help="cells, as entry/architecture/seed"
+    )
+    run.add_argument("--seeds", type=_seeds, metavar="1,2", help="in place of the suite's")
+    run.add_argument("--budget", type=_positive, metavar="TOKENS", help="in place of the suite's")
+    run.add_argument("--workers", type=_positive, metavar="N", help="cells at a time (one a core)")
+    run.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    run.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        default=os.environ.get("COLLAPSE_BENCH_DATA"),
+        help="folder of corpora ($COLLAPSE_BENCH_DATA)",
+    )
+    run.set_defaults(verb=_run)
+
+    board = verbs.add_parser("leaderboard", help="records to tables and pictures")
+    _suite_arguments(board)
+    board.add_argument("--runs", type=Path, default=Path("runs"), help="(%(default)s)")
+    board.add_argument("--out", type=Path, default=Path("leaderboard"), help="(%(default)s)")
+    board.set_defaults(verb=_leaderboard)
+
+    check = verbs.add_parser("check", help="everything that is wrong with a suite, at once")
+    _suite_arguments(check)
+    check.set_defaults(verb=_check)
+
+    show = verbs.add_parser("list", help="what a suite can name")
+    show.add_argument("what", choices=("remedies", "corpora", "architectures", "metrics"))
+    _plugin_argument(show)
+    show.set_defaults(verb=_list)
+    return parser
+
+
+def _suite_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("suite", type=Path, metavar="SUITE", help="a YAML file")
+    _plugin_argument(parser)
+
+
+def _plugin_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--plugin",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a remedy of your own; its code is run. May be given several times",
+    )
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    seeds = tuple(int(seed) for seed in text.split(","))
+    if len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise argparse.ArgumentTypeError(f"seeds are different whole numbers from 0 on, got {text}")
+    return seeds
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
+    return number
+
+
+def _load(options: argparse.Namespace) -> "tuple[Suite, dict[str, Path]]":
+    from collapse_bench.plugins import remedy_files
+    from collapse_bench.suite import load_suite
+
+    files = remedy_files(options.plugin)
+    return load_suite(options.suite, files), files
+
+
+def _run(options: argparse.Namespace) -> int:
+    from collapse_bench.suite import cells_of, select
+
+    suite, files = _load(options)
+    if options.seeds:
+        suite = replace(suite, seeds=options.seeds)
+    chosen = select(cells_of(suite), options.only)
+
+    from collapse_bench import runner
+    from collapse_bench.corpus import load_corpus
+    from collapse_bench.progress import Progress
+
+    device = runner.resolve_device(options.device)
+    workers = options.workers or (runner.cores() if device == "cpu" else 1)
+    corpus = load_corpus(suite.corpus, options.data, say=_say)
+    if problems := runner.check_cells(chosen, files):
+        raise SuiteError([f"{options.suite}: {problem}" for problem in problems])
+    jobs = runner.plan(
+        chosen,
+        corpus,
+        options.out,
+        budget=options.budget,
+        workers=workers,
+        device=device,
+        remedy_files=files,
+    )
+    print(
+        f"{suite.name}: {len(jobs)} cells on {corpus.name}, {jobs[0].budget:,} tokens each, "
+        f"{min(workers, len(jobs))} at a time on {device}; records in {options.out / suite.name}",
+        flush=True,
+    )
+    try:
+        records = runner.run_jobs(jobs, workers, Progress(len(jobs)))
+    except runner.InterruptedRunError as interruption:
+        _say("interrupted; finished cells are kept, the same command goes on with the others")
+        return 128 + interruption.signal_number
+    failed = [record for record in records if record["status"] != "done"]
+    for record in failed:
+        where = options.out / suite.name / record["cell"] / "record.json"
+        _say(f"{record['status']}: {record['entry']}/{record['architecture']}/{record['seed']}, "
+             f"traceback in {where}")  # fmt: skip
+    return 1 if failed else 0
+
+
+def _leaderboard(options: argparse.Namespace) -> int:
+    from collapse_bench.leaderboard import write_leaderboard
+    from collapse_bench.record import read_records
+    from collapse_bench.suite import belongs, cells_of
+
+    suite, _ = _load(options)
+    cells = cells_of(suite)
+    everything = read_records(options.runs / suite.name)
+    records = [record for record in everything if belongs(record, suite)]
+    if len(records) < len(everything):
+        _say(f"{len(everything) - len(records)} records of earlier settings are left out")
+    expected = [(cell.entry.name, cell.architecture, cell.seed) for cell in cells]
+    print(write_leaderboard(suite.name, expected, records, options.out))
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from collapse_bench.suite import cells_of
+
+    suite, files = _load(options)
+    cells = cells_of(suite)
+
+    from collapse_bench.runner import check_cells
+
+    if problems := check_cells(cells, files):
+        raise SuiteError([f"{options.suite}: {problem}" for problem in problems])
+    print(f"{options.suite}: fine, {len(cells)} cells")
+    return 0
+
+
+def _list(options: argparse.Namespace) -> int:
+    from collapse_bench.plugins import class_name, remedy_files, summary_of
+    from collapse_bench.settings import schema_of_file
+
+    if options.what == "remedies":
+        for name, path in remedy_files(options.plugin).items():
+            print(f"{name}: {summary_of(path)}")
+            for setting in schema_of_file(path, class_name(name)).values():
+                print(f"    {setting}")
+    elif options.what == "metrics":
+        from collapse_bench.metrics import METRICS
+
+        for name, meaning in METRICS.items():
+            print(f"{name}: {meaning}")
+    else:
+        folder, names = {
+            "corpora": ("corpus", ("ptb", "text", "newswire")),
+            "architectures": ("model", ("lstm", "transformer")),
+        }[options.what]
+        for name in names:
+            print(f"{name}: {summary_of(PACKAGE / folder / f'{name}.py')}")
+    return 0
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

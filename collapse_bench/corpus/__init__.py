@@ -1,0 +1,35 @@
+"""Text in, batches out: which corpus a suite means, and how it reaches a model."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from collapse_bench.corpus import newswire, ptb, text
+from collapse_bench.corpus.batches import Batch, evaluation_batches, training_batches
+from collapse_bench.corpus.corpus import Corpus, Settings, Split, encoded
+from collapse_bench.errors import CorpusMissing
+
+__all__ = ["Batch", "Corpus", "Split", "evaluation_batches", "load_corpus", "training_batches"]
+
+READERS = {"ptb": ptb.read, "text": text.read, "newswire": newswire.read}
+
+
+def load_corpus(settings: Settings, data: Path | None, say: Callable[[str], None]) -> Corpus:
+    """Find, read and encode the corpus that `settings` name.
+
+    Args:
+        settings: The `corpus` part of a suite.
+        data: Folder of corpora: `--data` or `$COLLAPSE_BENCH_DATA`.
+        say: Told, in words, whatever the user should know about the text.
+
+    Raises:
+        CorpusMissing: If it cannot be had and the settings name no other.
+        UserError: If it is here but cannot be read.
+    """
+    try:
+        texts = READERS[settings.name](settings, data, say)
+    except CorpusMissing as missing:
+        if settings.otherwise is None:
+            raise
+        say(f"{missing}\n  going on with {settings.otherwise}, and every record will say so")
+        texts = READERS[settings.otherwise](settings, data, say)
+    return encoded(texts, settings)

@@ -1,0 +1,84 @@
+"""Sentences to padded batches, in an order that is a pure function of seed and epoch."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from collapse_bench.corpus.corpus import Split
+from collapse_bench.corpus.vocabulary import BOS, EOS, PAD
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Sentences of similar length; T is the longest of them, its end included.
+
+    Attributes:
+        targets: `[B, T]` what a decoder predicts: the words, then eos.
+        inputs: `[B, T]` what it reads: bos, then the words.
+        mask: `[B, T]` bool, false at padding; the same for inputs and targets.
+        lengths: `[B]` targets a sentence, eos included.
+        index: `[B]` positions of the sentences in their split.
+        tokens: Number of targets, as a number of the host: counting costs no device a wait.
+    """
+
+    targets: Tensor
+    inputs: Tensor
+    mask: Tensor
+    lengths: Tensor
+    index: Tensor
+    tokens: int
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same batch on `device`."""
+        return replace(
+            self,
+            targets=self.targets.to(device),
+            inputs=self.inputs.to(device),
+            mask=self.mask.to(device),
+            lengths=self.lengths.to(device),
+            index=self.index.to(device),
+        )
+
+
+def training_batches(split: Split, batch: int, seed: int, epoch: int) -> Iterator[Batch]:
+    """Every sentence once, in batches of similar length; the one small batch may come anywhere."""
+    rng = np.random.default_rng([seed, epoch])
+    shuffled = rng.permutation(len(split))
+    by_length = shuffled[np.argsort(split.lengths[shuffled], kind="stable")]
+    full, rest = divmod(len(split), batch)
+    # Were the small batch always the last, it would always hold the longest sentences.
+    sizes = rng.permutation([batch] * full + [rest] * (rest > 0))
+    groups = np.split(by_length, np.cumsum(sizes)[:-1])
+    for i in rng.permutation(len(groups)):
+        yield collate(split, groups[i])
+
+
+def evaluation_batches(split: Split, batch: int) -> Iterator[Batch]:
+    """Every sentence once, from short to long."""
+    by_length = np.argsort(split.lengths, kind="stable")
+    for start in range(0, len(split), batch):
+        yield collate(split, by_length[start : start + batch])
+
+
+def collate(split: Split, index: NDArray[np.int64]) -> Batch:
+    """The sentences at `index` as one padded batch."""
+    lengths = split.lengths[index]
+    targets = np.full((len(index), lengths.max()), PAD, dtype=np.int64)
+    for row, i, length in zip(targets, index, lengths, strict=True):
+        row[: length - 1] = split.sentence(i)
+        row[length - 1] = EOS
+    mask = np.arange(targets.shape[1]) < lengths[:, None]
+    shifted = np.pad(targets[:, :-1], ((0, 0), (1, 0)), constant_values=BOS)
+    return Batch(
+        targets=torch.from_numpy(targets),
+        inputs=torch.from_numpy(np.where(mask, shifted, PAD)),
+        mask=torch.from_numpy(mask),
+        lengths=torch.from_numpy(lengths),
+        index=torch.from_numpy(index.astype(np.int64)),
+        tokens=int(lengths.sum()),
+    )

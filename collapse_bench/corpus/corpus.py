@@ -1,0 +1,144 @@
+"""A corpus in memory: three splits of encoded sentences, and what is known about them."""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from collapse_bench.corpus.vocabulary import Vocabulary
+
+SPLITS = ("train", "valid", "test")
+
+Labels = Mapping[str, NDArray[np.str_]]
+"""Name of a label to its value for each sentence `[N]`."""
+
+
+class Settings(Protocol):
+    """What a suite says about its corpus."""
+
+    @property
+    def name(self) -> Literal["ptb", "text", "newswire"]: ...
+    @property
+    def otherwise(self) -> Literal["newswire"] | None: ...
+    @property
+    def path(self) -> str | None: ...
+    @property
+    def hub(self) -> str | None: ...
+    @property
+    def revision(self) -> str | None: ...
+    @property
+    def vocabulary(self) -> int | None: ...
+    @property
+    def tokenizer(self) -> Literal["word", "bpe"]: ...
+    @property
+    def sentences(self) -> int | None: ...
+
+
+@dataclass(frozen=True)
+class Texts:
+    """A corpus as it was read, before it has a vocabulary.
+
+    Attributes:
+        name: What it really is, which after a fall-back is not what the suite asked for.
+        sentences: For each of `SPLITS` its sentences, words joined by one space, none empty.
+        labels: For each of `SPLITS` its labels, maybe none.
+        standard: Whether the text is the one known under this name, by its digest.
+        facts: What else is known about the text, for the record.
+    """
+
+    name: str
+    sentences: Mapping[str, Sequence[str]]
+    labels: Mapping[str, Labels] = field(default_factory=dict)
+    standard: bool = False
+    facts: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Encoded sentences end to end, none cut, without bos and eos.
+
+    Attributes:
+        tokens: `[total]` ids.
+        offsets: `[N + 1]` where each sentence begins and the last one ends.
+        labels: Values of each label `[N]`.
+    """
+
+    tokens: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    labels: Labels = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def sentence(self, i: int) -> NDArray[np.int32]:
+        """Ids of sentence `i`."""
+        return self.tokens[self.offsets[i] : self.offsets[i + 1]]
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens to predict in each sentence `[N]`: its ids and eos."""
+        return np.diff(self.offsets) + 1
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens to predict in the split, one eos a sentence."""
+        return len(self.tokens) + len(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """Three splits under one vocabulary; `sha256` is over the normalised text of all three."""
+
+    name: str
+    requested: str
+    sha256: str
+    standard: bool
+    vocabulary: Vocabulary
+    train: Split
+    valid: Split
+    test: Split
+    facts: Mapping[str, float] = field(default_factory=dict)
+
+    def record(self) -> dict[str, Any]:
+        """What a record says about the corpus."""
+        splits = {name: getattr(self, name) for name in SPLITS}
+        return {
+            "name": self.name,
+            "requested": self.requested,
+            "sha256": self.sha256,
+            "standard": self.standard,
+            "sentences": {name: len(split) for name, split in splits.items()},
+            "tokens": {name: split.n_tokens for name, split in splits.items()},
+            **self.facts,
+        }
+
+
+def encoded(texts: Texts, settings: Settings) -> Corpus:
+    """`texts` under a vocabulary built from its training split alone."""
+    build = Vocabulary.of_pieces if settings.tokenizer == "bpe" else Vocabulary.of_words
+    vocabulary = build(texts.sentences["train"], settings.vocabulary)
+    train, valid, test = (
+        Split(*vocabulary.encode(texts.sentences[name]), texts.labels.get(name, {}))
+        for name in SPLITS
+    )
+    digests = " ".join(digest(texts.sentences[name]) for name in SPLITS)
+    return Corpus(
+        name=texts.name,
+        requested=settings.name,
+        sha256=hashlib.sha256(digests.encode()).hexdigest(),
+        standard=texts.standard,
+        vocabulary=vocabulary,
+        train=train,
+        valid=valid,
+        test=test,
+        facts=texts.facts,
+    )
+
+
+def digest(sentences: Iterable[str]) -> str:
+    """SHA-256 of the normalised text: one sentence a line, each line ended."""
+    return hashlib.sha256("".join(f"{sentence}\n" for sentence in sentences).encode()).hexdigest()

@@ -1,0 +1,127 @@
+"""Per-sentence arrays to numbers: pure functions, the same for every entry."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from collapse_bench.metrics.active_units import active_units
+from collapse_bench.metrics.likelihood import (
+    effective_sample_size,
+    importance_weighted_nll,
+    perplexity,
+)
+from collapse_bench.metrics.mutual_information import mutual_information
+
+Arrays = Mapping[str, NDArray[Any]]
+"""What an evaluation leaves, by name, sentences first: `tokens` [N], `kl` [N, K], `distortion` [N],
+`log_weights` [N, S], `posterior_mean`, `posterior_scale` and `posterior_sample` [N, D]."""
+
+METRICS = {
+    "nll": "importance-weighted negative log-likelihood, nats a sentence",
+    "nll_samples": "samples a sentence behind the NLL",
+    "ess": "effective sample size of those samples, mean over sentences",
+    "negative_elbo": "distortion + rate, nats a sentence",
+    "distortion": "-log p(x|z) for z from the posterior, nats a sentence",
+    "kl": "rate, KL of the posterior from the prior, nats a sentence",
+    "mutual_information": "I_q(x; z), lower bound over the whole split, nats",
+    "mutual_information_upper": "I_q(x; z), leave-one-out upper bound, nats",
+    "active_units": "latent dimensions whose posterior mean has a variance above 0.01",
+    "perplexity": "exp(NLL / tokens), EOS counted, BOS and padding not",
+}
+
+
+class Scores(NamedTuple):
+    """Metrics by name, and the standard errors over sentences of those that are means."""
+
+    metrics: dict[str, float]
+    standard_errors: dict[str, float]
+
+
+class IdentityError(ArithmeticError):
+    """Numbers that contradict each other: an error in the evaluation, never a result."""
+
+
+def posterior_scores(arrays: Arrays) -> Scores:
+    """The metrics that need no decoder: the rate, both bounds on I, and active units."""
+    information = mutual_information(
+        arrays["posterior_sample"], arrays["posterior_mean"], arrays["posterior_scale"]
+    )
+    means = {
+        "kl": arrays["kl"].sum(axis=1, dtype=np.float64),
+        "mutual_information": information.lower,
+        "mutual_information_upper": information.upper,
+    }
+    scores = _means(means)
+    scores.metrics["active_units"] = active_units(arrays["posterior_mean"])
+    return scores
+
+
+def score(arrays: Arrays) -> Scores:
+    """Every metric of `METRICS`.
+
+    Raises:
+        IdentityError: see `check_identities`.
+    """
+    posterior = posterior_scores(arrays)
+    nll = importance_weighted_nll(arrays["log_weights"])
+    distortion = np.asarray(arrays["distortion"], dtype=np.float64)
+    negative_elbo = distortion + arrays["kl"].sum(axis=1, dtype=np.float64)
+    means = _means({"nll": nll, "distortion": distortion, "negative_elbo": negative_elbo})
+    metrics = {
+        **posterior.metrics,
+        **means.metrics,
+        "nll_samples": arrays["log_weights"].shape[1],
+        "ess": float(effective_sample_size(arrays["log_weights"]).mean()),
+        "perplexity": perplexity(nll, arrays["tokens"]),
+    }
+    scores = Scores(
+        {name: metrics[name] for name in METRICS},
+        {**means.standard_errors, **posterior.standard_errors},
+    )
+    check_identities(scores, len(nll), _standard_error(negative_elbo - nll))
+    return scores
+
+
+def check_identities(scores: Scores, sentences: int, gap_error: float) -> None:
+    """Hold the numbers against what no correct evaluation can contradict.
+
+    0 <= I <= min(R, log N) and D + R >= NLL, each within four standard errors of the difference;
+    for I and R these errors are added up, which is cautious.
+
+    Args:
+        scores: as `score` gives them.
+        sentences: N.
+        gap_error: standard error of D + R - NLL over sentences, nats.
+
+    Raises:
+        IdentityError: a number is not finite, or two contradict each other.
+    """
+    metrics, errors = scores
+    broken = [f"{name} = {value}" for name, value in metrics.items() if not np.isfinite(value)]
+    information, error = metrics["mutual_information"], errors["mutual_information"]
+    rules = {
+        "I >= 0": (information, error),
+        "I <= R": (metrics["kl"] - information, error + errors["kl"]),
+        "I <= log N": (np.log(sentences) - information, 0.0),
+        "D + R >= NLL": (metrics["negative_elbo"] - metrics["nll"], gap_error),
+    }
+    broken += [
+        f"{rule} is off by {-slack:.4f} nats, standard error {error:.4f}"
+        for rule, (slack, error) in rules.items()
+        if slack < -4 * error - 1e-3
+    ]
+    if broken:
+        raise IdentityError("the evaluation contradicts itself: " + "; ".join(broken))
+
+
+def _means(arrays: Mapping[str, NDArray[Any]]) -> Scores:
+    return Scores(
+        {name: float(array.mean()) for name, array in arrays.items()},
+        {name: _standard_error(array) for name, array in arrays.items()},
+    )
+
+
+def _standard_error(array: NDArray[Any]) -> float:
+    return float(array.std(ddof=1) / np.sqrt(len(array))) if len(array) > 1 else 0.0

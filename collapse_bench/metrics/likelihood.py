@@ -1,0 +1,46 @@
+"""Likelihood, distortion and rate from per-sentence arrays, in nats per sentence."""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import logsumexp
+
+Floats = NDArray[np.floating]
+
+
+def importance_weighted_nll(log_weights: Floats) -> Floats:
+    """-log (1/S) sum_s w_s of each sentence (Burda et al. 2016, equation 8).
+
+    An upper bound on -log p(x) in expectation, tighter with more samples; exact if the weights of
+    a sentence are all equal.
+
+    Args:
+        log_weights: log p(x|z_s) + log p(z_s) - log q(z_s|x) for z_s ~ q(z|x), [N, S].
+
+    Returns:
+        [N].
+    """
+    weights = np.asarray(log_weights, dtype=np.float64)
+    return np.asarray(np.log(weights.shape[1]) - logsumexp(weights, axis=1))
+
+
+def effective_sample_size(log_weights: Floats) -> Floats:
+    """(sum w)^2 / sum w^2 of each sentence (Kong 1992), from 1 to S.
+
+    Args:
+        log_weights: [N, S].
+
+    Returns:
+        [N].
+    """
+    weights = np.asarray(log_weights, dtype=np.float64)
+    return np.asarray(np.exp(2 * logsumexp(weights, axis=1) - logsumexp(2 * weights, axis=1)))
+
+
+def perplexity(nll: Floats, tokens: NDArray[np.integer]) -> float:
+    """exp(total NLL / total tokens); EOS is a token, BOS and padding are not.
+
+    Args:
+        nll: nats of each sentence, [N].
+        tokens: tokens of each sentence, EOS counted, [N].
+    """
+    return float(np.exp(np.sum(nll, dtype=np.float64) / np.sum(tokens)))

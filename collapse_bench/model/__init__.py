@@ -1,0 +1,69 @@
+"""Text VAEs with autoregressive decoders: five slots, filled by an LSTM or a Transformer."""
+
+import warnings
+
+from collapse_bench.model.latent import (
+    Energy,
+    GaussianHead,
+    LastState,
+    StandardNormal,
+    diagonal_normal,
+)
+from collapse_bench.model.lstm import LSTMDecoder, LSTMEncoder
+from collapse_bench.model.readout import Readout
+from collapse_bench.model.transformer import TransformerDecoder, TransformerEncoder
+from collapse_bench.model.vae import (
+    GENERATIVE,
+    INFERENCE,
+    SLOTS,
+    Dimensions,
+    Forward,
+    Noise,
+    Objective,
+    SequenceVAE,
+    plain,
+)
+
+__all__ = [
+    "GENERATIVE",
+    "INFERENCE",
+    "SLOTS",
+    "Dimensions",
+    "Energy",
+    "Forward",
+    "GaussianHead",
+    "Noise",
+    "Objective",
+    "SequenceVAE",
+    "build_model",
+    "diagonal_normal",
+    "plain",
+]
+
+ARCHITECTURES = {
+    "lstm": (LSTMEncoder, LSTMDecoder),
+    "transformer": (TransformerEncoder, TransformerDecoder),
+}
+
+
+def build_model(architecture: str, dimensions: Dimensions) -> SequenceVAE:
+    """The plain VAE of an architecture; with a latent of size 0 it is the language model.
+
+    Weights come from torch's global generator: seed it first.
+
+    Args:
+        architecture: a key of `ARCHITECTURES`.
+        dimensions: the sizes of every part.
+    """
+    encoder, decoder = ARCHITECTURES[architecture]
+    if dimensions.latent == 0:
+        warnings.filterwarnings("ignore", "Initializing zero-element tensors is a no-op")
+    return SequenceVAE(
+        dimensions,
+        encoder=encoder(dimensions),
+        pool=LastState(),
+        head=GaussianHead(dimensions.hidden, dimensions.latent),
+        prior=StandardNormal(),
+        decoder=decoder(dimensions),
+        readout=Readout(dimensions.hidden, dimensions.vocabulary),
+    )

@@ -1,0 +1,114 @@
+"""Transformer encoder and causal decoder (Vaswani et al. 2017), pre-norm (Xiong et al. 2020).
+
+z is projected and added to the decoder's input at every position. Attention to a memory of one
+slot puts all its weight on that slot, so it adds a linear map of z too; adding it directly says so,
+costs nothing, and lets z differ between positions. Dropout acts where the LSTM has it, on the
+decoder's embeddings and outputs, so that the architecture is all that differs.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from collapse_bench.corpus import Batch
+from collapse_bench.model.embedding import embedding, every_token
+from collapse_bench.model.vae import Dimensions
+
+
+def positions(tokens: int, width: int, device: torch.device) -> Tensor:
+    """Sinusoids [T, W] (Vaswani et al. 2017, section 3.5): no longest sentence has to be known."""
+    frequency = torch.exp(torch.arange(0, width, 2, device=device) * (-math.log(10000.0) / width))
+    angle = torch.arange(tokens, device=device)[:, None] * frequency
+    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)[:, :width]
+
+
+class Block(nn.Module):
+    """Self-attention and a feed-forward layer, each behind a layer norm and around a residual."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.attention_norm = nn.LayerNorm(width)
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.attention_output = nn.Linear(width, width)
+        self.feed_forward = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
+
+    def forward(self, x: Tensor, allowed: Tensor) -> Tensor:
+        """x [B, T, H]; allowed [B or 1, T, T]: which token (second) each token (first) may see."""
+        split = self.query_key_value(self.attention_norm(x)).chunk(3, dim=-1)
+        query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in split)
+        seen = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed[:, None])
+        x = x + self.attention_output(seen.transpose(1, 2).flatten(2))
+        deeper: Tensor = x + self.feed_forward(x)
+        return deeper
+
+
+class Stack(nn.Module):
+    """Blocks and a last norm over inputs [B, T, E]."""
+
+    def __init__(self, dimensions: Dimensions) -> None:
+        super().__init__()
+        self.enter = nn.Linear(dimensions.embedding, dimensions.hidden)
+        self.blocks = nn.ModuleList(
+            Block(dimensions.hidden, dimensions.heads) for _ in range(dimensions.layers)
+        )
+        self.norm = nn.LayerNorm(dimensions.hidden)
+
+    def forward(self, inputs: Tensor, latent: Tensor | None, allowed: Tensor) -> Tensor:
+        """States [B, T, H]; `latent` [B, T, H] is added before the first block."""
+        x = self.enter(inputs)
+        x = x + positions(x.shape[1], x.shape[2], x.device)
+        if latent is not None:
+            x = x + latent
+        for block in self.blocks:
+            x = block(x, allowed)
+        states: Tensor = self.norm(x)
+        return states
+
+
+def causal_mask(batch: Batch) -> Tensor:
+    """[1, T, T], true where the second token is not after the first."""
+    tokens = batch.mask.shape[1]
+    ones = torch.ones(tokens, tokens, dtype=torch.bool, device=batch.mask.device)
+    return ones.tril()[None]
+
+
+class TransformerEncoder(nn.Module):
+    """Every token sees the whole sentence, or with `causal` what came before it."""
+
+    def __init__(self, dimensions: Dimensions) -> None:
+        super().__init__()
+        self.embedding = embedding(dimensions)
+        self.stack = Stack(dimensions)
+
+    def forward(self, batch: Batch, causal: bool = False) -> Tensor:
+        """States [B, T, H]; those at padding mean nothing."""
+        allowed = (
+            causal_mask(batch)
+            if causal
+            else batch.mask[:, None, :].expand(-1, batch.mask.shape[1], -1)
+        )
+        states: Tensor = self.stack(self.embedding(batch.targets), None, allowed)
+        return states
+
+
+class TransformerDecoder(nn.Module):
+    """Predicts each token from the ones before it and z."""
+
+    def __init__(self, dimensions: Dimensions) -> None:
+        super().__init__()
+        self.embedding = embedding(dimensions)
+        self.dropout = nn.Dropout(dimensions.dropout)
+        self.latent = nn.Linear(dimensions.latent, dimensions.hidden, bias=False)
+        self.stack = Stack(dimensions)
+
+    def forward(self, batch: Batch, z: Tensor) -> Tensor:
+        """States [B, T, H] for z [B, D] or [B, T, D]."""
+        inputs = self.dropout(self.embedding(batch.inputs))
+        latent = self.latent(every_token(z, batch))
+        states: Tensor = self.dropout(self.stack(inputs, latent, causal_mask(batch)))
+        return states

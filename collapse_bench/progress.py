@@ -1,0 +1,94 @@
+"""What a run shows: live lines on a terminal, and one plain line per cell everywhere else."""
+
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+    from collapse_bench.cell import Job
+
+
+class Progress:
+    """Told of every start, report and end of a cell.
+
+    Args:
+        total: cells of the run.
+        stream: where to write; live lines are drawn only if it is a terminal.
+    """
+
+    def __init__(self, total: int, stream: TextIO = sys.stdout) -> None:
+        self.total = total
+        self.stream = stream
+        self.finished = 0
+        self.live = stream.isatty()
+        self._bars: dict[str, tqdm[Any]] = {}
+
+    def skipped(self, job: "Job") -> None:
+        """A cell that an earlier run has finished."""
+        self.finished += 1
+        self._line(f"{self._count()} {job.cell.name}: finished before, kept")
+
+    def started(self, job: "Job") -> None:
+        """A cell that begins."""
+        if self.live:
+            from tqdm import tqdm
+
+            taken = {bar.pos for bar in self._bars.values()}
+            free = next(row for row in range(len(taken) + 1) if -row not in taken)
+            self._bars[job.id] = tqdm(
+                total=job.budget,
+                desc=job.cell.name,
+                unit="tok",
+                unit_scale=True,
+                position=free,
+                leave=False,
+                file=self.stream,
+            )
+
+    def reported(self, job: "Job", report: Mapping[str, float]) -> None:
+        """About once a second while a cell trains; `tokens`, `loss` and `kl`, nats a sentence."""
+        bar = self._bars.get(job.id)
+        if bar is not None:
+            bar.set_postfix_str(f"loss {report['loss']:.1f} KL {report['kl']:.2f}", refresh=False)
+            bar.update(min(int(report["tokens"]), job.budget) - bar.n)
+
+    def ended(self, job: "Job", record: Mapping[str, Any]) -> None:
+        """A cell that has left a record."""
+        self.finished += 1
+        bar = self._bars.pop(job.id, None)
+        if bar is not None:
+            bar.close()
+        self._line(f"{self._count()} {job.cell.name}: {summary(record)}")
+
+    def close(self) -> None:
+        """Take the live lines away."""
+        for bar in self._bars.values():
+            bar.close()
+        self._bars.clear()
+
+    def _count(self) -> str:
+        return f"[{self.finished}/{self.total}]"
+
+    def _line(self, text: str) -> None:
+        if self.live:
+            from tqdm import tqdm
+
+            tqdm.write(text, file=self.stream)
+        else:
+            print(text, file=self.stream, flush=True)
+
+
+def summary(record: Mapping[str, Any]) -> str:
+    """A record in one line."""
+    cost = record["cost"]
+    if record["status"] != "done":
+        reason = (record["error"] or "").strip().splitlines()
+        return f"{record['status']} after {cost['seconds']:.0f} s: {reason[-1] if reason else ''}"
+    metrics = record["metrics"]
+    return (
+        f"NLL {metrics['nll']:.2f}  KL {metrics['kl']:.2f}  "
+        f"MI {metrics['mutual_information']:.2f}  AU {metrics['active_units']}  "
+        f"in {cost['seconds']:.0f} s"
+    )

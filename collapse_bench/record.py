@@ -1,0 +1,123 @@
+"""A finished cell on disk: one folder, whose record is written last and atomically."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from collapse_bench.errors import UserError
+
+SCHEMA = 1
+RECORD, SENTENCES, MODEL, HISTORY = (
+    "record.json",
+    "sentences.npz",
+    "model.safetensors",
+    "history.jsonl",
+)
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write `record.json`; a reader sees the whole of it or none.
+
+    Raises:
+        ValueError: a number is not finite; a record says null where there is none.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(record, indent=1, allow_nan=False) + "\n"
+    with _replacing(folder / RECORD) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_arrays(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write the per-sentence arrays that every metric can be computed from again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with _replacing(folder / SENTENCES) as temporary, temporary.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+def write_history(folder: Path, rows: Sequence[Mapping[str, float]]) -> None:
+    """Write one line for each validation of the training."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with _replacing(folder / HISTORY) as temporary:
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def write_model(folder: Path, weights: Mapping[str, Any]) -> None:
+    """Write the selected weights, tensors by name."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with _replacing(folder / MODEL) as temporary:
+        save_file({name: value.contiguous() for name, value in weights.items()}, temporary)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """One record.
+
+    Raises:
+        UserError: the file is not a record.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        schema = record["schema"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: not a record ({type(error).__name__}: {error}); delete its folder and run "
+            f"the suite again"
+        ) from error
+    if schema != SCHEMA:
+        raise UserError(
+            f"{path}: a record of schema {schema!r}, this version reads {SCHEMA}; read it with the "
+            f"version that wrote it, or delete its folder and run the suite again"
+        )
+    return dict(record)
+
+
+def read_records(folder: Path) -> list[dict[str, Any]]:
+    """Every record of a suite's runs, by cell.
+
+    Args:
+        folder: `runs/<suite>`, which may not exist.
+    """
+    return [read_record(path) for path in sorted(folder.glob(f"*/{RECORD}"))]
+
+
+def read_arrays(folder: Path) -> dict[str, NDArray[Any]]:
+    """The per-sentence arrays of a finished cell.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    try:
+        with np.load(folder / SENTENCES, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except Exception as error:
+        raise UserError(f"{folder / SENTENCES}: cannot be read: {error}") from error
+
+
+class _replacing:
+    """Hand out a temporary path and put the file in place when it is complete and on the disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+    def __enter__(self) -> Path:
+        return self.temporary
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self.temporary.unlink(missing_ok=True)
+            return
+        for path in (self.temporary, self.path.parent):
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            if path == self.temporary:
+                os.replace(self.temporary, self.path)

@@ -1,0 +1,1 @@
+"""The remedies: one file each, named like its remedy, found by being in this folder."""

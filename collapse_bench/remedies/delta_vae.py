@@ -1,0 +1,113 @@
+"""delta-VAE (Razavi, van den Oord, Poole and Vinyals 2019, sections 2.2 to 2.4)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+import torch
+from scipy.optimize import brentq
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from collapse_bench.corpus import Batch
+from collapse_bench.errors import UserError
+from collapse_bench.model import GaussianHead, SequenceVAE
+from collapse_bench.model.autoregressive import AutoregressiveNormal, committed_rate
+from collapse_bench.remedy import Remedy
+from collapse_bench.settings import Above, AtLeast
+
+
+class AntiCausalEncoder(nn.Module):
+    """A causal encoder run over the reversed sentence: state t has seen tokens t to the last."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, batch: Batch, causal: bool = False) -> Tensor:
+        """States [B, T, H]."""
+        place = torch.arange(batch.mask.shape[1], device=batch.mask.device)
+        mirrored = torch.where(batch.mask, batch.lengths[:, None] - 1 - place, place)  # [B, T]
+        reversed_batch = replace(batch, targets=batch.targets.gather(1, mirrored))
+        states: Tensor = self.encoder(reversed_batch, causal=True)
+        return states.gather(1, mirrored[:, :, None].expand_as(states))
+
+
+class SlotStates(nn.Module):
+    """Pool: the states at every `stride`-th token; zero where the sentence is over."""
+
+    def __init__(self, slots: int, stride: int) -> None:
+        super().__init__()
+        self.slots, self.stride = slots, stride
+
+    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
+        """States [B, T, H] and mask [B, T] to features [B, n, H]."""
+        first = self.stride * torch.arange(self.slots, device=mask.device)
+        exists = first < mask.sum(1, keepdim=True)  # [B, n]
+        return states[:, first.clamp(max=mask.shape[1] - 1)] * exists[:, :, None]
+
+
+class AutoregressivePrior(nn.Module):
+    """Prior: z_1 ~ N(0, 1), z_t = a z_(t-1) + N(0, 1 - a^2), in every channel."""
+
+    def __init__(self, a: float) -> None:
+        super().__init__()
+        self.a = a
+
+    def forward(self, q: Distribution, batch: Batch) -> Distribution:
+        """A prior over z [B, n, d] for each sentence."""
+        return AutoregressiveNormal(q.mean.shape, self.a)
+
+
+class GradualDecoder(nn.Module):
+    """Shows the decoder z_1 to z_k from token k * stride on; what is not yet shown is zero."""
+
+    def __init__(self, decoder: nn.Module, stride: int) -> None:
+        super().__init__()
+        self.decoder, self.stride = decoder, stride
+
+    def forward(self, batch: Batch, z: Tensor) -> Tensor:
+        """States [B, T, H] for z [B, n, d]."""
+        token = torch.arange(batch.inputs.shape[1], device=z.device)[:, None]
+        shown = self.stride * torch.arange(z.shape[1], device=z.device) <= token  # [T, n]
+        gradual = z[:, None] * shown[None, :, :, None]  # [B, T, n, d]
+        states: Tensor = self.decoder(batch, gradual.flatten(2))
+        return states
+
+
+@dataclass(frozen=True)
+class DeltaVae(Remedy):
+    """A factorised posterior and an AR(1) prior that it cannot match: the rate has a floor.
+
+    The latent becomes a sequence of `slots` vectors with `latent / slots` channels each, so that
+    its size stays that of the suite. A slot is inferred from the tokens after its first one
+    (anti-causal encoder) and shown to the decoder from there on: it can only add what the past
+    cannot tell. The floor is kept by construction and says nothing of whether z is used.
+
+    Attributes:
+        delta: the committed rate, nats per sentence. The default is 0.15 for each of 32 latent
+            dimensions, as in public text settings; the paper's text figures are per token.
+        slots: length of the latent sequence.
+        stride: tokens from one slot to the next.
+    """
+
+    delta: Annotated[float, Above(0)] = 4.8
+    slots: Annotated[int, AtLeast(2)] = 8
+    stride: Annotated[int, AtLeast(1)] = 4
+
+    def build(self, model: SequenceVAE) -> Mapping[str, nn.Module]:
+        """Another pool, head and prior, and wrappers around encoder and decoder."""
+        channels, rest = divmod(model.dimensions.latent, self.slots)
+        if rest or not channels:
+            raise UserError(
+                f"delta_vae: slots must divide the latent size, got slots = {self.slots} and "
+                f"latent = {model.dimensions.latent}; change one of them"
+            )
+        a = brentq(lambda a: channels * committed_rate(a, self.slots) - self.delta, 0, 1 - 1e-12)
+        return {
+            "encoder": AntiCausalEncoder(model.encoder),
+            "pool": SlotStates(self.slots, self.stride),
+            "head": GaussianHead(model.dimensions.hidden, channels),
+            "prior": AutoregressivePrior(a),
+            "decoder": GradualDecoder(model.decoder, self.stride),
+        }

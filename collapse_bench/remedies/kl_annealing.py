@@ -1,0 +1,39 @@
+"""KL annealing (Bowman, Vilnis, Vinyals, Dai, Jozefowicz and Bengio 2016, section 3.1)."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
+
+from collapse_bench.model import Forward
+from collapse_bench.remedy import Remedy
+from collapse_bench.settings import Between
+
+
+@dataclass(frozen=True)
+class KlAnnealing(Remedy):
+    """The rate's weight rises from `start` to 1, then stays there.
+
+    Attributes:
+        warmup: share of the training budget until the weight is 1. He et al. (2019) and Li et al.
+            (2019) use 10 of up to 100 epochs.
+        start: first weight of the linear shape; 1 is the plain VAE.
+        shape: `linear`, or `logistic`: 1 / (1 + exp(-k (t - warmup / 2))), with k such that the
+            weight runs from 0.01 to 0.99 over the warm-up.
+    """
+
+    warmup: Annotated[float, Between(0, 1)] = 0.25
+    start: Annotated[float, Between(0, 1)] = 0.0
+    shape: Literal["linear", "logistic"] = "linear"
+
+    def weight(self, progress: float) -> float:
+        """The rate's weight when `progress` (0 to 1) of the budget is spent."""
+        if progress >= self.warmup:
+            return 1.0
+        if self.shape == "logistic":
+            steepness = 2 * math.log(99) / self.warmup
+            return 1 / (1 + math.exp(-steepness * (progress - self.warmup / 2)))
+        return self.start + (1 - self.start) * progress / self.warmup
+
+    def objective(self, forward: Forward) -> Forward:
+        """Weigh the rate."""
+        return replace(forward, kl=self.weight(forward.progress) * forward.kl)

@@ -1,0 +1,49 @@
+"""Word dropout (Bowman, Vilnis, Vinyals, Dai, Jozefowicz and Bengio 2016, section 3.1)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+import torch
+from torch import Tensor, nn
+
+from collapse_bench.corpus import Batch
+from collapse_bench.corpus.vocabulary import BOS, UNK
+from collapse_bench.model import SequenceVAE
+from collapse_bench.remedy import Remedy
+from collapse_bench.settings import Between
+
+
+class WordDropoutDecoder(nn.Module):
+    """A decoder that in training reads <unk> in place of some words, and never of <bos>."""
+
+    def __init__(self, decoder: nn.Module, rate: float) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self.rate = rate
+
+    def forward(self, batch: Batch, z: Tensor) -> Tensor:
+        """States [B, T, H] of the wrapped decoder."""
+        if self.training and self.rate > 0:
+            dropped = torch.rand(batch.inputs.shape, device=z.device) < self.rate
+            inputs = batch.inputs.masked_fill(dropped & (batch.inputs != BOS), UNK)
+            batch = replace(batch, inputs=inputs)
+        states: Tensor = self.decoder(batch, z)
+        return states
+
+
+@dataclass(frozen=True)
+class WordDropout(Remedy):
+    """The decoder's history loses words, so that what they said has to come through z.
+
+    Only in training: a model is evaluated on the whole history.
+
+    Attributes:
+        rate: probability that an input word becomes <unk>; 0 is the plain VAE, 1 leaves no history.
+    """
+
+    rate: Annotated[float, Between(0, 1)] = 0.25
+
+    def build(self, model: SequenceVAE) -> Mapping[str, nn.Module]:
+        """Wrap the decoder."""
+        return {"decoder": WordDropoutDecoder(model.decoder, self.rate)}

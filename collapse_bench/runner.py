@@ -1,0 +1,234 @@
+"""Cells to records: one spawned process per cell, so that a cell that dies takes no other along."""
+
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from collapse_bench import cell as cells
+from collapse_bench import record
+from collapse_bench.cell import Job
+from collapse_bench.corpus import Corpus, load_corpus
+from collapse_bench.errors import UserError
+from collapse_bench.progress import Progress
+from collapse_bench.remedy import chain
+from collapse_bench.suite import Cell, CorpusSettings, cell_id
+from collapse_bench.training import train
+
+TINY_CORPUS = 40
+"""Sentences that a suite is tried on before it is run."""
+
+FINISHED = ("done", "diverged")
+"""Outcomes that a second run would only repeat; a failed or killed cell is run again."""
+
+
+class InterruptedRunError(Exception):
+    """A signal ended the run; the cells that had finished are kept."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal_number)
+        self.signal_number = signal_number
+
+
+@dataclass
+class Worker:
+    """A running cell: its process and the end of the pipe on which it reports."""
+
+    job: Job
+    process: SpawnProcess
+    reports: Connection
+
+
+def plan(
+    chosen: Sequence[Cell],
+    corpus: Corpus,
+    out: Path,
+    *,
+    budget: int | None,
+    workers: int,
+    device: str,
+    remedy_files: Mapping[str, Path],
+) -> list[Job]:
+    """The jobs of a run, finished cells included.
+
+    Args:
+        chosen: the cells.
+        corpus: loaded once, shared by all.
+        out: folder of all runs; a cell is kept in `<out>/<suite>/<cell id>`.
+        budget: decoded tokens, in place of the suite's; None keeps those.
+        workers: cells at a time; they share the cores.
+        device: `cpu` or `cuda`.
+        remedy_files: where each remedy is.
+    """
+    threads = max(1, cores() // max(1, min(workers, len(chosen))))
+    jobs = []
+    for each in chosen:
+        tokens = budget or each.training.budget_for(corpus.name)
+        identifier = cell_id(each, corpus.name, corpus.sha256, tokens)
+        folder = out / each.suite / identifier
+        jobs.append(
+            Job(each, identifier, folder, corpus, tokens, device, threads, dict(remedy_files))
+        )
+    return jobs
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def resolve_device(wanted: str) -> str:
+    """`cpu` or `cuda`; `auto` is cuda where there is one.
+
+    Raises:
+        UserError: cuda is wanted and there is none.
+    """
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch finds no GPU here; use --device cpu")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
+
+
+def is_finished(job: Job) -> bool:
+    """Whether the cell has a record that a second run would only repeat."""
+    path = job.folder / record.RECORD
+    return path.exists() and record.read_record(path)["status"] in FINISHED
+
+
+def run_jobs(jobs: Sequence[Job], workers: int, progress: Progress) -> list[dict[str, Any]]:
+    """Run every cell that is not finished yet.
+
+    Args:
+        jobs: as `plan` gives them.
+        workers: cells at a time.
+        progress: told of every start, report and end.
+
+    Returns:
+        The records of all jobs, in their order.
+
+    Raises:
+        InterruptedRunError: on SIGINT or SIGTERM, after every worker has been stopped.
+    """
+    waiting = []
+    for job in jobs:
+        if is_finished(job):
+            progress.skipped(job)
+        else:
+            waiting.append(job)
+    running: list[Worker] = []
+    previous = {number: signal.signal(number, _interrupt) for number in _SIGNALS}
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                running.append(_start(waiting.pop(0)))
+                progress.started(running[-1].job)
+            _collect(running, progress)
+    finally:
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        for worker in running:
+            worker.process.kill()
+        for worker in running:
+            worker.process.join()
+        progress.close()
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    return [record.read_record(job.folder / record.RECORD) for job in jobs]
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def _interrupt(signal_number: int, frame: FrameType | None) -> None:
+    raise InterruptedRunError(signal_number)
+
+
+def _start(job: Job) -> Worker:
+    spawn = get_context("spawn")
+    receive, send = spawn.Pipe(duplex=False)
+    process = spawn.Process(target=_work, args=(job, send), name=job.cell.name)
+    process.start()
+    send.close()
+    return Worker(job, process, receive)
+
+
+def _work(job: Job, reports: Connection) -> None:
+    """The worker process: signals are for its parent to handle."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cells.die_with_parent()
+    cells.run_cell(job, reports.send)
+    reports.close()
+
+
+def _collect(running: list[Worker], progress: Progress) -> None:
+    """Wait for reports and ends, and pass them on."""
+    pipes = {worker.reports: worker for worker in running if not worker.reports.closed}
+    sentinels = {worker.process.sentinel: worker for worker in running}
+    for ready in wait([*pipes, *sentinels], timeout=1):
+        if isinstance(ready, Connection):
+            try:
+                progress.reported(pipes[ready].job, ready.recv())
+            except EOFError:
+                ready.close()
+        elif isinstance(ready, int):
+            worker = sentinels[ready]
+            worker.process.join()
+            running.remove(worker)
+            worker.reports.close()
+            progress.ended(worker.job, _outcome(worker))
+
+
+def _outcome(worker: Worker) -> dict[str, Any]:
+    """The worker's record; one that died without writing it gets it from here."""
+    job, code = worker.job, worker.process.exitcode
+    path = job.folder / record.RECORD
+    if code == 0 and path.exists():
+        return record.read_record(path)
+    if code is not None and code < 0:
+        name = signal.Signals(-code).name
+        reason = f"the process was ended by {name}"
+        if name == "SIGKILL":
+            reason += "; the system does that when memory runs out"
+        status = "killed"
+    else:
+        reason, status = f"the process exited with {code} and left no record", "failed"
+    result = cells.describe(job) | {"status": status, "error": reason}
+    record.write_record(job.folder, result)
+    return result
+
+
+def check_cells(chosen: Sequence[Cell], remedy_files: Mapping[str, Path]) -> list[str]:
+    """Build each model and take one training step with it, on a little generated text.
+
+    Args:
+        chosen: cells; those that differ in the seed alone are taken once.
+        remedy_files: where each remedy is.
+
+    Returns:
+        What went wrong, one text a cell.
+    """
+    corpus = load_corpus(CorpusSettings(sentences=TINY_CORPUS), None, say=lambda text: None)
+    problems = []
+    for each in {(each.entry.name, each.architecture): each for each in chosen}.values():
+        try:
+            model, remedies = cells.build(each, corpus.vocabulary.size, remedy_files)
+            train(
+                model,
+                chain(remedies),
+                corpus,
+                each.training,
+                budget=1,  # spent by the first batch
+                seed=each.seed,
+                report=lambda run, forward: None,
+            )
+        except Exception as error:
+            kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+            problems.append(f"{each.entry.name}/{each.architecture}: {kind}{error}")
+    return problems

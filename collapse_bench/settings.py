@@ -1,0 +1,364 @@
+"""Settings are the fields of a dataclass; their annotations are the rules that values must obey.
+
+The same rules are read in two ways: from a class (`schema_of`), or from the text of a file
+that is never imported (`schema_of_file`), so that a suite is checked before torch is loaded.
+"""
+
+import ast
+import dataclasses
+import difflib
+import math
+import types
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from collapse_bench.errors import UserError
+
+
+@dataclass(frozen=True)
+class Between:
+    """A number from `low` to `high`, both included."""
+
+    low: float
+    high: float
+
+    def allows(self, value: float) -> bool:
+        """Tell whether the value lies within the limits."""
+        return self.low <= value <= self.high
+
+    def __str__(self) -> str:
+        return f"between {self.low} and {self.high}"
+
+
+@dataclass(frozen=True)
+class AtLeast:
+    """A number that is `low` or more."""
+
+    low: float
+
+    def allows(self, value: float) -> bool:
+        """Tell whether the value is large enough."""
+        return value >= self.low
+
+    def __str__(self) -> str:
+        return f"at least {self.low}"
+
+
+@dataclass(frozen=True)
+class Above:
+    """A number that is more than `low`."""
+
+    low: float
+
+    def allows(self, value: float) -> bool:
+        """Tell whether the value is large enough."""
+        return value > self.low
+
+    def __str__(self) -> str:
+        return f"above {self.low}"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting: its name, the annotation that is its rule, and its default if it has one."""
+
+    name: str
+    annotation: object
+    default: object
+    required: bool
+
+
+Schema = dict[str, Setting]
+
+
+# Reading a schema: from a class, or from the text of a file.
+
+
+def schema_of(cls: type) -> Schema:
+    """Return the settings of a dataclass, in the order of its fields."""
+    hints = get_type_hints(cls, include_extras=True)
+    return {
+        field.name: _setting(field.name, hints[field.name], _default_of(field))
+        for field in dataclasses.fields(cls)
+    }
+
+
+def schema_of_file(path: Path, class_name: str) -> Schema:
+    """Return the settings of a dataclass in a Python file, without importing the file.
+
+    Raises:
+        UserError: The file cannot be read, lacks the class, or has an annotation or a default
+            that can only be known by running it.
+    """
+    classes = {node.name: node for node in parsed(path).body if isinstance(node, ast.ClassDef)}
+    if class_name not in classes:
+        there = ", ".join(classes) or "none"
+        raise UserError(f"{path}: must hold the class {class_name}; classes there: {there}")
+    return {
+        node.target.id: _setting_of_node(node, path)
+        for node in classes[class_name].body
+        if isinstance(node, ast.AnnAssign)
+        and isinstance(node.target, ast.Name)
+        and not ast.unparse(node.annotation).startswith("ClassVar")
+    }
+
+
+def parsed(path: Path) -> ast.Module:
+    """Return the syntax tree of a Python file, which is not run.
+
+    Raises:
+        UserError: The file cannot be read or is not Python.
+    """
+    try:
+        return ast.parse(path.read_bytes(), str(path))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except SyntaxError as error:
+        raise UserError(f"{path}:{error.lineno}: is not Python: {error.msg}") from None
+    except ValueError as error:
+        raise UserError(f"{path}: is not Python: {error}") from None
+
+
+def _setting(name: str, annotation: object, default: object) -> Setting:
+    required = default is dataclasses.MISSING
+    return Setting(name, annotation, None if required else default, required)
+
+
+def _default_of(field: "dataclasses.Field[Any]") -> object:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def _setting_of_node(node: ast.AnnAssign, path: Path) -> Setting:
+    name, where = ast.unparse(node.target), f"{path}:{node.lineno}"
+    try:
+        annotation = _annotation_of(node.annotation)
+    except (KeyError, TypeError, ValueError):
+        raise UserError(
+            f"{where}: the annotation of {name} must be int, float, bool, str, Literal[...], "
+            "tuple[X, ...], X | None or Annotated[number, Between(...) | AtLeast(...) | "
+            f"Above(...)], not {ast.unparse(node.annotation)}"
+        ) from None
+    try:
+        default = ast.literal_eval(node.value) if node.value else dataclasses.MISSING
+    except ValueError:
+        raise UserError(
+            f"{where}: the default of {name} must be a plain value, "
+            f"not {ast.unparse(node.value) if node.value else None}"
+        ) from None
+    return _setting(name, annotation, default)
+
+
+_PLAIN = {"int": int, "float": float, "bool": bool, "str": str}
+_BOUNDS = {"Between": Between, "AtLeast": AtLeast, "Above": Above}
+_LITERAL: Any = Literal  # the type checker takes a subscript that is known at run time for a type
+
+
+def _annotation_of(node: ast.expr) -> Any:
+    """Return what the expression would be at run time; an error means that it is no legal form."""
+    match node:
+        case ast.Name(id=name):
+            return _PLAIN[name]
+        case ast.Constant(value=None):
+            return None
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            return _annotation_of(left) | _annotation_of(right)
+        case ast.Subscript(value=ast.Name(id="Literal"), slice=choices):
+            return _LITERAL[ast.literal_eval(choices)]
+        case ast.Subscript(
+            value=ast.Name(id="tuple"),
+            slice=ast.Tuple(elts=[item, ast.Constant(value=types.EllipsisType())]),
+        ):
+            return tuple[_annotation_of(item), ...]  # type: ignore[misc]
+        case ast.Subscript(
+            value=ast.Name(id="Annotated"),
+            slice=ast.Tuple(
+                elts=[number, ast.Call(func=ast.Name(id=bound), args=limits, keywords=[])]
+            ),
+        ):
+            limit = _BOUNDS[bound](*map(ast.literal_eval, limits))
+            return Annotated[_annotation_of(number), limit]
+    raise ValueError(ast.unparse(node))
+
+
+# What an annotation means.
+
+
+def _unchanged(value: Any) -> object:
+    return value
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What an annotation demands of a value.
+
+    Attributes:
+        words: The demand in words that follow "must be".
+        allows: Tells whether a value obeys.
+        normal: Turns a value that obeys into its one normal form, so that equal settings are equal
+            however they were written: 1 is 1.0 where a float is asked for, lists are tuples.
+        choices: The texts that are legal, where they can be listed.
+    """
+
+    words: str
+    allows: Callable[[Any], bool]
+    normal: Callable[[Any], object] = _unchanged
+    choices: tuple[str, ...] = ()
+
+
+def rule_of(annotation: object) -> Rule:
+    """Return the rule that an annotation stands for."""
+    form, parts = get_origin(annotation), get_args(annotation)
+    if form is Annotated:
+        number, bound = rule_of(parts[0]), parts[1]
+        words = f"{number.words} {bound}"
+        return Rule(words, lambda v: number.allows(v) and bound.allows(v), number.normal)
+    if form is Literal:
+        choices = tuple(map(str, parts))
+        words = " or ".join(filter(None, [", ".join(choices[:-1]), choices[-1]]))
+        return Rule(words, lambda v: any(_same(v, part) for part in parts), choices=choices)
+    if form in (Union, types.UnionType):
+        rules = [rule_of(part) for part in parts]
+        return Rule(
+            " or ".join(rule.words for rule in rules),
+            lambda v: any(rule.allows(v) for rule in rules),
+            lambda v: next(rule.normal(v) for rule in rules if rule.allows(v)),
+            tuple(choice for rule in rules for choice in rule.choices),
+        )
+    if form is tuple:
+        item = rule_of(parts[0])
+        return Rule(
+            f"a list, each item {item.words}",
+            lambda v: isinstance(v, list | tuple) and all(map(item.allows, v)),
+            lambda v: tuple(map(item.normal, v)),
+            item.choices,
+        )
+    if form is dict:
+        key, item = rule_of(parts[0]), rule_of(parts[1])
+        return Rule(
+            f"a mapping from {key.words} to {item.words}",
+            lambda v: (
+                isinstance(v, Mapping)
+                and all(map(key.allows, v))
+                and all(map(item.allows, v.values()))
+            ),
+            lambda v: {name: item.normal(v[name]) for name in v},
+            key.choices,
+        )
+    return _PLAIN_RULES[annotation]
+
+
+def _same(value: object, choice: object) -> bool:
+    return type(value) is type(choice) and value == choice
+
+
+def _is_number(value: object) -> bool:
+    # A bool is an int to Python, never to a user; math.isfinite would overflow on a huge int.
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return -math.inf < value < math.inf
+
+
+_PLAIN_RULES: dict[object, Rule] = {
+    int: Rule("a whole number", lambda v: _is_number(v) and isinstance(v, int)),
+    float: Rule("a number", _is_number, float),
+    bool: Rule("true or false", lambda v: isinstance(v, bool)),
+    str: Rule("text", lambda v: isinstance(v, str)),
+    types.NoneType: Rule("null", lambda v: v is None),
+    dict: Rule("a mapping", lambda v: isinstance(v, Mapping)),
+}
+
+
+# Holding values against a schema.
+
+
+def problems_of(values: Mapping[str, object], schema: Schema, owner: str) -> dict[str, str]:
+    """Return what is wrong with the values: one text for each setting that breaks its rule.
+
+    Args:
+        values: The settings that were given, by name.
+        schema: The settings that are legal.
+        owner: Whose settings these are, as the texts shall call it.
+    """
+    problems = {}
+    for name, value in values.items():
+        if name not in schema:
+            problems[name] = f"{owner}: {unknown('setting', name, schema)}"
+            continue
+        rule = rule_of(schema[name].annotation)
+        if not rule.allows(value):
+            way_out = _way_out(rule, value)
+            problems[name] = f"{owner}: {name} must be {rule.words}, not {shown(value)}{way_out}"
+    for name, setting in schema.items():
+        if setting.required and name not in values:
+            problems[name] = f"{owner}: {name} is missing; give {rule_of(setting.annotation).words}"
+    return problems
+
+
+def resolve(values: Mapping[str, object], schema: Schema) -> dict[str, Any]:
+    """Return every setting of the schema in normal form: the given values over the defaults.
+
+    The values must be legal, and all that is required must be there.
+    """
+    return {
+        name: rule_of(setting.annotation).normal(values.get(name, setting.default))
+        for name, setting in schema.items()
+    }
+
+
+def check(instance: Any) -> None:
+    """Check the fields of a dataclass's instance against their annotations.
+
+    Raises:
+        UserError: Of the first field that breaks its rule.
+    """
+    schema = schema_of(type(instance))
+    values = {name: getattr(instance, name) for name in schema}
+    for problem in problems_of(values, schema, type(instance).__name__).values():
+        raise UserError(problem)
+
+
+# Words for messages.
+
+
+def unknown(kind: str, name: str, legal: Iterable[str]) -> str:
+    """Return what to say of an unknown name: the nearest legal name, and all legal names."""
+    names = sorted(legal)
+    return (
+        f"unknown {kind} {shown(name)}{_nearest(name, names)}; legal: {', '.join(names) or 'none'}"
+    )
+
+
+def shown(value: object) -> str:
+    """Return a value as it is shown in a message, cut where it is long."""
+    text = "null" if value is None else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _nearest(name: str, legal: Iterable[str]) -> str:
+    matches = difflib.get_close_matches(name[:64].lower(), legal, n=1)
+    return f", did you mean {matches[0]}?" if matches else ""
+
+
+def _way_out(rule: Rule, value: object) -> str:
+    """Return what helps beyond the rule itself, if anything does."""
+    texts = value if isinstance(value, list | tuple | Mapping) else [value]
+    for text in texts:
+        if isinstance(text, str) and text not in rule.choices:
+            return _nearest(text, rule.choices) or _plainer(rule, text)
+    return ""
+
+
+def _plainer(rule: Rule, text: str) -> str:
+    """Tell how to write a text that only looks like a number or a truth value."""
+    if rule.allows(True):
+        return "; write true or false, without quotes"
+    try:
+        number = float(text)
+        looks_right = rule.allows(number) or rule.allows(int(number))
+    except (ValueError, OverflowError):
+        return ""
+    return "; write a plain number, without quotes or underscores" if looks_right else ""

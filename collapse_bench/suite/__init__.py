@@ -1,0 +1,38 @@
+"""A suite: one YAML file that names a corpus, architectures, entries and seeds; and its cells.
+
+A suite is checked as a whole, and before torch is imported: `load_suite` tells everything that is
+wrong with it at once, each with its line, the rule, the value and the way out.
+"""
+
+from collapse_bench.suite.cells import Cell, belongs, cell_id, cells_of, identity, select
+from collapse_bench.suite.definition import (
+    Architecture,
+    CorpusName,
+    CorpusSettings,
+    Entry,
+    Evaluation,
+    RemedySettings,
+    Sizes,
+    Suite,
+    Training,
+)
+from collapse_bench.suite.loading import load_suite
+
+__all__ = [
+    "Architecture",
+    "Cell",
+    "CorpusName",
+    "CorpusSettings",
+    "Entry",
+    "Evaluation",
+    "RemedySettings",
+    "Sizes",
+    "Suite",
+    "Training",
+    "belongs",
+    "cell_id",
+    "cells_of",
+    "identity",
+    "load_suite",
+    "select",
+]

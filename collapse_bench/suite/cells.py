@@ -1,0 +1,110 @@
+"""The cells of a suite: each combination of an entry, an architecture and a seed."""
+
+import fnmatch
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from collapse_bench.errors import UserError
+from collapse_bench.suite.definition import (
+    Architecture,
+    CorpusSettings,
+    Entry,
+    Evaluation,
+    Sizes,
+    Suite,
+    Training,
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training run: everything that a worker has to know."""
+
+    suite: str
+    entry: Entry
+    architecture: Architecture
+    seed: int
+    corpus: CorpusSettings
+    sizes: Sizes
+    training: Training
+    evaluation: Evaluation
+
+    @property
+    def name(self) -> str:
+        """The cell as it is selected: entry/architecture/seed."""
+        return f"{self.entry.name}/{self.architecture}/{self.seed}"
+
+
+def cells_of(suite: Suite) -> list[Cell]:
+    """Return the cells of a suite, ordered by entry, architecture and seed."""
+    return [
+        Cell(
+            suite.name,
+            entry,
+            architecture,
+            seed,
+            suite.corpus,
+            suite.sizes if entry.latent is None else replace(suite.sizes, latent=entry.latent),
+            suite.training,
+            suite.evaluation,
+        )
+        for entry in suite.entries
+        for architecture in suite.architectures
+        for seed in suite.seeds
+    ]
+
+
+def select(cells: Sequence[Cell], pattern: str) -> list[Cell]:
+    """Return the cells whose name matches a shell pattern, such as `*/lstm/*`.
+
+    Raises:
+        UserError: No cell does.
+    """
+    chosen = [cell for cell in cells if fnmatch.fnmatchcase(cell.name, pattern)]
+    if not chosen:
+        there = "\n".join(f"  {cell.name}" for cell in cells)
+        raise UserError(f"no cell matches the pattern {pattern!r}; there are:\n{there}")
+    return chosen
+
+
+def identity(cell: Cell, corpus_name: str, corpus_sha256: str, budget: int) -> dict[str, Any]:
+    """Return everything that determines the cell's result, ready for JSON.
+
+    What the suite asked for gives way to what is really used: where the text was found is no
+    part of the identity, its digest is; and of several budgets only the one that is spent.
+    """
+    return {
+        "remedies": [asdict(remedy) for remedy in cell.entry.remedies],
+        "architecture": cell.architecture,
+        "seed": cell.seed,
+        "corpus": {
+            "name": corpus_name,
+            "sha256": corpus_sha256,
+            "vocabulary": cell.corpus.vocabulary,
+            "tokenizer": cell.corpus.tokenizer,
+        },
+        "sizes": asdict(cell.sizes),
+        "training": asdict(cell.training) | {"budget": budget},
+        "evaluation": asdict(cell.evaluation),
+    }
+
+
+def cell_id(cell: Cell, corpus_name: str, corpus_sha256: str, budget: int) -> str:
+    """Return the cell's id, which is also its folder: its name and a digest of its identity."""
+    settings = identity(cell, corpus_name, corpus_sha256, budget)
+    canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    digest = hashlib.sha256(canonical.encode()).hexdigest()[:8]
+    return f"{cell.entry.name}-{cell.architecture}-{cell.seed}-{digest}"
+
+
+def belongs(record: Mapping[str, Any], suite: Suite) -> bool:
+    """Tell whether a record is of a cell as the suite defines it now, whatever seed or budget."""
+    for cell in cells_of(replace(suite, seeds=(record["seed"],))):
+        if (cell.entry.name, cell.architecture) == (record["entry"], record["architecture"]):
+            corpus = record["corpus"]
+            same = cell_id(cell, corpus["name"], corpus["sha256"], record["budget"])
+            return bool(same == record["cell"])
+    return False

@@ -1,0 +1,120 @@
+"""What a suite says. The annotations are the rules that its file is held against."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+from collapse_bench.settings import Above, AtLeast, Between
+
+CorpusName = Literal["ptb", "text", "newswire"]
+Architecture = Literal["lstm", "transformer"]
+
+
+@dataclass(frozen=True)
+class CorpusSettings:
+    """Which text is learned from.
+
+    Attributes:
+        name: `ptb` is Penn Treebank, `text` any folder or hub data set, `newswire` is built in.
+        otherwise: What to go on with where the corpus cannot be had.
+        path: Folder of train.txt, valid.txt and test.txt; in the file relative to the suite.
+        hub: Id of a data set on the Hugging Face hub, and its `revision`.
+        vocabulary: Largest number of types, special ones included.
+        sentences: Training sentences of `newswire`; validation and test have a tenth each.
+    """
+
+    name: CorpusName = "newswire"
+    otherwise: Literal["newswire"] | None = None
+    path: str | None = None
+    hub: str | None = None
+    revision: str | None = None
+    vocabulary: Annotated[int, AtLeast(5)] | None = None
+    tokenizer: Literal["word", "bpe"] = "word"
+    sentences: Annotated[int, AtLeast(10)] | None = None
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Widths of the model; layers and heads are the Transformer's, the LSTM has one layer.
+
+    A latent of 0 is the control without a latent, which only an entry can ask for.
+    """
+
+    embedding: Annotated[int, AtLeast(1)] = 256
+    hidden: Annotated[int, AtLeast(1)] = 256
+    latent: Annotated[int, AtLeast(1)] = 32
+    layers: Annotated[int, AtLeast(1)] = 2
+    heads: Annotated[int, AtLeast(1)] = 4
+
+
+@dataclass(frozen=True)
+class Training:
+    """How every cell is trained.
+
+    Attributes:
+        budget: Tokens that a cell may decode, or a mapping from the corpus's name to them.
+        batch: Sentences in an update.
+        clip: Largest norm of the gradient.
+        validations: Validation passes in a run.
+        patience: Validations without improvement before the learning rate decays.
+        decays: Decays of the learning rate before training ends.
+    """
+
+    budget: Annotated[int, AtLeast(1)] | dict[CorpusName, Annotated[int, AtLeast(1)]]
+    batch: Annotated[int, AtLeast(1)] = 32
+    learning_rate: Annotated[float, Above(0)] = 1e-3
+    clip: Annotated[float, Above(0)] = 5.0
+    dropout: Annotated[float, Between(0, 1)] = 0.5
+    validations: Annotated[int, AtLeast(1)] = 10
+    patience: Annotated[int, AtLeast(1)] = 3
+    decays: Annotated[int, AtLeast(0)] = 5
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+    def budget_for(self, corpus_name: str) -> int:
+        """Return the budget in decoded tokens on the corpus that is really used."""
+        if isinstance(self.budget, int):
+            return self.budget
+        return self.budget[cast(CorpusName, corpus_name)]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How every cell is evaluated: importance samples a sentence, and sentences at a time."""
+
+    samples: Annotated[int, AtLeast(1)] = 16
+    batch: Annotated[int, AtLeast(1)] = 64
+
+
+@dataclass(frozen=True)
+class RemedySettings:
+    """A remedy by name, with all of its settings resolved."""
+
+    name: str
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What competes: remedies, the first acting first; none is the plain VAE.
+
+    A `latent` that is not None stands for the latent of the suite's sizes.
+    """
+
+    name: str
+    remedies: tuple[RemedySettings, ...] = ()
+    latent: int | None = None
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A suite that has been checked."""
+
+    name: str
+    path: Path
+    corpus: CorpusSettings
+    architectures: tuple[Architecture, ...]
+    sizes: Sizes
+    training: Training
+    evaluation: Evaluation
+    seeds: tuple[int, ...]
+    entries: tuple[Entry, ...]

@@ -1,0 +1,306 @@
+"""The training loop, the meter of its budget, and what a remedy's step may ask for."""
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from collapse_bench.corpus import Batch, Corpus, Split, training_batches
+from collapse_bench.evaluation import evaluate, negative_elbo
+from collapse_bench.metrics import posterior_scores
+from collapse_bench.model import (
+    INFERENCE,
+    SLOTS,
+    Forward,
+    Objective,
+    SequenceVAE,
+    plain,
+)
+from collapse_bench.remedy import Remedy
+
+FIRST_DECAY = 0.5
+"""Share of the budget before which the learning rate is never lowered, so that the bound, which
+counts the rate in full, does not punish a remedy whose schedule does not yet."""
+
+
+class BudgetSpentError(Exception):
+    """The training budget is used up; raised from inside whatever loop is running."""
+
+
+class DivergedError(ArithmeticError):
+    """The loss or a gradient is no longer finite."""
+
+
+class TrainingSettings(Protocol):
+    """The part of a suite that the loop reads; `suite.Training` has it."""
+
+    @property
+    def batch(self) -> int: ...
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def clip(self) -> float: ...
+    @property
+    def validations(self) -> int: ...
+    @property
+    def patience(self) -> int: ...
+    @property
+    def decays(self) -> int: ...
+    @property
+    def precision(self) -> str: ...
+
+
+def stream_seed(seed: int, stream: str) -> int:
+    """A seed for one of the independent streams of randomness of a run.
+
+    Args:
+        seed: the cell's.
+        stream: `initialisation`, `order`, `dropout`, `latent`, `validation` or `test`.
+    """
+    return int.from_bytes(hashlib.sha256(f"{seed}:{stream}".encode()).digest()[:5], "big")
+
+
+class Meter:
+    """Counts the tokens that a decoder decodes in training, where they are decoded.
+
+    Inner loops, pre-training and refinement pass here too, so they are all paid for. The decoder's
+    eval mode is free: that is measuring.
+    """
+
+    def __init__(self, decoder: nn.Module, budget: int) -> None:
+        self.budget = budget
+        self.tokens = 0
+        self._hook = decoder.register_forward_pre_hook(self._count)
+
+    def _count(self, decoder: nn.Module, arguments: tuple[Any, ...]) -> None:
+        if decoder.training:
+            if self.tokens >= self.budget:
+                raise BudgetSpentError
+            self.tokens += arguments[0].tokens
+
+    def stop(self) -> None:
+        """Count no more."""
+        self._hook.remove()
+
+
+class TrainingRun:
+    """One model being trained: the plain update, and `remedy.Run` for a remedy's step."""
+
+    def __init__(
+        self, model: SequenceVAE, remedy: Remedy, split: Split, validation: Split,
+        settings: TrainingSettings, budget: int, seed: int,
+    ) -> None:  # fmt: skip
+        self.model = model
+        self.objective = remedy.objective
+        self.validation = validation
+        self.settings = settings
+        self.seed = seed
+        self.epoch = 0
+        self.steps = 0
+        self.updates = {"encoder": 0, "decoder": 0}
+        self.state: dict[str, Any] = {}
+        self.device = next(model.parameters()).device
+        self.meter = Meter(model.decoder, budget)
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate, fused=True)
+        self._latent = torch.Generator(self.device).manual_seed(stream_seed(seed, "latent"))
+        self._batches = self._draws(split)
+
+    def draw(self) -> Batch:
+        """The next training batch, on the model's device."""
+        return next(self._batches).to(self.device)
+
+    def _draws(self, split: Split) -> Iterator[Batch]:
+        order = stream_seed(self.seed, "order")
+        while True:
+            yield from training_batches(split, self.settings.batch, order, self.epoch)
+            self.epoch += 1
+
+    def update(
+        self, batch: Batch, *, only: tuple[str, ...] = SLOTS, then: Objective = plain
+    ) -> Forward:
+        """One gradient update of the slots in `only`.
+
+        Args:
+            batch: B sentences.
+            only: slots; the others get no gradient, so a step on the encoder alone costs less.
+            then: applied after the remedies' objective.
+
+        Raises:
+            DivergedError: the gradient is not finite.
+            BudgetSpentError: there are no tokens left to decode.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        with self._training(only):
+            with torch.autocast(
+                self.device.type, torch.bfloat16, self.settings.precision == "bfloat16"
+            ):
+                forward: Forward = self.model(
+                    batch,
+                    self._noise,
+                    step=self.steps,
+                    progress=self.meter.tokens / self.meter.budget,
+                    objective=lambda forward: then(self.objective(forward)),
+                )
+            forward.loss().backward()
+        try:
+            nn.utils.clip_grad_norm_(
+                self.model.parameters(), self.settings.clip, error_if_nonfinite=True
+            )
+        except RuntimeError as error:
+            raise DivergedError(
+                f"the gradient is not finite at step {self.steps}, "
+                f"{self.meter.tokens} tokens decoded, loss {float(forward.loss().detach())}"
+            ) from error
+        self.optimizer.step()
+        self.updates["encoder"] += any(slot in INFERENCE for slot in only)
+        self.updates["decoder"] += "decoder" in only
+        return forward
+
+    def _noise(self, mean: Tensor) -> Tensor:
+        return torch.randn(mean.shape, generator=self._latent, device=self.device)
+
+    @contextmanager
+    def _training(self, only: tuple[str, ...]) -> Iterator[None]:
+        trained = set(self.model.parameters_of(only))
+        frozen = [parameter for parameter in self.model.parameters() if parameter not in trained]
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in frozen:
+                parameter.requires_grad_(True)
+
+    def validate(self, samples: int) -> dict[str, Any]:
+        """Per-sentence arrays of the validation split; 0 samples leave the decoder out."""
+        return evaluate(
+            self.model, self.validation, samples=samples, batch=2 * self.settings.batch,
+            seed=stream_seed(self.seed, "validation"),
+        )  # fmt: skip
+
+    def measure(self, metric: str) -> float:
+        """`kl`, `mutual_information` or `active_units` on the validation split."""
+        return posterior_scores(self.validate(samples=0)).metrics[metric]
+
+    def reset(self, slot: str) -> None:
+        """Draw a slot's weights anew and forget its optimiser state."""
+        for module in getattr(self.model, slot).modules():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+        for parameter in self.model.parameters_of((slot,)):
+            self.optimizer.state.pop(parameter, None)
+
+
+class Selection:
+    """Validates on a fixed schedule, keeps the best weights, and lowers the learning rate.
+
+    The negative ELBO on the validation split, every term counted in full, is the only criterion,
+    whatever the remedy's objective. From `FIRST_DECAY` of the budget on, the learning rate is
+    halved whenever that bound has not improved for `patience` validations; after `decays` halvings
+    without an improvement training has converged.
+
+    Attributes:
+        history: one row a validation.
+        best: the least bound, nats a sentence, and `best_tokens`, when it was reached.
+        converged: training ended by itself, before the budget did.
+    """
+
+    def __init__(self, run: TrainingRun) -> None:
+        self.run = run
+        self.history: list[dict[str, float]] = []
+        self.best = math.inf
+        self.best_tokens = 0
+        self.converged = False
+        self._weights: dict[str, Tensor] = {}
+        self._began = time.monotonic()
+        self._waiting = self._decays = 0
+
+    @property
+    def due(self) -> bool:
+        """Whether the next validation of the schedule has been reached."""
+        share = self.run.meter.tokens * self.run.settings.validations // self.run.meter.budget
+        last = self.history[-1]["tokens"] if self.history else 0
+        return share > last * self.run.settings.validations // self.run.meter.budget
+
+    def validate(self) -> None:
+        """Measure, compare, and decide.
+
+        Raises:
+            DivergedError: the bound is not finite.
+        """
+        run, arrays = self.run, self.run.validate(samples=1)
+        bound = negative_elbo(arrays)
+        if not math.isfinite(bound):
+            raise DivergedError(f"the validation bound is {bound} at step {run.steps}")
+        rate = run.optimizer.param_groups[0]["lr"]
+        self.history.append({
+            "tokens": run.meter.tokens,
+            "step": run.steps,
+            "seconds": time.monotonic() - self._began,
+            "learning_rate": rate,
+            "negative_elbo": bound,
+            "distortion": float(arrays["distortion"].mean()),
+            **posterior_scores(arrays).metrics,
+        })  # fmt: skip
+        self._waiting += 1
+        if bound < self.best:
+            self.best, self.best_tokens = bound, run.meter.tokens
+            self._weights = {name: v.clone() for name, v in run.model.state_dict().items()}
+            self._waiting = self._decays = 0
+        late = run.meter.tokens >= FIRST_DECAY * run.meter.budget
+        if late and self._waiting >= run.settings.patience:
+            self.converged = self._decays >= run.settings.decays
+            self._waiting, self._decays = 0, self._decays + 1
+            run.optimizer.param_groups[0]["lr"] = rate / 2
+
+    def restore(self) -> None:
+        """Put the best weights back into the model."""
+        self.run.model.load_state_dict(self._weights)
+
+
+def train(
+    model: SequenceVAE,
+    remedy: Remedy,
+    corpus: Corpus,
+    settings: TrainingSettings,
+    *,
+    budget: int,
+    seed: int,
+    report: Callable[[TrainingRun, Forward], None],
+) -> tuple[TrainingRun, Selection]:
+    """Train until the budget is spent or the validation bound no longer falls.
+
+    Args:
+        model: in the state to start from; it ends with the selected weights.
+        remedy: built into the model already.
+        corpus: trained on `train`, selected on `valid`; `test` is not touched.
+        settings: the suite's.
+        budget: decoded tokens.
+        seed: the cell's.
+        report: called after every step.
+
+    Raises:
+        DivergedError: a gradient or the bound is not finite.
+    """
+    torch.manual_seed(stream_seed(seed, "dropout"))
+    run = TrainingRun(model, remedy, corpus.train, corpus.valid, settings, budget, seed)
+    step = remedy.step(run.update, run)
+    selection = Selection(run)
+    model.train()
+    with suppress(BudgetSpentError):
+        while not selection.converged:
+            forward = step(run.draw())
+            run.steps += 1
+            report(run, forward)
+            if selection.due:
+                selection.validate()
+    if not selection.history or selection.history[-1]["tokens"] < run.meter.tokens:
+        selection.validate()
+    selection.restore()
+    run.meter.stop()
+    return run, selection

@@ -1,0 +1,453 @@
+"""A suite is read as it is meant, or everything that is wrong with it is told at once."""
+
+import contextlib
+import json
+import pickle
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from collapse_bench.errors import SuiteError, UserError
+from collapse_bench.suite import (
+    Cell,
+    CorpusSettings,
+    Entry,
+    RemedySettings,
+    Suite,
+    cell_id,
+    cells_of,
+    identity,
+    load_suite,
+    select,
+)
+
+WORD_DROPOUT = '''"""Word dropout."""
+
+from nowhere import Remedy
+
+@dataclass(frozen=True)
+class WordDropout(Remedy):
+    """Drops words."""
+
+    rate: Annotated[float, Between(0, 1)] = 0.25
+'''
+KL_ANNEALING = '''"""KL annealing."""
+
+@dataclass(frozen=True)
+class KlAnnealing(Remedy):
+    """Raises beta."""
+
+    warmup: Annotated[float, Between(0, 1)] = 0.25
+    updates: int = 10
+    shape: Literal["linear", "logistic"] = "linear"
+    early: bool = False
+    slots: tuple[str, ...] = ("prior",)
+'''
+
+GOOD = """\
+corpus: {name: ptb, otherwise: newswire}
+architectures: [lstm, transformer]
+sizes: {embedding: 64, hidden: 64, latent: 8}
+training: {budget: {ptb: 4000, newswire: 800}, learning_rate: 1e-3}
+evaluation: {samples: 4}
+seeds: [1, 2]
+entries:
+  language_model: {latent: 0}
+  vae: []
+  word_dropout: [{word_dropout: {rate: 0.5}}]
+  kl_annealing+word_dropout: [kl_annealing, {word_dropout: {rate: 1}}]
+"""
+
+
+@pytest.fixture(scope="module")
+def remedies(tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("remedies")
+    files = {
+        "word_dropout": WORD_DROPOUT,
+        "kl_annealing": KL_ANNEALING,
+        "broken": "class Broken(:\n",
+    }
+    for name, text in files.items():
+        (folder / f"{name}.py").write_text(text)
+    return {name: folder / f"{name}.py" for name in files}
+
+
+@pytest.fixture
+def load(tmp_path, remedies):
+    def load(text: str | bytes) -> Suite:
+        path = tmp_path / "trial.yaml"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return load_suite(path, remedies)
+
+    return load
+
+
+def problems_with(load, text: str | bytes) -> list[str]:
+    with pytest.raises(SuiteError) as caught:
+        load(text)
+    return [problem.partition("trial.yaml:")[2] for problem in caught.value.problems]
+
+
+# What a suite means.
+
+
+def test_a_good_suite_is_read_as_written(load, tmp_path):
+    suite = load(GOOD)
+    assert (suite.name, suite.path) == ("trial", tmp_path / "trial.yaml")
+    assert suite.corpus == CorpusSettings(name="ptb", otherwise="newswire")
+    assert suite.architectures == ("lstm", "transformer")
+    assert suite.seeds == (1, 2)
+    assert suite.training.learning_rate == 0.001
+    assert suite.training.budget_for("ptb") == 4000
+    assert suite.training.budget_for("newswire") == 800
+    assert suite.entries[0] == Entry("language_model", latent=0)
+    assert suite.entries[1] == Entry("vae")
+    assert suite.entries[2].remedies == (RemedySettings("word_dropout", {"rate": 0.5}),)
+
+
+def test_what_is_left_out_has_its_default(load):
+    suite = load("architectures: [lstm]\ntraining: {budget: 9}\nentries: {vae: []}\n")
+    assert suite.corpus == CorpusSettings(name="newswire")
+    assert suite.seeds == (1,)
+    assert (suite.sizes.hidden, suite.training.batch, suite.evaluation.samples) == (256, 32, 16)
+    assert suite.training.budget_for("newswire") == suite.training.budget_for("ptb") == 9
+
+
+def test_settings_of_a_remedy_are_resolved_to_one_normal_form(load):
+    annealing, dropout = load(GOOD).entries[3].remedies
+    assert annealing.settings == {
+        "warmup": 0.25,
+        "updates": 10,
+        "shape": "linear",
+        "early": False,
+        "slots": ("prior",),
+    }
+    assert repr(dropout.settings) == "{'rate': 1.0}"
+
+
+def test_a_path_is_relative_to_the_suite(load, tmp_path):
+    suite = load(GOOD.replace("{name: ptb", "{path: texts, name: ptb"))
+    assert suite.corpus.path == str(tmp_path / "texts")
+    suite = load(GOOD.replace("{name: ptb", "{path: /texts, name: ptb"))
+    assert suite.corpus.path == "/texts"
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [("1e-3", 1e-3), ("1E+0", 1.0), (".5", 0.5), ("2.", 2.0), ("+3", 3.0), ("007", 7.0)],
+)
+def test_numbers_are_those_of_yaml_1_2(load, written, meant):
+    assert load(GOOD.replace("1e-3", written)).training.learning_rate == meant
+
+
+@pytest.mark.parametrize("text", ["no", "off", "1.2.3", "12:30", "'1'", '"true"', "2026-01-01"])
+def test_texts_are_those_of_yaml_1_2(load, text):
+    suite = load(GOOD.replace("{name: ptb", f"{{hub: {text}, name: ptb"))
+    assert suite.corpus.hub == text.strip("'\"")
+
+
+def test_null_is_none(load):
+    assert load(GOOD.replace("otherwise: newswire", "revision: ~")).corpus.revision is None
+
+
+def test_importing_and_loading_needs_no_heavy_package(tmp_path, remedies):
+    (tmp_path / "trial.yaml").write_text(GOOD)
+    program = (
+        "import sys; from pathlib import Path; from collapse_bench.suite import load_suite\n"
+        "suite, *remedies = map(Path, sys.argv[1:])\n"
+        "load_suite(suite, {path.stem: path for path in remedies})\n"
+        "print([name for name in ('torch', 'numpy', 'datasets') if name in sys.modules])"
+    )
+    command = [sys.executable, "-c", program, tmp_path / "trial.yaml", *remedies.values()]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
+
+
+# Cells.
+
+
+def test_cells_are_ordered_by_entry_architecture_and_seed(load):
+    names = [cell.name for cell in cells_of(load(GOOD))]
+    assert names[:5] == [
+        "language_model/lstm/1",
+        "language_model/lstm/2",
+        "language_model/transformer/1",
+        "language_model/transformer/2",
+        "vae/lstm/1",
+    ]
+    assert len(names) == 16
+
+
+def test_the_latent_of_an_entry_overrides_that_of_the_suite(load):
+    latents = {cell.entry.name: cell.sizes.latent for cell in cells_of(load(GOOD))}
+    assert (latents["language_model"], latents["vae"]) == (0, 8)
+
+
+def test_cells_travel_to_a_worker(load):
+    cells = cells_of(load(GOOD))
+    assert pickle.loads(pickle.dumps(cells)) == cells
+
+
+def test_select_takes_shell_patterns(load):
+    cells = cells_of(load(GOOD))
+    assert select(cells, "*") == cells
+    assert [c.name for c in select(cells, "vae/lstm/*")] == ["vae/lstm/1", "vae/lstm/2"]
+    assert [c.name for c in select(cells, "vae/*/2")] == ["vae/lstm/2", "vae/transformer/2"]
+    with pytest.raises(UserError, match=r"'vea/\*'(?s:.)*vae/lstm/1"):
+        select(cells, "vea/*")
+
+
+def _id(cell: Cell, name: str = "ptb", sha256: str = "abc", budget: int = 4000) -> str:
+    return cell_id(cell, name, sha256, budget)
+
+
+def test_an_id_names_its_cell_and_is_stable(load):
+    cell = cells_of(load(GOOD))[-1]
+    assert _id(cell).startswith("kl_annealing+word_dropout-transformer-2-")
+    assert len(_id(cell).rpartition("-")[2]) == 8
+    assert _id(cell) == _id(cells_of(load(GOOD))[-1])
+
+
+def test_an_id_changes_with_whatever_changes_the_result(load):
+    def ids(text: str) -> list[str]:
+        return [_id(cell) for cell in cells_of(load(text))]
+
+    base = ids(GOOD)
+    assert len(set(base)) == len(base)
+    assert ids(GOOD.replace("rate: 0.5", "rate: 0.6"))[8:12] != base[8:12]
+    assert ids(GOOD.replace("rate: 0.5", "rate: 0.6"))[:8] == base[:8]
+    for old, new in [("1e-3", "2e-3"), ("hidden: 64", "hidden: 32"), ("samples: 4", "samples: 5")]:
+        assert not set(ids(GOOD.replace(old, new))) & set(base)
+    cell = cells_of(load(GOOD))[0]
+    others = [_id(cell, name="newswire"), _id(cell, sha256="abd"), _id(cell, budget=4001)]
+    assert _id(cell) not in others
+
+
+def test_an_id_does_not_change_with_how_the_same_is_said(load):
+    cell = cells_of(load(GOOD))[-1]
+    said_otherwise = GOOD.replace("rate: 1}", "rate: 1.0}").replace("newswire: 800", "newswire: 9")
+    elsewhere = said_otherwise.replace("{name: ptb", "{path: elsewhere, name: ptb")
+    assert _id(cell) == _id(cells_of(load(elsewhere))[-1])
+
+
+def test_an_identity_is_json(load):
+    for cell in cells_of(load(GOOD)):
+        whole = identity(cell, "ptb", "abc", 4000)
+        assert whole["training"]["budget"] == 4000
+        assert json.loads(json.dumps(whole, allow_nan=False))["seed"] == cell.seed
+
+
+# Bad suites. Each is GOOD with one text replaced: (old, new, line, what the message must hold).
+
+BAD = {
+    # keys of the file
+    "unknown key": ("seeds:", "seed:", 6, ["unknown setting 'seed'", "did you mean seeds?"]),
+    "several legal names": ("seeds:", "x:", 6, ["'x'", "legal: architectures, corpus, entries"]),
+    "duplicate key": ("seeds: [1, 2]", "sizes: {}", 6, ["'sizes' is already on line 3; keep"]),
+    "merge key": ("seeds: [1, 2]", "<<: {seeds: [1]}", 6, ["merge keys", "write the settings out"]),
+    "list as key": ("seeds: [1, 2]", "[1, 2]: 3", 6, ["a key must be text"]),
+    "mapping as key": ("seeds: [1, 2]", "{a: 1}: 3", 6, ["a key must be text"]),
+    "no architectures": ("architectures: [lstm, transformer]", "", 1, ["architectures is missing"]),
+    "corpus is a name": ("{name: ptb, otherwise: newswire}", "ptb", 1, ["a mapping, not 'ptb'"]),
+    "sizes is a list": ("{embedding: 64, hidden: 64, latent: 8}", "[64]", 3, ["mapping, not [64]"]),
+    "training is null": ("{budget: {ptb: 4000, newswire: 800}, learning_rate: 1e-3}", "", 4,
+                         ["training must be a mapping, not null"]),
+    # corpus
+    "unknown corpus": ("name: ptb", "name: pbt", 1, ["ptb, text or newswire", "did you mean ptb?"]),
+    "unknown key of corpus": ("otherwise:", "otherwize:", 1, ["did you mean otherwise?"]),
+    "otherwise ptb": ("otherwise: newswire", "otherwise: ptb", 1, ["newswire or null, not 'ptb'"]),
+    "tiny vocabulary": ("name: ptb", "vocabulary: 4, name: ptb", 1, ["a whole number at least 5"]),
+    "tokenizer": ("name: ptb", "tokenizer: words, name: ptb", 1, ["did you mean word?"]),
+    "path is a number": ("name: ptb", "path: 3, name: ptb", 1, ["must be text or null, not 3"]),
+    "text from nowhere": ("name: ptb", "name: text", 1, ["train.txt, valid.txt"]),
+    "newswire with path": ("name: ptb, otherwise: newswire", "name: newswire, path: a", 1,
+                           ["path must not be given for newswire"]),
+    "newswire with hub": ("name: ptb, otherwise: newswire", "hub: a", 1, ["hub must not be given"]),
+    "revision of nothing": ("name: ptb", "revision: a, name: ptb", 1, ["give hub, too"]),
+    "sentences of ptb": ("otherwise: newswire", "sentences: 99", 1, ["newswire, not for ptb"]),
+    # architectures, sizes, evaluation, seeds
+    "architecture": ("transformer]", "tranformer]", 2, ["did you mean transformer?"]),
+    "architectures a name": ("[lstm, transformer]", "lstm", 2, ["must be a list", "not 'lstm'"]),
+    "no architecture": ("[lstm, transformer]", "[]", 2, ["architectures must not be empty"]),
+    "architecture twice": ("[lstm, transformer]", "[lstm, lstm]", 2, ["must not repeat lstm"]),
+    "heads": ("latent: 8", "heads: 7", 3, ["heads must divide hidden, not 7 and 64"]),
+    "default heads": ("hidden: 64", "hidden: 63", 3, ["heads must divide hidden, not 4 and 63"]),
+    "no latent for all": ("latent: 8", "latent: 0", 3, ["latent must be", "at least 1, not 0"]),
+    "size is a float": ("hidden: 64", "hidden: 64.0", 3, ["a whole number at least 1, not 64.0"]),
+    "size is a text": ("hidden: 64", "hidden: '64'", 3, ["not '64'", "without quotes"]),
+    "size is a bool": ("hidden: 64", "hidden: true", 3, ["a whole number at least 1, not True"]),
+    "size is hexadecimal": ("hidden: 64", "hidden: 0x40", 3, ["a whole number", "not '0x40'"]),
+    "unknown size": ("hidden: 64", "hiden: 64", 3, ["sizes: unknown setting", "mean hidden?"]),
+    "no samples": ("samples: 4", "samples: 0", 5, ["evaluation: samples", "at least 1, not 0"]),
+    "seeds a number": ("[1, 2]", "1", 6, ["seeds must be a list", "not 1"]),
+    "seeds twice": ("[1, 2]", "[1, 2, 1]", 6, ["seeds must not repeat 1"]),
+    "no seeds": ("[1, 2]", "[]", 6, ["seeds must not be empty"]),
+    "seed no": ("[1, 2]", "[no]", 6, ["each item a whole number", "['no']"]),
+    "seed true": ("[1, 2]", "[true]", 6, ["each item a whole number", "[True]"]),
+    "seed below 0": ("[1, 2]", "[-1]", 6, ["at least 0, not [-1]"]),
+    "huge seed": ("[1, 2]", "[1000000000000000000000]", 6, ["each item a whole number"]),
+    "null seeds": ("[1, 2]", "", 6, ["seeds must be a list", "not null"]),
+    "too many cells": ("[1, 2]", str(list(range(1300))), 1, ["more than 10000 cells, not 10400"]),
+    # training
+    "no budget": ("budget:", "buget:", 4, ["did you mean budget?"]),
+    "missing budget": ("budget: {ptb: 4000, newswire: 800}, ", "", 4, ["budget is missing; give"]),
+    "budget 0": ("{ptb: 4000, newswire: 800}", "0", 4, ["at least 1", "not 0"]),
+    "budget 4e6": ("{ptb: 4000, newswire: 800}", "4e6", 4, ["a whole number", "not 4000000.0"]),
+    "budget 4_000": ("{ptb: 4000, newswire: 800}", "4_000", 4, ["not '4_000'", "underscores"]),
+    "budget of another": ("ptb: 4000", "pbt: 4000", 4, ["not {'pbt': 4000,", "did you mean ptb?"]),
+    "budget without ptb": ("ptb: 4000, ", "", 4, ["budget", "for ptb", "add 'ptb: N'"]),
+    "budget without otherwise": (", newswire: 800", "", 4, ["budget", "add 'newswire: N'"]),
+    "quoted rate": ("1e-3", "'1e-3'", 4, ["above 0, not '1e-3'", "plain number, without quotes"]),
+    "learning rate 0": ("1e-3", "0", 4, ["learning_rate must be a number above 0, not 0"]),
+    "learning rate nan": ("1e-3", ".nan", 4, ["a number above 0, not nan"]),
+    "learning rate inf": ("1e-3", ".inf", 4, ["a number above 0, not inf"]),
+    "overflow": ("1e-3", "1e999", 4, ["a number above 0, not inf"]),
+    "precision": ("1e-3", "1, precision: float16", 4, ["float32 or bfloat16", "did you mean"]),
+    "dropout": ("1e-3", "1, dropout: 1.5", 4, ["dropout must be", "between 0 and 1, not 1.5"]),
+    # entries
+    "name in capitals": ("  vae:", "  VAE:", 9, ["'VAE'", "a-z, 0-9"]),
+    "name is a path": ("  vae:", "  ../vae:", 9, ["'../vae'", "1 to 64 characters"]),
+    "name too long": ("  vae:", f"  {'v' * 65}:", 9, ["1 to 64 characters"]),
+    "name of two lines": ("  vae:", '  "v\\nae":', 9, ["entry 'v\\nae': the name must be"]),
+    "empty name": ("  vae:", "  '':", 9, ["entry '': the name must be"]),
+    "entry twice": ("  vae:", "  word_dropout:", 10, ["already on line 9"]),
+    "entry null": ("vae: []", "vae:", 9, ["entry vae", "a list of remedies", "not null"]),
+    "entry a name": ("vae: []", "vae: word_dropout", 9, ["a list of remedies", "'word_dropout'"]),
+    "entry no list": ("[{word_dropout: {rate: 0.5}}]", "{word_dropout: {rate: 0.5}}", 10,
+                      ["a list of remedies, such as [word_dropout]"]),
+    "control misspelt": ("{latent: 0}", "{laten: 0}", 8, ["entry language_model", "mean latent?"]),
+    "control below 0": ("{latent: 0}", "{latent: -1}", 8, ["latent must be", "at least 0, not -1"]),
+    "unknown remedy": ("[{word_dropout:", "[{word_dropuot:", 10,
+                       ["unknown remedy 'word_dropuot'", "mean word_dropout?", "--plugin FILE"]),
+    "remedy by path": ("vae: []", "vae: [./mine.py]", 9, ["remedy './mine.py'", "--plugin"]),
+    "remedy is a number": ("vae: []", "vae: [3]", 9, ["a remedy must be a name", "not 3"]),
+    "two in one item": ("vae: []", "vae: [{word_dropout: , rate: 1}]", 9, ["one for each item"]),
+    "settings null": ("vae: []", "vae: [{word_dropout: }]", 9, ["a mapping, such as {}", "null"]),
+    "settings a number": ("{rate: 0.5}", "0.5", 10, ["a mapping, such as {}", "not 0.5"]),
+    "setting misspelt": ("rate: 0.5", "rat: 0.5", 10, ["word_dropout: unknown", "mean rate?"]),
+    "setting too large": ("rate: 0.5", "rate: 1.5", 10,
+                          ["word_dropout: rate must be a number between 0 and 1, not 1.5"]),
+    "setting twice": ("rate: 0.5", "rate: 0.5, rate: 1", 10, ["'rate' is already on line 10"]),
+    "setting yes": ("vae: []", "vae: [{kl_annealing: {early: yes}}]", 9, ["write true or false"]),
+    "setting choice": ("vae: []", "vae: [{kl_annealing: {shape: lin}}]", 9, ["mean linear?"]),
+    "setting list": ("vae: []", "vae: [{kl_annealing: {slots: prior}}]", 9, ["must be a list"]),
+    "broken remedy": ("vae: []", "vae: [broken]", 9, ["broken.py:1: is not Python"]),
+    # YAML itself
+    "alias": ("seeds: [1, 2]", "seeds: &a [1, 2]\nsizes_: *a", 7, ["aliases such as *a"]),
+    "anchor": ("seeds: [1, 2]", "seeds: &a [1, 2]", 6, ["anchors such as &a", "remove it"]),
+    "python tag": ("vae: []", "vae: !!python/object/apply:os.abort []", 9, ["tags such as"]),
+    "harmless tag": ("[1, 2]", "[!!int 1]", 6, ["tags such as tag:yaml.org,2002:int"]),
+    "control character": ("name: ptb", 'name: ptb, path: "a\\nb"', 1, ["printable", "'a\\nb'"]),
+    "bidi character": ("name: ptb", 'name: ptb, path: "a\u202eb"', 1, ["printable characters"]),
+    "surrogate": ("name: ptb", 'name: ptb, path: "\\uD800"', 1, ["printable characters"]),
+    "impossible character": ("name: ptb", 'name: ptb, path: "\\UFFFFFFFF"', 1, ["is not YAML"]),
+    "tab": ("  vae:", "\tvae:", 9, ["is not YAML", "'\\t'"]),
+    "unclosed": ("[1, 2]", "[1, 2", 7, ["is not YAML"]),
+    "two documents": ("  vae: []\n", "---\na: 1\n", 10, ["one document; remove what follows"]),
+    "deep": ("[1, 2]", "[" * 50 + "]" * 50, 6, ["more than 20 deep"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD.values(), ids=BAD.keys())
+def test_a_bad_suite_is_told_with_line_rule_value_and_way_out(load, case):
+    old, new, line, parts = case
+    assert GOOD.count(old) == 1
+    problems = problems_with(load, GOOD.replace(old, new))
+    hits = [p for p in problems if p.startswith(f"{line}: ") and all(part in p for part in parts)]
+    assert hits, problems
+    assert all("\n" not in problem for problem in problems)
+
+
+WHOLE = {
+    "nothing": ("", 1, "a suite must be a mapping"),
+    "only a comment": ("# later\n", 1, "not null"),
+    "a text": ("ptb\n", 1, "not 'ptb'"),
+    "a list": ("- 1\n", 1, "not [1]"),
+    "an alias": ("*a\n", 1, "aliases such as *a"),
+    "no entries": (GOOD.partition("entries")[0], 1, "entries is missing; give a mapping"),
+    "entries a list": (GOOD.partition("  lang")[0] + "- vae\n", 7, "entries must be a mapping"),
+    "empty entries": (GOOD.partition("\n  lang")[0] + " {}\n", 7, "'vae: []'"),
+    "not utf-8": (GOOD.encode() + b"# \xff\n", 12, "UTF-8 text, not the byte 0xff"),
+    "null byte": (b"a: \x00\n", 1, "is not YAML"),
+    "too large": (GOOD + "#" * 300_000, 1, "256 KiB"),
+    "100,000 brackets": ("a: " + "[" * 100_000, 1, "more than 20 deep"),
+    "too many values": ("a: [" + "1," * 25_000 + "]", 1, "more than 20000 values"),
+    "alias bomb": (
+        "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in ["ab", "bc", "cd"]),
+        2,
+        "aliases such as *a",
+    ),
+    "long directive": (f"%YAML 1.{'1' * 5000}\n---\na: 1\n", 1, "is not YAML"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "line", "part"), WHOLE.values(), ids=WHOLE.keys())
+def test_a_file_that_is_no_suite_is_told_quickly(load, text, line, part):
+    began = time.perf_counter()
+    problems = problems_with(load, text)
+    assert any(p.startswith(f"{line}: ") and part in p for p in problems), problems
+    assert time.perf_counter() - began < 5
+
+
+def test_a_file_that_cannot_be_read_is_a_suite_error(tmp_path, remedies):
+    for path in (tmp_path / "none.yaml", tmp_path):
+        with pytest.raises(SuiteError, match=f"{path}:1: cannot be read"):
+            load_suite(path, remedies)
+
+
+def test_several_problems_are_told_at_once_in_the_order_of_their_lines(load):
+    text = GOOD.replace("name: ptb", "name: pbt").replace("heads", "head").replace("0.5", "5")
+    text = text.replace("seeds: [1, 2]", "seeds: [1, 1]").replace("vae: []", "VAE: [{nothing: {}}]")
+    text = text.replace("hidden: 64", "hidden: 0, hidden: 1").replace("1e-3", "-1, clip: yes")
+    problems = problems_with(load, text)
+    lines = [int(problem.partition(":")[0]) for problem in problems]
+    assert lines == sorted(lines) == [1, 3, 3, 4, 4, 6, 9, 9, 10]
+    with pytest.raises(SuiteError) as caught:
+        load(text)
+    assert str(caught.value) == "\n".join(caught.value.problems)
+    assert caught.value.exit_code == 2
+
+
+def test_only_a_transformer_has_heads(load):
+    suite = load(GOOD.replace(", transformer", "").replace("hidden: 64", "hidden: 63"))
+    assert suite.sizes.hidden == 63
+
+
+# Whatever is in the file, the user gets a suite or a list of problems.
+
+PIECES = st.sampled_from(
+    [
+        *"[]{}:,-&*!|>'\"%@`#?\\~.<é \t\n\x00\u202e",
+        *["{}", "[]", "<<", "*a", "&a ", "!!set ", "\n---\n", "\n...\n", "\n  ", ": ", "- ", "? "],
+        *["null", "true", ".nan", "1e999", "-1", "0x1", "9" * 30, '"\\UFFFFFFFF"', '"\\uD800"'],
+        *["word_dropout", "latent", "vae", "path", "|\n"],
+    ]
+)
+
+
+@st.composite
+def mutated(draw) -> str:
+    text = GOOD
+    for _ in range(draw(st.integers(1, 6))):
+        start = draw(st.integers(0, len(text)))
+        end = min(len(text), start + draw(st.integers(0, 12)))
+        text = text[:start] + draw(PIECES | st.text(max_size=5)) + text[end:]
+    return text
+
+
+@settings(
+    max_examples=400,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(text=mutated() | st.binary(max_size=60))
+def test_no_mutation_raises_anything_but_a_suite_error(load, text):
+    if isinstance(text, str):
+        text = text.encode("utf-8", "replace")
+    with contextlib.suppress(SuiteError):
+        assert cells_of(load(text))
