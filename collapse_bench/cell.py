@@ -9,7 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from collapse_bench.corpus import Corpus
 from collapse_bench.evaluation import evaluate
 from collapse_bench.metrics import METRICS, score
 from collapse_bench.model import Dimensions, Forward, SequenceVAE, build_model
-from collapse_bench.remedy import Remedy, chain, levers_of, load_remedy, settings_of
+from collapse_bench.remedy import Remedy, chain, levers_of, load_remedy
 from collapse_bench.suite import Cell, identity
 from collapse_bench.training import DivergedError, TrainingRun, stream_seed, train
 
@@ -121,9 +121,7 @@ def describe(job: Job) -> dict[str, Any]:
         "budget": job.budget,
         "latent": cell.sizes.latent,
         "levers": [],
-        "remedies": [
-            {"name": each.name, "settings": each.settings} for each in cell.entry.remedies
-        ],
+        "remedies": [asdict(remedy) for remedy in cell.entry.remedies],
         "settings": identity(cell, job.corpus.name, job.corpus.sha256, job.budget),
         "corpus": job.corpus.record(),
         "metrics": dict.fromkeys(METRICS),
@@ -167,10 +165,6 @@ def _train_and_score(job: Job, report: Report) -> dict[str, Any]:
     record.write_history(job.folder, selection.history)
     return {
         "levers": levers_of(remedies),
-        "remedies": [
-            {"name": settings.name, "settings": settings_of(remedy)}
-            for settings, remedy in zip(cell.entry.remedies, remedies, strict=True)
-        ],
         "metrics": scores.metrics,
         "standard_errors": scores.standard_errors,
         "validation": {

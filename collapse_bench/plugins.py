@@ -4,6 +4,7 @@ Nothing here imports a remedy: finding one, and saying what it is, must not run 
 """
 
 import ast
+import hashlib
 import importlib.metadata
 import importlib.util
 import re
@@ -36,6 +37,13 @@ def remedy_files(extra: Sequence[Path] = ()) -> dict[str, Path]:
 def class_name(remedy: str) -> str:
     """Return the class that the file of a remedy holds: WordDropout for word_dropout."""
     return "".join(word.capitalize() for word in remedy.split("_"))
+
+
+def fingerprint(path: Path) -> str | None:
+    """Return the SHA-256 of a remedy's file, or None if it is part of this package."""
+    if path.parent == BUILT_IN:
+        return None
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def summary_of(path: Path) -> str:

@@ -3,7 +3,7 @@
 import importlib.util
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -141,11 +141,6 @@ def levers_of(remedies: Sequence[Remedy]) -> list[str]:
     ]
 
 
-def settings_of(remedy: Remedy) -> dict[str, Any]:
-    """The resolved settings, defaults included."""
-    return asdict(remedy)
-
-
 def load_remedy(name: str, values: Mapping[str, Any], files: Mapping[str, Path]) -> Remedy:
     """A remedy by name, with its settings.
 
@@ -183,7 +178,7 @@ def find_class(name: str, path: Path) -> Callable[..., Remedy]:
     remedy: Any = getattr(module, class_name(name), None)
     if not (isinstance(remedy, type) and issubclass(remedy, Remedy)):
         raise UserError(
-            f"{path}: a remedy file defines a subclass of collapse_bench.Remedy named after the "
-            f"file; expected class {class_name(name)}"
+            f"{path}: a remedy's file defines a subclass of collapse_bench.remedy.Remedy that is "
+            f"named after the file; expected class {class_name(name)}"
         )
     return remedy

@@ -107,7 +107,9 @@ def test_a_good_suite_is_read_as_written(load, tmp_path):
     assert suite.training.budget_for("newswire") == 800
     assert suite.entries[0] == Entry("language_model", latent=0)
     assert suite.entries[1] == Entry("vae")
-    assert suite.entries[2].remedies == (RemedySettings("word_dropout", {"rate": 0.5}),)
+    (remedy,) = suite.entries[2].remedies
+    assert remedy == RemedySettings("word_dropout", {"rate": 0.5}, remedy.sha256)
+    assert remedy.sha256 is not None
 
 
 def test_what_is_left_out_has_its_default(load):

@@ -87,10 +87,15 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class RemedySettings:
-    """A remedy by name, with all of its settings resolved."""
+    """A remedy by name, with all of its settings resolved.
+
+    `sha256` is the digest of its file where that is not part of this package: a remedy of one's
+    own that has been edited is another remedy, and its cells are run again.
+    """
 
     name: str
     settings: dict[str, Any]
+    sha256: str | None = None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from collapse_bench.errors import UserError
-from collapse_bench.plugins import class_name
+from collapse_bench.plugins import class_name, fingerprint
 from collapse_bench.settings import (
     AtLeast,
     Schema,
@@ -207,7 +207,8 @@ def _remedy(
         report.add(line, f"{owner}: {error}")
         return RemedySettings(name, {})
     legal = _check(report, name, values, schema)
-    return RemedySettings(name, resolve(values, schema) if legal else {})
+    settings = resolve(values, schema) if legal else {}
+    return RemedySettings(name, settings, fingerprint(remedies[name]))
 
 
 def _line_of(root: Section, key: str, setting: str) -> int:

@@ -1,0 +1,27 @@
+# Everything runs in .venv, which `make venv` fills with what requirements.lock pins.
+PYTHON ?= python3
+BENCH = .venv/bin/python -m collapse_bench
+
+.PHONY: venv run test lint
+
+venv: .venv/installed
+
+.venv/installed: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed"'
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --requirement requirements.lock
+	.venv/bin/pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+# The leaderboard is written even where cells have failed, since it shows them.
+run: venv
+	$(BENCH) run suites/ptb.yaml; status=$$?; \
+	if [ $$status -le 1 ]; then $(BENCH) leaderboard suites/ptb.yaml || exit; fi; exit $$status
+
+test: venv
+	.venv/bin/python -m pytest
+
+lint: venv
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
