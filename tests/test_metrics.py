@@ -1,0 +1,421 @@
+"""Metrics against closed forms, brute force and matrices that can be checked by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.special import logsumexp
+from torch.distributions import Independent, Normal
+
+from collapse_bench.metrics import (
+    METRICS,
+    IdentityError,
+    Scores,
+    check_identities,
+    posterior_scores,
+    score,
+)
+from collapse_bench.metrics import mutual_information as module
+from collapse_bench.metrics.active_units import active_units
+from collapse_bench.metrics.likelihood import (
+    effective_sample_size,
+    importance_weighted_nll,
+    perplexity,
+)
+from collapse_bench.metrics.mutual_information import log_density_matrix, mutual_information
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(7)
+
+
+def posteriors(rng, n=17, d=3, spread=1.0):
+    """A draw from each of n posteriors, their means and scales."""
+    mean = spread * rng.normal(size=(n, d))
+    scale = np.exp(0.5 * rng.normal(size=(n, d)))
+    return mean + scale * rng.normal(size=(n, d)), mean, scale
+
+
+# Mutual information
+
+
+@pytest.mark.parametrize("d", [1, 2, 33])
+@pytest.mark.parametrize("n", [2, 64, 700])
+def test_equal_posteriors_carry_no_information(rng, n, d):
+    mean = np.broadcast_to(rng.normal(size=d), (n, d))
+    scale = np.broadcast_to(np.exp(rng.normal(size=d)), (n, d))
+    information = mutual_information(mean + scale * rng.normal(size=(n, d)), mean, scale)
+    # Zero draw by draw, and not only in the mean.
+    np.testing.assert_allclose(information.lower, 0, atol=1e-11)
+    np.testing.assert_allclose(information.upper, 0, atol=1e-11)
+
+
+@pytest.mark.parametrize("n", [2, 100, 513])
+def test_posteriors_that_never_meet_carry_log_n(n):
+    mean = np.arange(n, dtype=np.float64)[:, None] * [100.0, -50.0]
+    information = mutual_information(mean + 0.5, mean, np.ones((n, 2)))
+    np.testing.assert_allclose(information.lower, math.log(n), rtol=1e-12)
+    assert (information.upper > math.log(n)).all()
+
+
+def test_two_groups_of_equal_posteriors_carry_one_bit():
+    mean = np.repeat([[0.0], [1000.0]], 32, axis=0)
+    information = mutual_information(mean, mean, np.ones((64, 1)))
+    np.testing.assert_allclose(information.lower, math.log(2), rtol=1e-12)
+    np.testing.assert_allclose(information.upper, math.log(63 / 31), rtol=1e-12)
+
+
+@given(
+    n=st.integers(2, 40), d=st.integers(1, 5), spread=st.floats(0, 100), seed=st.integers(0, 99)
+)  # fmt: skip
+def test_each_term_keeps_within_its_bounds(n, d, spread, seed):
+    information = mutual_information(*posteriors(np.random.default_rng(seed), n, d, spread))
+    assert (information.lower <= math.log(n) + 1e-9).all()
+    # Leaving oneself out can only raise a term above what it says with log(N) for log(N - 1).
+    assert (information.upper >= information.lower - math.log(n / (n - 1)) - 1e-9).all()
+
+
+@pytest.mark.parametrize("noise", [0.3, 1.0, 3.0])
+def test_a_linear_gaussian_channel_lies_between_the_bounds(rng, noise):
+    n, d = 1500, 2
+    mean = rng.normal(size=(n, d))
+    scale = np.full((n, d), noise)
+    information = mutual_information(mean + scale * rng.normal(size=(n, d)), mean, scale)
+    true = 0.5 * d * math.log(1 + noise**-2)
+    lower, upper = (
+        (terms.mean(), 4 * terms.std(ddof=1) / math.sqrt(n)) for terms in information
+    )  # fmt: skip
+    assert lower[0] - lower[1] <= true <= upper[0] + upper[1]
+    assert upper[0] - lower[0] < 0.2
+    assert lower[0] == pytest.approx(true, abs=lower[1] + 0.1)
+
+
+def brute_force(z, mean, scale):
+    """Both bounds from the whole N x N matrix, one density at a time."""
+    n = len(z)
+    matrix = np.array(
+        [
+            [
+                sum(
+                    -0.5 * ((z[i, k] - mean[j, k]) / scale[j, k]) ** 2
+                    - math.log(scale[j, k])
+                    - 0.5 * math.log(2 * math.pi)
+                    for k in range(z.shape[1])
+                )
+                for j in range(n)
+            ]
+            for i in range(n)
+        ]
+    )
+    own = np.diag(matrix)
+    others = [logsumexp(np.delete(matrix[i], i)) for i in range(n)]
+    lower = own - (logsumexp(matrix, axis=1) - math.log(n))
+    return lower, own - (np.array(others) - math.log(n - 1))
+
+
+@pytest.mark.parametrize(("n", "d"), [(2, 1), (3, 4), (17, 3), (30, 1)])
+def test_both_bounds_equal_the_brute_force(rng, n, d):
+    arrays = posteriors(rng, n, d)
+    for terms, expected in zip(mutual_information(*arrays), brute_force(*arrays), strict=True):
+        np.testing.assert_allclose(terms, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 16, 17, 18])
+def test_the_size_of_a_chunk_changes_nothing(rng, monkeypatch, rows):
+    arrays = posteriors(rng, n=17)
+    whole = mutual_information(*arrays)
+    monkeypatch.setattr(module, "ROWS", rows)
+    for terms, expected in zip(mutual_information(*arrays), whole, strict=True):
+        np.testing.assert_allclose(terms, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_common_shift_of_all_posteriors_changes_nothing(rng):
+    z, mean, scale = posteriors(rng)
+    shifted = mutual_information(z + 1e4, mean + 1e4, scale)
+    for terms, expected in zip(shifted, mutual_information(z, mean, scale), strict=True):
+        np.testing.assert_allclose(terms, expected, atol=1e-7)
+
+
+def test_single_precision_arrays_are_scored_in_double(rng):
+    arrays = [array.astype(np.float32) for array in posteriors(rng)]
+    information = mutual_information(*arrays)
+    assert information.lower.dtype == information.upper.dtype == np.float64
+    exact = mutual_information(*[array.astype(np.float64) for array in arrays])
+    np.testing.assert_array_equal(information.lower, exact.lower)
+
+
+@pytest.mark.parametrize(("n", "d"), [(1, 3), (1, 0), (6, 0)])
+def test_nothing_to_tell_apart_is_zero_information(rng, n, d):
+    for terms in mutual_information(*posteriors(rng, n, d)):
+        np.testing.assert_array_equal(terms, np.zeros(n))
+
+
+@pytest.mark.parametrize("d", [0, 1, 5])
+def test_log_densities_are_those_of_torch(rng, d):
+    z = rng.normal(size=(4, d))
+    _, mean, scale = posteriors(rng, 7, d)
+    posterior = Independent(Normal(*map(torch.from_numpy, (mean, scale))), 1)
+    expected = posterior.log_prob(torch.from_numpy(z)[:, None])
+    np.testing.assert_allclose(log_density_matrix(z, mean, scale), expected, atol=1e-12)
+
+
+# Likelihood
+
+
+def linear_gaussian(rng, n, samples, spread=1.0):
+    """Log weights of z ~ N(0, 1), x ~ N(z, 1) under a posterior `spread` times too wide.
+
+    Returns [N, S] and the log evidence [N].
+    """
+    x = rng.normal(scale=math.sqrt(2), size=(n, 1))
+    mean, scale = x / 2, spread * math.sqrt(0.5)
+    z = mean + scale * rng.normal(size=(n, samples))
+
+    def log_normal(value, mean, scale):
+        return -0.5 * ((value - mean) / scale) ** 2 - np.log(scale * math.sqrt(2 * math.pi))
+
+    weights = log_normal(x, z, 1) + log_normal(z, 0, 1) - log_normal(z, mean, scale)
+    return weights, log_normal(x, 0, math.sqrt(2))[:, 0]
+
+
+@pytest.mark.parametrize("samples", [1, 8])
+def test_nll_is_exact_where_the_posterior_is(rng, samples):
+    weights, evidence = linear_gaussian(rng, 20, samples)
+    np.testing.assert_allclose(importance_weighted_nll(weights), -evidence, rtol=1e-12)
+    np.testing.assert_allclose(effective_sample_size(weights), samples, rtol=1e-9)
+
+
+def test_nll_is_an_upper_bound_that_more_samples_tighten(rng):
+    weights, evidence = linear_gaussian(rng, 20_000, 64, spread=1.8)
+    gaps = [importance_weighted_nll(weights[:, :s]) + evidence for s in (1, 2, 4, 16, 64)]
+    means = [gap.mean() for gap in gaps]
+    errors = [gap.std() / math.sqrt(len(gap)) for gap in gaps]
+    # With one sample the gap is KL(q || p(z|x)), known in closed form.
+    exact = 0.5 * (1.8**2 - 1 - 2 * math.log(1.8))
+    assert means[0] == pytest.approx(exact, abs=4 * errors[0])
+    for wide, tight, error in zip(means[:-1], means[1:], errors[:-1], strict=True):
+        assert wide - tight > 4 * error
+    assert 0 < means[-1] < 0.02
+
+
+def test_nll_by_hand():
+    weights = np.log([[1.0, 3.0], [0.5, 0.5]])
+    np.testing.assert_allclose(importance_weighted_nll(weights), -np.log([2.0, 0.5]))
+    np.testing.assert_allclose(effective_sample_size(weights), [16 / 10, 2])
+
+
+def test_weights_of_long_sentences_neither_underflow_nor_round_to_single():
+    weights = np.array([[-5000.0, -5000.0 - math.log(3)], [1e4, 1e4]], dtype=np.float32)
+    nll = importance_weighted_nll(weights)
+    np.testing.assert_allclose(nll, [5000 + math.log(1.5), -1e4], atol=3e-4)
+    assert nll.dtype == np.float64
+    np.testing.assert_allclose(effective_sample_size(weights), [1.6, 2], atol=1e-3)
+
+
+@given(
+    n=st.integers(1, 5), samples=st.integers(1, 20), spread=st.floats(0, 500),
+    seed=st.integers(0, 99),
+)  # fmt: skip
+def test_effective_sample_size_is_from_one_to_all(n, samples, spread, seed):
+    weights = spread * np.random.default_rng(seed).normal(size=(n, samples)) - 100
+    size = effective_sample_size(weights)
+    assert size.shape == (n,)
+    assert ((size >= 1 - 1e-9) & (size <= samples * (1 + 1e-9))).all()
+
+
+def test_one_weight_above_all_others_is_one_effective_sample():
+    np.testing.assert_allclose(effective_sample_size(np.array([[0.0, -200, -300]])), 1)
+
+
+def test_perplexity_by_hand():
+    # Weighted by tokens: not the mean of 2 and 4.
+    nll = np.array([3 * math.log(2), math.log(4)])
+    assert perplexity(nll, np.array([3, 1])) == pytest.approx(2 ** (5 / 4))
+
+
+# Active units
+
+
+def test_active_units_by_hand():
+    # Variances with N - 1: 2, 0.5, 0, 0.0098, and 0.0128, which with N would be 0.0064.
+    mean = [[1, 0.5, 7, 0.07, 0.08], [-1, -0.5, 7, -0.07, -0.08]]
+    assert active_units(np.array(mean, dtype=np.float32)) == 3
+    assert active_units(np.array(mean), threshold=1) == 1
+    assert active_units(np.array(mean), threshold=1e-9) == 4
+
+
+def test_a_constant_far_from_zero_is_not_active():
+    mean = np.full((1000, 2), 4096.1, dtype=np.float32)
+    assert active_units(mean) == 0
+
+
+@pytest.mark.parametrize("shape", [(1, 4), (0, 4), (5, 0)])
+def test_where_nothing_can_vary_no_unit_is_active(shape):
+    assert active_units(np.ones(shape)) == 0
+
+
+# All metrics of an evaluation, and what they must not contradict
+
+
+def arrays_of(rng, n=40, d=3, samples=16, **changes):
+    """An exact linear-Gaussian VAE over D-dimensional x, as an evaluation leaves it."""
+    x = rng.normal(scale=math.sqrt(2), size=(n, d))
+    mean, scale = x / 2, np.full((n, d), math.sqrt(0.5))
+    z = mean[:, None] + scale[:, None] * rng.normal(size=(n, samples, d))
+    log_likelihood = -0.5 * ((x[:, None] - z) ** 2 + math.log(2 * math.pi)).sum(2)
+    log_evidence = (-0.25 * x**2 - 0.5 * math.log(4 * math.pi)).sum(1)
+    arrays = {
+        "tokens": rng.integers(2, 9, size=n),
+        "kl": 0.5 * (mean**2 + scale**2 - 2 * np.log(scale) - 1),
+        "distortion": -log_likelihood.mean(1),
+        "log_weights": np.repeat(log_evidence[:, None], samples, axis=1),
+        "posterior_mean": mean,
+        "posterior_scale": scale,
+        "posterior_sample": z[:, 0],
+    } | changes
+    return {
+        name: array if name == "tokens" else array.astype(np.float32)
+        for name, array in arrays.items()
+    }
+
+
+def test_score_gives_every_metric_its_definition(rng):
+    arrays = arrays_of(rng)
+    metrics, errors = score(arrays)
+    assert list(metrics) == list(METRICS)
+    assert set(errors) == {
+        "nll", "negative_elbo", "distortion", "kl",
+        "mutual_information", "mutual_information_upper",
+    }  # fmt: skip
+    n, kl = 40, arrays["kl"].sum(1).astype(np.float64)
+    information = mutual_information(
+        *(arrays[f"posterior_{part}"] for part in ("sample", "mean", "scale"))
+    )
+    nll = -arrays["log_weights"][:, 0].astype(np.float64)
+    expected = {
+        "nll": nll.mean(),
+        "nll_samples": 16,
+        "ess": 16,
+        "negative_elbo": (arrays["distortion"] + kl).mean(),
+        "distortion": arrays["distortion"].mean(),
+        "kl": kl.mean(),
+        "mutual_information": information.lower.mean(),
+        "mutual_information_upper": information.upper.mean(),
+        "active_units": 3,
+        "perplexity": math.exp(nll.sum() / arrays["tokens"].sum()),
+    }
+    assert metrics == pytest.approx(expected, rel=1e-6)
+    assert errors["kl"] == pytest.approx(kl.std(ddof=1) / math.sqrt(n))
+    assert errors["nll"] == pytest.approx(nll.std(ddof=1) / math.sqrt(n), rel=1e-6)
+
+
+def test_posterior_scores_are_those_of_score_without_the_decoder(rng):
+    arrays = arrays_of(rng)
+    whole = score(arrays)
+    for name in ("tokens", "distortion", "log_weights"):
+        del arrays[name]
+    posterior = posterior_scores(arrays)
+    assert posterior.metrics.items() <= whole.metrics.items()
+    assert posterior.standard_errors.items() <= whole.standard_errors.items()
+    assert set(posterior.metrics) == {
+        "kl", "mutual_information", "mutual_information_upper", "active_units",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("d", [0, 1])
+def test_a_latent_of_size_zero_or_one_is_scored(rng, d):
+    metrics = score(arrays_of(rng, d=d)).metrics
+    assert metrics["active_units"] == d
+    if d == 0:
+        assert metrics["kl"] == metrics["mutual_information"] == 0
+        assert metrics["nll"] == metrics["negative_elbo"]
+
+
+def test_one_sentence_is_scored(rng):
+    arrays = arrays_of(rng, n=1)
+    arrays["distortion"] = -arrays["log_weights"][:, 0]
+    metrics, errors = score(arrays)
+    assert metrics["mutual_information"] == metrics["active_units"] == 0
+    assert set(errors.values()) == {0.0}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_few_sentences_of_an_exact_evaluation_contradict_nothing(seed):
+    score(arrays_of(np.random.default_rng(seed), n=1, samples=1))
+
+
+GOOD = {
+    "nll": 100.0, "nll_samples": 16, "ess": 9.0, "negative_elbo": 100.5, "distortion": 98.0,
+    "kl": 2.5, "mutual_information": 2.0, "mutual_information_upper": 2.4, "active_units": 5,
+    "perplexity": 99.0,
+}  # fmt: skip
+ERRORS = {
+    "nll": 0.5, "negative_elbo": 0.5, "distortion": 0.5, "kl": 0.01, "mutual_information": 0.02,
+    "mutual_information_upper": 0.02,
+}  # fmt: skip
+
+
+def check(sentences=1000, gap_error=0.02, errors=None, **changes):
+    check_identities(Scores(GOOD | changes, ERRORS | (errors or {})), sentences, gap_error)
+
+
+def test_numbers_that_agree_pass():
+    check()
+    # Within four standard errors of the difference.
+    check(mutual_information=-0.07)
+    check(mutual_information=2.6)
+    check(negative_elbo=99.93)
+
+
+@pytest.mark.parametrize(
+    ("rule", "changes"),
+    [
+        ("I >= 0", {"mutual_information": -0.1}),
+        ("I <= R", {"mutual_information": 2.63}),
+        ("I <= R", {"kl": 1.8}),
+        ("I <= log N", {"sentences": 7}),
+        ("I <= log N", {"sentences": 7, "errors": {"mutual_information": 5.0, "kl": 5.0}}),
+        ("D + R >= NLL", {"negative_elbo": 99.9}),
+        ("D + R >= NLL", {"nll": 100.6}),
+        ("D + R >= NLL", {"nll": 100.502, "gap_error": 0.0}),
+    ],
+)
+def test_a_contradiction_is_an_error_that_names_the_rule(rule, changes):
+    with pytest.raises(IdentityError) as error:
+        check(**changes)
+    assert rule in str(error.value)
+    assert str(error.value).count(" is off by ") == 1
+
+
+def test_every_contradiction_is_told_at_once():
+    with pytest.raises(IdentityError, match=r"I <= R .*; I <= log N .*; D \+ R >= NLL"):
+        check(mutual_information=50.0, nll=200.0)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", GOOD)
+def test_a_number_that_is_not_finite_is_an_error(name, value):
+    with pytest.raises(IdentityError, match=f"{name} = {value}"):
+        check(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        # A rate that forgets most of its dimensions.
+        ({"kl": np.full((40, 1), 0.01)}, "I <= R"),
+        # A likelihood that counts something twice.
+        ({"distortion": np.full(40, 1.0)}, r"D \+ R >= NLL"),
+        ({"kl": np.full((40, 3), math.nan)}, "kl = nan"),
+        ({"posterior_scale": np.zeros((40, 3))}, "mutual_information = nan"),
+        ({"log_weights": np.full((40, 16), -np.inf)}, "nll = inf"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_score_refuses_arrays_that_contradict_themselves(rng, changes, rule):
+    with pytest.raises(IdentityError, match=rule):
+        score(arrays_of(rng, **changes))

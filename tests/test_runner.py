@@ -1,0 +1,293 @@
+"""The command line from end to end: outcomes, exit codes, what is kept and what is run again."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from collapse_bench.record import read_arrays, read_records
+
+SUITE = """\
+corpus: {{name: newswire, sentences: 60}}
+architectures: [lstm]
+sizes: {{embedding: 8, hidden: 8, latent: 4, layers: 1, heads: 2}}
+training: {{budget: {budget}, batch: 16, validations: 1}}
+evaluation: {{samples: 2}}
+seeds: [1]
+entries:
+{entries}
+"""
+
+FAULT = '''\
+"""A remedy that goes wrong at the second step."""
+
+import os
+import signal
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from collapse_bench.remedy import Remedy
+
+
+@dataclass(frozen=True)
+class Fault(Remedy):
+    kind: Literal["crash", "kill", "nan", "exit", "slow"] = "crash"
+
+    def objective(self, forward):
+        if forward.step == 0:
+            return forward
+        if self.kind == "crash":
+            raise RuntimeError("a crash on purpose")
+        if self.kind == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.kind == "exit":
+            os._exit(7)
+        if self.kind == "slow":
+            import time
+            time.sleep(60)
+        return replace(forward, kl=forward.kl * float("nan"))
+'''
+
+
+@pytest.fixture
+def bench(tmp_path):
+    """Run a verb in an empty folder that has a suite and a faulty remedy."""
+    (tmp_path / "fault.py").write_text(FAULT)
+
+    def write(budget=600, **entries):
+        lines = "\n".join(f"  {name}: {value}" for name, value in entries.items())
+        (tmp_path / "trial.yaml").write_text(SUITE.format(budget=budget, entries=lines))
+
+    def run(*arguments, wait=True):
+        command = [sys.executable, "-m", "collapse_bench", *arguments, "--plugin", "fault.py"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        environment.pop("COLLAPSE_BENCH_DATA", None)
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        process = subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes)
+        if not wait:
+            return process
+        out, err = process.communicate(timeout=300)
+        return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+    run.write, run.folder = write, tmp_path
+    return run
+
+
+def outcomes(folder: Path) -> dict[str, dict]:
+    return {record["entry"]: record for record in read_records(folder / "runs" / "trial")}
+
+
+def test_a_cell_that_dies_diverges_or_crashes_is_an_outcome_and_the_others_go_on(bench):
+    bench.write(
+        crash="[fault]",
+        kill="[{fault: {kind: kill}}]",
+        nan="[{fault: {kind: nan}}]",
+        exit="[{fault: {kind: exit}}]",
+        vae="[]",
+    )
+    result = bench("run", "trial.yaml", "--workers", "2")
+    assert result.returncode == 1, result.stderr
+    records = outcomes(bench.folder)
+    assert {name: record["status"] for name, record in records.items()} == {
+        "crash": "failed",
+        "kill": "killed",
+        "nan": "diverged",
+        "exit": "failed",
+        "vae": "done",
+    }
+    assert "a crash on purpose" in records["crash"]["error"]
+    assert "Traceback" in records["crash"]["error"]
+    assert "SIGKILL" in records["kill"]["error"]
+    assert "step 1" in records["nan"]["error"]
+    assert "exited with 7" in records["exit"]["error"]
+    assert records["crash"]["metrics"]["nll"] is None
+    assert records["vae"]["metrics"]["nll"] > 0
+    assert records["vae"]["error"] is None
+
+    again = bench("run", "trial.yaml")
+    assert again.returncode == 1
+    kept = [line for line in again.stdout.splitlines() if "finished before" in line]
+    assert len(kept) == 2, "done and diverged are kept; failed and killed are run again"
+
+    board = bench("leaderboard", "trial.yaml", "--out", "board")
+    assert board.returncode == 0, board.stderr
+    page = (bench.folder / "board" / "trial.md").read_text()
+    assert "a crash on purpose" in page
+    assert "killed" in page
+    assert "diverged" in page
+    assert (bench.folder / "board" / "trial.png").exists()
+
+
+def test_a_run_leaves_the_contract_and_is_not_repeated(bench):
+    bench.write(vae="[]", annealed="[kl_annealing]")
+    assert bench("run", "trial.yaml", "--only", "vae/*").returncode == 0
+    (record,) = read_records(bench.folder / "runs" / "trial")
+    assert (record["schema"], record["suite"], record["status"]) == (1, "trial", "done")
+    assert (record["entry"], record["architecture"], record["seed"]) == ("vae", "lstm", 1)
+    assert set(record["corpus"]) >= {"name", "requested", "sha256", "sentences", "tokens"}
+    assert set(record["metrics"]) == {
+        "nll", "nll_samples", "ess", "negative_elbo", "distortion", "kl", "mutual_information",
+        "mutual_information_upper", "active_units", "perplexity",
+    }  # fmt: skip
+    assert set(record["cost"]) >= {
+        "seconds", "tokens_decoded", "encoder_updates", "decoder_updates", "peak_memory_mib",
+    }  # fmt: skip
+    assert 600 <= record["cost"]["tokens_decoded"] < 600 + 16 * 31
+    folder = bench.folder / "runs" / "trial" / record["cell"]
+    assert {path.name for path in folder.iterdir()} == {
+        "record.json", "sentences.npz", "model.safetensors", "history.jsonl",
+    }  # fmt: skip
+    arrays = read_arrays(folder)
+    assert arrays["log_weights"].shape == (record["corpus"]["sentences"]["test"], 2)
+
+    written = (folder / "record.json").stat().st_mtime_ns
+    assert bench("run", "trial.yaml").returncode == 0
+    assert (folder / "record.json").stat().st_mtime_ns == written
+    assert set(outcomes(bench.folder)) == {"vae", "annealed"}
+
+
+def test_a_changed_entry_an_edited_remedy_and_another_budget_are_new_cells(bench):
+    bench.write(mine="[{fault: {kind: crash}}]", other="[{kl_annealing: {warmup: 0.5}}]")
+    bench("run", "trial.yaml")
+    assert len(read_records(bench.folder / "runs" / "trial")) == 2
+    bench.write(mine="[{fault: {kind: crash}}]", other="[{kl_annealing: {warmup: 0.75}}]")
+    source = bench.folder / "fault.py"
+    source.write_text(source.read_text() + "\n# edited\n")
+    bench("run", "trial.yaml")
+    assert len(read_records(bench.folder / "runs" / "trial")) == 4
+    bench("run", "trial.yaml", "--only", "other/*", "--budget", "300")
+    assert len(read_records(bench.folder / "runs" / "trial")) == 5
+    board = bench("leaderboard", "trial.yaml")
+    assert "2 records of earlier settings are left out" in board.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_the_workers_and_says_what_is_kept(bench, number, code):
+    bench.write(slow="[{fault: {kind: slow}}]", vae="[]")
+    process = bench("run", "trial.yaml", "--workers", "1", wait=False)
+    started = process.stdout.readline()
+    assert "2 cells on newswire" in started
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    deadline = time.monotonic() + 60
+    while not (workers := _workers(children)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert "interrupted" in err
+    assert "Traceback" not in err
+    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+
+
+def _workers(children: Path) -> list[int]:
+    return [int(each) for each in children.read_text().split()] if children.exists() else []
+
+
+def test_usage_and_suite_errors_are_text_with_exit_code_2(bench):
+    bench.write(vae="[]", typo="[word_dropuot]")
+    for verb in ("run", "check", "leaderboard"):
+        result = bench(verb, "trial.yaml")
+        assert result.returncode == 2
+        assert "word_dropout" in result.stderr, "the nearest legal name is offered"
+        assert "Traceback" not in result.stderr
+    assert bench("run", "nowhere.yaml").returncode == 2
+    assert bench("run", "trial.yaml", "--seeds", "1,x").returncode == 2
+    assert bench("run", "trial.yaml", "--workers", "0").returncode == 2
+    assert bench("bake", "trial.yaml").returncode == 2
+
+
+def test_check_finds_what_only_a_step_can_show(bench):
+    bench.write(
+        clash="[delta_vae, limited_receptive_field]",
+        indivisible="[{delta_vae: {slots: 3}}]",
+        vae="[]",
+    )
+    result = bench("check", "trial.yaml")
+    assert result.returncode == 2
+    assert "limited_receptive_field replaces the decoder that delta_vae installed" in result.stderr
+    assert "slots must divide the latent size" in result.stderr
+    assert bench("run", "trial.yaml").returncode == 2
+    assert not (bench.folder / "runs").exists()
+
+
+def test_a_missing_corpus_is_exit_code_3_and_a_named_substitute_is_used_and_said(bench):
+    bench.write(vae="[]")
+    suite = bench.folder / "trial.yaml"
+    text = suite.read_text()
+    offline = text.replace("{name: newswire, sentences: 60}", "{name: ptb, path: nowhere}")
+    suite.write_text(offline)
+    missing = bench("run", "trial.yaml", "--data", "nowhere")
+    assert missing.returncode == 3
+    assert "Traceback" not in missing.stderr
+    assert "train.txt" in missing.stderr
+
+
+def test_the_corpus_of_a_substitute_is_named_in_every_record(bench):
+    suite = bench.folder / "trial.yaml"
+    bench.write(budget=100, vae="[]")
+    text = suite.read_text()
+    text = text.replace("{name: newswire, sentences: 60}", "{name: ptb, otherwise: newswire}")
+    suite.write_text(text)
+    result = bench("run", "trial.yaml", "--data", "nowhere")
+    assert result.returncode == 0, result.stderr
+    assert "newswire" in result.stderr
+    (record,) = read_records(bench.folder / "runs" / "trial")
+    assert record["corpus"]["name"] == "newswire"
+    assert record["corpus"]["requested"] == "ptb"
+    assert bench("leaderboard", "trial.yaml", "--out", "board").returncode == 0
+    page = (bench.folder / "board" / "trial.md").read_text()
+    assert "newswire" in page
+
+
+def test_the_same_seed_gives_the_same_numbers_whatever_runs_beside_it(bench):
+    bench.write(vae="[]", annealed="[kl_annealing]")
+    assert bench("run", "trial.yaml", "--out", "one", "--workers", "2").returncode == 0
+    assert bench("run", "trial.yaml", "--out", "two", "--workers", "2").returncode == 0
+    first, second = (read_records(bench.folder / out / "trial") for out in ("one", "two"))
+    for a, b in zip(first, second, strict=True):
+        assert a["metrics"] == b["metrics"]
+    other = bench("run", "trial.yaml", "--out", "one", "--seeds", "2", "--workers", "2")
+    assert other.returncode == 0
+    assert len({r["metrics"]["nll"] for r in read_records(bench.folder / "one" / "trial")}) == 4
+
+
+def test_help_is_fast_to_load_and_list_names_everything():
+    code = "import sys, collapse_bench.cli as c; c._parser(); print('torch' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "False"
+    for what, names in {
+        "remedies": ["kl_annealing", "delta_vae", "rate"],
+        "corpora": ["ptb", "text", "newswire"],
+        "architectures": ["lstm", "transformer"],
+        "metrics": ["nll", "mutual_information_upper"],
+    }.items():
+        command = [sys.executable, "-m", "collapse_bench", "list", what]
+        listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        assert all(name in listed for name in names), listed
+
+
+def test_every_suite_that_ships_is_well_formed():
+    from collapse_bench.plugins import remedy_files
+    from collapse_bench.suite import load_suite
+
+    paths = sorted((Path(__file__).parents[1] / "suites").glob("*.yaml"))
+    assert len(paths) >= 3
+    for path in paths:
+        names = {entry.name for entry in load_suite(path, remedy_files()).entries}
+        assert {"language_model", "vae"} <= names
+
+
+def test_records_are_json_without_nan(tmp_path):
+    from collapse_bench.record import write_record
+
+    with pytest.raises(ValueError, match="JSON"):
+        write_record(tmp_path, {"schema": 1, "nll": float("nan")})
+    assert not list(tmp_path.iterdir())
+    write_record(tmp_path, {"schema": 1})
+    assert json.loads((tmp_path / "record.json").read_text()) == {"schema": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["record.json"]
