@@ -181,7 +181,15 @@ def test_a_signal_stops_the_workers_and_says_what_is_kept(bench, number, code):
     assert process.returncode == code, err
     assert "interrupted" in err
     assert "Traceback" not in err
-    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+    deadline = time.monotonic() + 5
+    while any(map(_alive, workers)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(_alive, workers))
+
+
+def _alive(process: int) -> bool:
+    status = Path(f"/proc/{process}/status")
+    return status.exists() and "State:\tZ" not in status.read_text()
 
 
 def _workers(children: Path) -> list[int]:
@@ -203,7 +211,7 @@ def test_usage_and_suite_errors_are_text_with_exit_code_2(bench):
 
 def test_check_finds_what_only_a_step_can_show(bench):
     bench.write(
-        clash="[delta_vae, limited_receptive_field]",
+        clash="[{delta_vae: {slots: 2}}, limited_receptive_field]",
         indivisible="[{delta_vae: {slots: 3}}]",
         vae="[]",
     )
