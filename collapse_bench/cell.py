@@ -57,6 +57,7 @@ def run_cell(job: Job, report: Report) -> dict[str, Any]:
     torch.set_num_threads(job.threads)
     # Adam's averages of rare words decay into denormals, which are slow on a CPU.
     torch.set_flush_denormal(True)
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     began = time.monotonic()
     outcome: dict[str, Any] = {"status": "failed"}
     try:
@@ -127,6 +128,7 @@ def describe(job: Job) -> dict[str, Any]:
         "metrics": dict.fromkeys(METRICS),
         "standard_errors": {},
         "validation": {"negative_elbo": None, "tokens": 0, "converged": False},
+        "state": {},
         "cost": {
             "seconds": 0.0,
             "tokens_decoded": 0,
@@ -172,6 +174,7 @@ def _train_and_score(job: Job, report: Report) -> dict[str, Any]:
             "tokens": selection.best_tokens,
             "converged": selection.converged,
         },
+        "state": run.state,
         "cost": {
             "tokens_decoded": run.meter.tokens,
             "encoder_updates": run.updates["encoder"],

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from collapse_bench.corpus import Batch, Split, evaluation_batches
+from collapse_bench.metrics.likelihood import proposal_draws
 from collapse_bench.model import Noise, SequenceVAE
-from collapse_bench.model.latent import rate
+from collapse_bench.model.latent import draw, rate
 
 
 @contextmanager
@@ -40,14 +41,15 @@ def evaluate(
     Args:
         model: on any device; its mode and weights are as before afterwards.
         split: N sentences.
-        samples: S, draws from each posterior; 0 leaves the decoder out.
+        samples: S, draws for each sentence, from the posterior and the prior as `proposal_draws`
+            tells; 0 leaves the decoder out.
         batch: sentences decoded at once.
         seed: of the noise.
 
     Returns:
         `tokens` [N] (EOS counted), `kl` [N, K], `posterior_mean`, `posterior_scale` and
-        `posterior_sample` [N, D] and, unless `samples` is 0, `distortion` [N] (mean over the draws)
-        and `log_weights` [N, S]. Nats, float32; a latent sequence is flattened.
+        `posterior_sample` [N, D] and, unless `samples` is 0, `distortion` [N] (mean over the
+        posterior's draws) and `log_weights` [N, S]. Nats, float32; a latent sequence is flattened.
     """
     device = next(model.parameters()).device
     noise = SentenceNoise(len(split), seed)
@@ -86,8 +88,12 @@ def _evaluate_batch(
     model: SequenceVAE, batch: Batch, noise: SentenceNoise, samples: int
 ) -> dict[str, Tensor]:
     q = model.posterior(batch, noise.of(batch, -1))
-    draws = [q.mean + q.stddev * noise.of(batch, draw)(q.mean) for draw in range(max(samples, 1))]
     p: Distribution = model.prior(q, batch)
+    from_q, from_p = proposal_draws(max(samples, 1))
+    draws = [
+        draw(d, noise.of(batch, number)(q.mean))
+        for number, d in enumerate([q] * from_q + [p] * from_p)
+    ]
     arrays = {
         "index": batch.index,
         "tokens": batch.lengths,
@@ -98,8 +104,11 @@ def _evaluate_batch(
     }
     if samples:
         likelihood = torch.stack([model.log_likelihood(batch, z) for z in draws], dim=1)  # [B, S]
-        ratio = torch.stack([p.log_prob(z) - q.log_prob(z) for z in draws], dim=1)
-        arrays |= {"distortion": -likelihood.mean(1), "log_weights": likelihood + ratio}
+        prior, posterior = (torch.stack([d.log_prob(z) for z in draws], dim=1) for d in (p, q))
+        share = torch.tensor([from_q, from_p], device=prior.device).div(samples).log()
+        proposal = torch.logaddexp(posterior + share[0], prior + share[1])
+        arrays["distortion"] = -likelihood[:, :from_q].mean(1)
+        arrays["log_weights"] = likelihood + prior - proposal
     return {name: array.cpu() for name, array in arrays.items()}
 
 

@@ -151,6 +151,9 @@ def _interrupt(signal_number: int, frame: FrameType | None) -> None:
 
 
 def _start(job: Job) -> Worker:
+    # oneDNN keeps a compiled plan for each of the last 1024 shapes, and a batch has a shape of its
+    # own: up to a gigabyte. It reads this when torch is loaded, so before the worker starts.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     spawn = get_context("spawn")
     receive, send = spawn.Pipe(duplex=False)
     process = spawn.Process(target=_work, args=(job, send), name=job.cell.name)

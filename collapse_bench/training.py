@@ -23,9 +23,12 @@ from collapse_bench.model import (
 )
 from collapse_bench.remedy import Remedy
 
-FIRST_DECAY = 0.5
-"""Share of the budget before which the learning rate is never lowered, so that the bound, which
-counts the rate in full, does not punish a remedy whose schedule does not yet."""
+DECAY_FROM, LAST_RATE = 0.5, 0.05
+"""The learning rate is constant up to this share of the budget, then falls linearly to this share
+of itself. It depends on nothing else, so no remedy's schedule can move it."""
+
+CONVERGED = 0.1
+"""A run has converged if the last quarter of its budget gained less, in nats a sentence."""
 
 
 class BudgetSpentError(Exception):
@@ -47,10 +50,6 @@ class TrainingSettings(Protocol):
     def clip(self) -> float: ...
     @property
     def validations(self) -> int: ...
-    @property
-    def patience(self) -> int: ...
-    @property
-    def decays(self) -> int: ...
     @property
     def precision(self) -> str: ...
 
@@ -110,6 +109,17 @@ class TrainingRun:
         self._latent = torch.Generator(self.device).manual_seed(stream_seed(seed, "latent"))
         self._batches = self._draws(split)
 
+    @property
+    def progress(self) -> float:
+        """Share of the budget that is spent, 0 to 1."""
+        return min(1.0, self.meter.tokens / self.meter.budget)
+
+    @property
+    def learning_rate(self) -> float:
+        """That of the suite, as `DECAY_FROM` and `LAST_RATE` have it at this point."""
+        left = (1 - self.progress) / (1 - DECAY_FROM)
+        return self.settings.learning_rate * max(LAST_RATE, min(1.0, left))
+
     def draw(self) -> Batch:
         """The next training batch, on the model's device."""
         return next(self._batches).to(self.device)
@@ -143,7 +153,7 @@ class TrainingRun:
                     batch,
                     self._noise,
                     step=self.steps,
-                    progress=self.meter.tokens / self.meter.budget,
+                    progress=self.progress,
                     objective=lambda forward: then(self.objective(forward)),
                 )
             forward.loss().backward()
@@ -156,6 +166,7 @@ class TrainingRun:
                 f"the gradient is not finite at step {self.steps}, "
                 f"{self.meter.tokens} tokens decoded, loss {float(forward.loss().detach())}"
             ) from error
+        self.optimizer.param_groups[0]["lr"] = self.learning_rate
         self.optimizer.step()
         self.updates["encoder"] += any(slot in INFERENCE for slot in only)
         self.updates["decoder"] += "decoder" in only
@@ -188,26 +199,31 @@ class TrainingRun:
         return posterior_scores(self.validate(samples=0)).metrics[metric]
 
     def reset(self, slot: str) -> None:
-        """Draw a slot's weights anew and forget its optimiser state."""
-        for module in getattr(self.model, slot).modules():
-            if hasattr(module, "reset_parameters"):
-                module.reset_parameters()
+        """Draw a slot's weights anew and forget its optimiser state; the readout is the decoder's.
+
+        Raises:
+            TypeError: a part of the slot has weights and no `reset_parameters`.
+        """
+        for module in self.model.modules_of((slot,)):
+            for part in module.modules():
+                reset: Any = getattr(part, "reset_parameters", None)
+                if reset is not None:
+                    reset()
+                elif next(part.parameters(recurse=False), None) is not None:
+                    raise TypeError(f"{type(part).__name__} has weights and no reset_parameters")
         for parameter in self.model.parameters_of((slot,)):
             self.optimizer.state.pop(parameter, None)
 
 
 class Selection:
-    """Validates on a fixed schedule, keeps the best weights, and lowers the learning rate.
+    """Validates on a fixed schedule and keeps the best weights.
 
     The negative ELBO on the validation split, every term counted in full, is the only criterion,
-    whatever the remedy's objective. From `FIRST_DECAY` of the budget on, the learning rate is
-    halved whenever that bound has not improved for `patience` validations; after `decays` halvings
-    without an improvement training has converged.
+    whatever the remedy's objective.
 
     Attributes:
         history: one row a validation.
         best: the least bound, nats a sentence, and `best_tokens`, when it was reached.
-        converged: training ended by itself, before the budget did.
     """
 
     def __init__(self, run: TrainingRun) -> None:
@@ -215,20 +231,25 @@ class Selection:
         self.history: list[dict[str, float]] = []
         self.best = math.inf
         self.best_tokens = 0
-        self.converged = False
         self._weights: dict[str, Tensor] = {}
         self._began = time.monotonic()
-        self._waiting = self._decays = 0
 
     @property
     def due(self) -> bool:
         """Whether the next validation of the schedule has been reached."""
-        share = self.run.meter.tokens * self.run.settings.validations // self.run.meter.budget
         last = self.history[-1]["tokens"] if self.history else 0
-        return share > last * self.run.settings.validations // self.run.meter.budget
+        every = self.run.meter.budget / self.run.settings.validations
+        return self.run.meter.tokens // every > last // every
+
+    @property
+    def converged(self) -> bool:
+        """Whether the last quarter of the budget gained less than `CONVERGED`."""
+        early = 0.75 * self.run.meter.budget
+        before = [row["negative_elbo"] for row in self.history if row["tokens"] <= early]
+        return bool(before) and min(before) - self.best < CONVERGED
 
     def validate(self) -> None:
-        """Measure, compare, and decide.
+        """Measure, and keep the weights if they are the best so far.
 
         Raises:
             DivergedError: the bound is not finite.
@@ -237,26 +258,17 @@ class Selection:
         bound = negative_elbo(arrays)
         if not math.isfinite(bound):
             raise DivergedError(f"the validation bound is {bound} at step {run.steps}")
-        rate = run.optimizer.param_groups[0]["lr"]
         self.history.append({
             "tokens": run.meter.tokens,
             "step": run.steps,
             "seconds": time.monotonic() - self._began,
-            "learning_rate": rate,
             "negative_elbo": bound,
             "distortion": float(arrays["distortion"].mean()),
             **posterior_scores(arrays).metrics,
         })  # fmt: skip
-        self._waiting += 1
         if bound < self.best:
             self.best, self.best_tokens = bound, run.meter.tokens
             self._weights = {name: v.clone() for name, v in run.model.state_dict().items()}
-            self._waiting = self._decays = 0
-        late = run.meter.tokens >= FIRST_DECAY * run.meter.budget
-        if late and self._waiting >= run.settings.patience:
-            self.converged = self._decays >= run.settings.decays
-            self._waiting, self._decays = 0, self._decays + 1
-            run.optimizer.param_groups[0]["lr"] = rate / 2
 
     def restore(self) -> None:
         """Put the best weights back into the model."""
@@ -273,7 +285,7 @@ def train(
     seed: int,
     report: Callable[[TrainingRun, Forward], None],
 ) -> tuple[TrainingRun, Selection]:
-    """Train until the budget is spent or the validation bound no longer falls.
+    """Train until the budget is spent.
 
     Args:
         model: in the state to start from; it ends with the selected weights.
@@ -293,7 +305,7 @@ def train(
     selection = Selection(run)
     model.train()
     with suppress(BudgetSpentError):
-        while not selection.converged:
+        while True:
             forward = step(run.draw())
             run.steps += 1
             report(run, forward)

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "model": {"corpus"},
     "remedy": {"model", "corpus", "settings", "errors", "plugins"},
     "remedies": {"remedy", "model", "corpus", "settings", "errors"},
-    "evaluation": {"model", "corpus"},
+    "evaluation": {"model", "corpus", "metrics"},
     "metrics": set(),
     "training": {"remedy", "model", "corpus", "evaluation", "metrics"},
     "record": {"errors"},

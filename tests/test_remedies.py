@@ -584,7 +584,9 @@ def test_an_inner_update_of_another_remedy_passes_straight_through(batch):
 
 
 def test_aggressive_training_counts_its_updates(architecture, corpus):
-    built = make(architecture, {"aggressive_inference": {"window": 50, "longest": 3, "interval": 1.0}})
+    built = make(
+        architecture, {"aggressive_inference": {"window": 50, "longest": 3, "interval": 1.0}}
+    )
     run = built.steps(corpus, 4)
     assert run.updates == {"encoder": 12, "decoder": 4}
     plain = make(architecture).steps(corpus, 4)

@@ -7,6 +7,21 @@ from scipy.special import logsumexp
 Floats = NDArray[np.floating]
 
 
+def proposal_draws(samples: int) -> tuple[int, int]:
+    """How many of S draws come from the posterior and from the prior: about one in eight.
+
+    The proposal r is then a mixture that bounds every weight (Hesterberg 1995). With draws from the
+    posterior alone, a posterior far from the true one has an NLL that is nats too high at any
+    affordable S: a delta-VAE at its floor whose decoder is blind would lose 2.9 nats at S = 8. For
+    an exact posterior the price is log(S / draws from it), 0.13 nats at S = 8.
+
+    Args:
+        samples: S, at least 1; a single draw is from the posterior.
+    """
+    from_prior = max(1, samples // 8) if samples > 1 else 0
+    return samples - from_prior, from_prior
+
+
 def importance_weighted_nll(log_weights: Floats) -> Floats:
     """-log (1/S) sum_s w_s of each sentence (Burda et al. 2016, equation 8).
 
@@ -14,7 +29,8 @@ def importance_weighted_nll(log_weights: Floats) -> Floats:
     a sentence are all equal.
 
     Args:
-        log_weights: log p(x|z_s) + log p(z_s) - log q(z_s|x) for z_s ~ q(z|x), [N, S].
+        log_weights: log p(x|z_s) + log p(z_s) - log r(z_s|x), r being what the z_s were drawn
+            from, [N, S].
 
     Returns:
         [N].

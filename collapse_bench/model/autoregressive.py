@@ -34,6 +34,13 @@ class AutoregressiveNormal(Distribution):
         super().__init__(shape[:1], shape[1:], validate_args=False)
         self.a = a
 
+    def from_noise(self, noise: Tensor) -> Tensor:
+        """z [B, n, d] from standard normal noise of that shape."""
+        steps = [noise[:, 0]]
+        for t in range(1, noise.shape[1]):
+            steps.append(self.a * steps[-1] + math.sqrt(1 - self.a**2) * noise[:, t])
+        return torch.stack(steps, dim=1)
+
     def log_prob(self, z: Tensor) -> Tensor:
         """Log density of z [..., n, d] in nats, [...]."""
         left = 1 - self.a**2

@@ -6,11 +6,15 @@ from collapse_bench.corpus import Batch
 from collapse_bench.model.vae import Dimensions
 
 
-def embedding(dimensions: Dimensions) -> nn.Embedding:
+class WordEmbedding(nn.Embedding):
     """A table [V, E], uniform in +-0.1 as in the published LSTM settings (He et al. 2019)."""
-    table = nn.Embedding(dimensions.vocabulary, dimensions.embedding)
-    nn.init.uniform_(table.weight, -0.1, 0.1)
-    return table
+
+    def __init__(self, dimensions: Dimensions) -> None:
+        super().__init__(dimensions.vocabulary, dimensions.embedding)
+
+    def reset_parameters(self) -> None:
+        """Draw the weights."""
+        nn.init.uniform_(self.weight, -0.1, 0.1)
 
 
 def every_token(z: Tensor, batch: Batch) -> Tensor:

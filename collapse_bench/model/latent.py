@@ -22,6 +22,33 @@ def diagonal_normal(mean: Tensor, scale: Tensor) -> Distribution:
     return Independent(Normal(mean, scale, validate_args=False), mean.dim() - 1, False)
 
 
+def base(distribution: Distribution) -> Distribution:
+    """The distribution of single dimensions where they are independent, else the whole."""
+    return distribution.base_dist if isinstance(distribution, Independent) else distribution
+
+
+def draw(distribution: Distribution, noise: Tensor) -> Tensor:
+    """A draw of z as a function of standard normal noise, so that gradients pass and the same
+    noise gives the same draw.
+
+    Args:
+        distribution: a diagonal normal, or one that offers `from_noise(noise)`.
+        noise: [B, D] or [B, n, D].
+
+    Raises:
+        TypeError: the distribution offers no such draw.
+    """
+    part = base(distribution)
+    if isinstance(part, Normal):
+        return part.mean + part.stddev * noise
+    if hasattr(part, "from_noise"):
+        z: Tensor = part.from_noise(noise)
+        return z
+    raise TypeError(
+        f"{type(part).__name__} is neither a diagonal normal nor offers from_noise(noise)"
+    )
+
+
 def rate(q: Distribution, p: Distribution, z: Tensor) -> Tensor:
     """KL(q || p) of each sentence, unreduced, in nats.
 
@@ -36,11 +63,11 @@ def rate(q: Distribution, p: Distribution, z: Tensor) -> Tensor:
     Returns:
         [B, K]; K is the number of latent dimensions, or 1 for the estimate.
     """
-    parts = [d.base_dist if isinstance(d, Independent) else d for d in (q, p)]
     try:
-        return kl_divergence(*parts).flatten(1)
+        kl = kl_divergence(base(q), base(p))
     except NotImplementedError:
-        return (q.log_prob(z) - p.log_prob(z))[:, None]
+        kl = q.log_prob(z) - p.log_prob(z)
+    return kl[:, None] if kl.dim() == 1 else kl.flatten(1)
 
 
 class LastState(nn.Module):
@@ -61,7 +88,10 @@ class GaussianHead(nn.Module):
 
     def forward(self, features: Tensor, energy: Energy) -> Distribution:
         """Features [..., H] to q(z|x) over z [..., D]."""
-        mean, log_variance = self.mean_and_log_variance(features).float().chunk(2, dim=-1)
+        # In full precision also where the products of the training are not: it is small.
+        with torch.autocast(features.device.type, enabled=False):
+            both = self.mean_and_log_variance(features.to(self.mean_and_log_variance.weight.dtype))
+        mean, log_variance = both.chunk(2, dim=-1)
         return diagonal_normal(mean, (0.5 * log_variance).exp())
 
 

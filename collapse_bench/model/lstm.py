@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from collapse_bench.corpus import Batch
-from collapse_bench.model.embedding import embedding, every_token
+from collapse_bench.model.embedding import WordEmbedding, every_token
 from collapse_bench.model.vae import Dimensions
 
 
@@ -17,7 +17,7 @@ class LSTMEncoder(nn.Module):
 
     def __init__(self, dimensions: Dimensions) -> None:
         super().__init__()
-        self.embedding = embedding(dimensions)
+        self.embedding = WordEmbedding(dimensions)
         self.lstm = nn.LSTM(dimensions.embedding, dimensions.hidden, batch_first=True)
 
     def forward(self, batch: Batch, causal: bool = False) -> Tensor:
@@ -31,7 +31,7 @@ class LSTMDecoder(nn.Module):
 
     def __init__(self, dimensions: Dimensions) -> None:
         super().__init__()
-        self.embedding = embedding(dimensions)
+        self.embedding = WordEmbedding(dimensions)
         self.dropout = nn.Dropout(dimensions.dropout)
         self.lstm = nn.LSTM(
             dimensions.embedding + dimensions.latent, dimensions.hidden, batch_first=True

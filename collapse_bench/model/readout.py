@@ -5,10 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from collapse_bench.corpus import Batch
 
-ROWS = 128
+ROWS = 64
 """Tokens whose float32 probabilities exist at once: few enough to stay in a processor's cache."""
 
 
@@ -34,10 +35,11 @@ class TokenLogLikelihood(torch.autograd.Function):
         """Gradient [R] to those of states and weight."""
         states, weight, targets, logits, normaliser = ctx.saved_tensors
         of_logits = torch.empty_like(logits)
-        for rows in torch.arange(len(states), device=states.device).split(ROWS):
-            part = slice(int(rows[0]), int(rows[-1]) + 1)
+        for start in range(0, len(states), ROWS):
+            part = slice(start, start + ROWS)
+            target = targets[part, None]
             residual = (logits[part].float() - normaliser[part, None]).exp_().neg_()
-            residual.scatter_add_(1, targets[part, None], residual.new_ones(len(rows), 1))
+            residual.scatter_add_(1, target, torch.ones_like(target, dtype=residual.dtype))
             of_logits[part] = residual.mul_(gradient[part, None])
         needs_states, needs_weight, _ = ctx.needs_input_grad
         return (
@@ -57,7 +59,12 @@ class Readout(nn.Module):
     def __init__(self, hidden: int, vocabulary: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(vocabulary, hidden))
-        nn.init.uniform_(self.weight, -(hidden**-0.5), hidden**-0.5)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the weights, uniform in +-1 / sqrt(H)."""
+        bound = self.weight.shape[1] ** -0.5
+        nn.init.uniform_(self.weight, -bound, bound)
 
     def forward(self, states: Tensor, batch: Batch) -> Tensor:
         """Log-likelihood of each sentence, EOS counted and padding not.
@@ -69,13 +76,16 @@ class Readout(nn.Module):
         Returns:
             log p(x | z) in nats, [B], float32.
         """
-        rows = states[batch.mask]
+        rows, targets = states[batch.mask], batch.targets[batch.mask]
+        count = len(rows)
+        # Libraries keep a plan for every shape that they meet: without this, one for every batch.
+        rows, targets = F.pad(rows, (0, 0, 0, -count % ROWS)), F.pad(targets, (0, -count % ROWS))
         if torch.is_autocast_enabled(states.device.type):
             dtype = torch.get_autocast_dtype(states.device.type)
             rows = rows.to(dtype)
         tokens: Tensor = TokenLogLikelihood.apply(  # type: ignore[no-untyped-call]
-            rows, self.weight.to(rows.dtype), batch.targets[batch.mask]
-        )
+            rows, self.weight.to(rows.dtype), targets
+        )[:count]
         sentence = torch.arange(len(states), device=states.device)
         owner = sentence[:, None].expand_as(batch.mask)[batch.mask]
         return tokens.new_zeros(len(states)).index_add(0, owner, tokens)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from collapse_bench.corpus import Batch
-from collapse_bench.model.embedding import embedding, every_token
+from collapse_bench.model.embedding import WordEmbedding, every_token
 from collapse_bench.model.vae import Dimensions
 
 
@@ -60,7 +60,8 @@ class Stack(nn.Module):
 
     def forward(self, inputs: Tensor, latent: Tensor | None, allowed: Tensor) -> Tensor:
         """States [B, T, H]; `latent` [B, T, H] is added before the first block."""
-        x = self.enter(inputs)
+        # Vaswani et al. (2017), section 3.4: else the words drown in the positions.
+        x = self.enter(inputs * math.sqrt(inputs.shape[2]))
         x = x + positions(x.shape[1], x.shape[2], x.device)
         if latent is not None:
             x = x + latent
@@ -82,7 +83,7 @@ class TransformerEncoder(nn.Module):
 
     def __init__(self, dimensions: Dimensions) -> None:
         super().__init__()
-        self.embedding = embedding(dimensions)
+        self.embedding = WordEmbedding(dimensions)
         self.stack = Stack(dimensions)
 
     def forward(self, batch: Batch, causal: bool = False) -> Tensor:
@@ -101,7 +102,7 @@ class TransformerDecoder(nn.Module):
 
     def __init__(self, dimensions: Dimensions) -> None:
         super().__init__()
-        self.embedding = embedding(dimensions)
+        self.embedding = WordEmbedding(dimensions)
         self.dropout = nn.Dropout(dimensions.dropout)
         self.latent = nn.Linear(dimensions.latent, dimensions.hidden, bias=False)
         self.stack = Stack(dimensions)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from collapse_bench.corpus import Batch
-from collapse_bench.model.latent import rate
+from collapse_bench.model.latent import draw, rate
 
 INFERENCE = ("encoder", "pool", "head")
 GENERATIVE = ("prior", "decoder")
@@ -89,7 +89,8 @@ class SequenceVAE(nn.Module):
     - `encoder(batch, causal=False) -> states [B, T, H]`; with `causal`, state t has seen tokens
       0 to t only.
     - `pool(states, mask) -> features`, [B, H], or [B, n, H] for a latent sequence.
-    - `head(features, energy) -> q`, a distribution over z, [B, D] or [B, n, D].
+    - `head(features, energy) -> q`, a distribution over z, [B, D] or [B, n, D] with the same n
+      for every sentence; `latent.draw` tells which distributions can be drawn from.
     - `prior(q, batch) -> p`, a distribution over the same z.
     - `decoder(batch, z) -> states [B, T, H]`, z being [B, D], or [B, T, D] with one for each token.
     - `readout(states, batch) -> log p(x|z) [B]`.
@@ -120,12 +121,14 @@ class SequenceVAE(nn.Module):
         slots = {slot: parts.get(slot, getattr(self, slot)) for slot in SLOTS}
         return SequenceVAE(self.dimensions, **slots, readout=self.readout)
 
-    def parameters_of(self, slots: tuple[str, ...]) -> list[nn.Parameter]:
-        """The parameters of these slots; the readout belongs to the decoder."""
+    def modules_of(self, slots: tuple[str, ...]) -> list[nn.Module]:
+        """What fills these slots; the readout belongs to the decoder."""
         modules = [getattr(self, slot) for slot in slots]
-        if "decoder" in slots:
-            modules.append(self.readout)
-        return [parameter for module in modules for parameter in module.parameters()]
+        return [*modules, self.readout] if "decoder" in slots else modules
+
+    def parameters_of(self, slots: tuple[str, ...]) -> list[nn.Parameter]:
+        """The parameters of these slots."""
+        return [p for module in self.modules_of(slots) for p in module.parameters()]
 
     def log_likelihood(self, batch: Batch, z: Tensor) -> Tensor:
         """log p(x|z) in nats, [B]."""
@@ -168,7 +171,7 @@ class SequenceVAE(nn.Module):
         step: int,
         progress: float,
     ) -> Forward:
-        z = q.mean + q.stddev * noise(q.mean)
+        z = draw(q, noise(q.mean))
         p = self.prior(q, batch)
         distortion = -self.log_likelihood(batch, z)
         return Forward(step, progress, batch, features, q, z, p, distortion, rate(q, p, z))

@@ -54,10 +54,9 @@ class Training:
     Attributes:
         budget: Tokens that a cell may decode, or a mapping from the corpus's name to them.
         batch: Sentences in an update.
+        learning_rate: Adam's, constant in the first half of the budget, then falling.
         clip: Largest norm of the gradient.
         validations: Validation passes in a run.
-        patience: Validations without improvement before the learning rate decays.
-        decays: Decays of the learning rate before training ends.
     """
 
     budget: Annotated[int, AtLeast(1)] | dict[CorpusName, Annotated[int, AtLeast(1)]]
@@ -66,8 +65,6 @@ class Training:
     clip: Annotated[float, Above(0)] = 5.0
     dropout: Annotated[float, Between(0, 1)] = 0.5
     validations: Annotated[int, AtLeast(1)] = 10
-    patience: Annotated[int, AtLeast(1)] = 3
-    decays: Annotated[int, AtLeast(0)] = 5
     precision: Literal["float32", "bfloat16"] = "float32"
 
     def budget_for(self, corpus_name: str) -> int:

@@ -1,0 +1,393 @@
+"""Training: what is paid for, what is updated, what is selected, and what a remedy may ask for."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import make, parameters, same
+from torch import nn
+
+from collapse_bench import training
+from collapse_bench.corpus import evaluation_batches
+from collapse_bench.evaluation import evaluate, negative_elbo
+from collapse_bench.metrics import posterior_scores
+from collapse_bench.model import GENERATIVE, INFERENCE, SLOTS, diagonal_normal
+from collapse_bench.plugins import remedy_files
+from collapse_bench.remedy import Remedy
+from collapse_bench.training import BudgetSpentError, DivergedError, Selection, stream_seed
+
+NAMES = ["", *sorted(remedy_files())]
+remedy_or_none = pytest.mark.parametrize("name", NAMES, ids=lambda name: name or "vae")
+
+
+def chosen(name):
+    return [name] if name else []
+
+
+# The budget
+
+
+def count_decoded(model):
+    """Tokens of each pass that training reads out, counted where the meter is not."""
+    counted = []
+
+    def hook(readout, arguments):
+        if readout.training:
+            counted.append(arguments[1].tokens)
+
+    model.readout.register_forward_pre_hook(hook)
+    return counted
+
+
+@remedy_or_none
+@pytest.mark.parametrize("budget", [1, 333, 1200])
+def test_every_decoded_token_is_paid_for_and_the_budget_ends_the_run(
+    name, budget, architecture, corpus
+):
+    built = make(architecture, chosen(name))
+    counted = count_decoded(built.model)
+    run, selection = built.train(corpus, budget=budget)
+    assert run.meter.tokens == sum(counted)
+    assert sum(counted[:-1]) < budget <= sum(counted)
+    assert selection.history[-1]["tokens"] == run.meter.tokens
+    # The meter is off: what is done with the model now costs nothing.
+    batch = next(evaluation_batches(corpus.test, 5))
+    built.model.train()(batch, torch.zeros_like)
+    assert run.meter.tokens == sum(counted[:-1])
+
+
+def test_inner_loops_spend_the_budget(corpus):
+    plain, aggressive = (make("lstm", names) for names in ([], ["aggressive_inference"]))
+    plain, aggressive = (built.train(corpus, budget=900)[0] for built in (plain, aggressive))
+    assert aggressive.updates["encoder"] > aggressive.updates["decoder"] > 0
+    assert plain.updates["encoder"] == plain.updates["decoder"] > aggressive.updates["decoder"]
+    assert aggressive.steps in (
+        aggressive.updates["decoder"],
+        aggressive.updates["decoder"] - 1,
+    )
+
+
+class RefiningHead(nn.Module):
+    """Moves the mean of the posterior down the gradient of the energy, once."""
+
+    def __init__(self, head):
+        super().__init__()
+        self.head = head
+        self.energies = []
+
+    def forward(self, features, energy):
+        q = self.head(features, energy)
+        with torch.enable_grad():
+            mean = q.mean.detach().requires_grad_()
+            total = energy(diagonal_normal(mean, q.stddev.detach()))
+            (gradient,) = torch.autograd.grad(total.sum(), mean)
+        self.energies.append(total.detach())
+        return diagonal_normal(q.mean - 0.1 * gradient, q.stddev)
+
+
+@dataclass(frozen=True)
+class Refinement(Remedy):
+    """A remedy that decodes twice a step."""
+
+    def build(self, model):
+        return {"head": RefiningHead(model.head)}
+
+    def objective(self, forward):
+        return replace(forward, kl=0.25 * forward.kl)
+
+
+def test_refinement_is_paid_for_in_training_and_plain_in_evaluation(architecture, corpus):
+    built = make(architecture, dropout=0.0)
+    remedy = Refinement()
+    built.remedies, built.model = [remedy], built.model.with_parts(remedy.build(built.model))
+    run = built.run(corpus)
+    batch = run.draw()
+    run.update(batch)
+    assert run.meter.tokens == 2 * batch.tokens
+    head = built.model.head
+    features = built.model.pool(built.model.encoder(batch), batch.mask)
+    q = head.head(features, None)
+    z, noise = q.mean, torch.zeros_like
+
+    def energy(weight):
+        kl = 0.5 * (q.mean**2 + q.stddev**2 - 2 * q.stddev.log() - 1).sum(1)
+        return -built.model.log_likelihood(batch, z) + weight * kl
+
+    with torch.no_grad():
+        built.model(batch, noise, objective=remedy.objective)
+        torch.testing.assert_close(head.energies[-1], energy(0.25))
+        built.model.eval().posterior(batch, noise)
+        torch.testing.assert_close(head.energies[-1], energy(1.0))
+    spent = run.meter.tokens
+    single, together = (built.evaluate(corpus.valid, batch=size) for size in (1, 6))
+    assert run.meter.tokens == spent
+    for each in single:
+        np.testing.assert_allclose(single[each], together[each], rtol=1e-5, atol=1e-5)
+
+
+# One update
+
+
+@remedy_or_none
+@pytest.mark.parametrize(("only", "frozen"), [(INFERENCE, GENERATIVE), (GENERATIVE, INFERENCE)])
+def test_an_update_of_some_slots_leaves_the_others_as_they_are(
+    name, only, frozen, architecture, corpus
+):
+    built = make(architecture, chosen(name))
+    run = built.run(corpus)
+    for _ in range(2):  # so that the optimiser has momentum in every parameter
+        run.update(run.draw())
+    model = built.model
+    before = [[p.clone() for p in model.parameters_of(slots)] for slots in (only, frozen)]
+    for _ in range(2):
+        run.update(run.draw(), only=only)
+    assert not any(map(torch.equal, before[0], model.parameters_of(only)))
+    assert same(before[1], model.parameters_of(frozen))
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    run.update(run.draw())
+    assert not any(map(torch.equal, before[1], model.parameters_of(frozen)))
+
+
+def test_then_acts_after_every_other_objective(corpus):
+    built = make("lstm", {"kl_annealing": {"warmup": 1.0}})
+    run = built.run(corpus, budget=1000)
+    run.meter.tokens = 500
+    forward = run.update(run.draw(), then=lambda f: replace(f, kl=f.kl + 1))
+    weighted = 0.5 * (
+        0.5 * (forward.q.mean**2 + forward.q.stddev**2 - 2 * forward.q.stddev.log() - 1)
+    )
+    torch.testing.assert_close(forward.kl, weighted + 1)
+
+
+def test_the_gradient_is_clipped_as_a_whole(corpus):
+    run = make("lstm").run(corpus, clip=1e-3)
+    run.update(run.draw())
+    norm = torch.stack([parameter.grad.norm() for parameter in run.model.parameters()]).norm()
+    assert norm == pytest.approx(1e-3, rel=1e-3)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_gradient_that_is_not_finite_changes_nothing_and_is_an_outcome(value, corpus):
+    built = make("lstm")
+    run = built.run(corpus)
+    run.update(run.draw())
+    before = parameters(built.model)
+    with pytest.raises(DivergedError, match="not finite at step 0"):
+        run.update(run.draw(), then=lambda f: replace(f, distortion=value * f.distortion))
+    assert same(before, parameters(built.model))
+
+
+def test_a_bound_that_is_not_finite_is_an_outcome(corpus):
+    @dataclass(frozen=True)
+    class Poison(Remedy):
+        def step(self, step, run):
+            def poisoned(batch, **keywords):
+                forward = step(batch, **keywords)
+                with torch.no_grad():
+                    run.model.readout.weight.fill_(torch.nan)
+                return forward
+
+            return poisoned
+
+    built = make("lstm")
+    built.remedies = [Poison()]
+    with pytest.raises(DivergedError):
+        built.train(corpus)
+
+
+# Streams of randomness
+
+
+def test_streams_are_independent_and_stay_what_they_are():
+    streams = ("initialisation", "order", "dropout", "latent", "validation", "test")
+    seeds = {stream_seed(seed, stream) for seed in range(50) for stream in streams}
+    assert len(seeds) == 300
+    assert all(0 <= seed < 2**40 for seed in seeds)
+
+
+def first_steps(built, corpus, count=8):
+    """Sentences and noise of the first steps."""
+    torch.manual_seed(0)
+    run, seen = built.run(corpus), []
+    for _ in range(count):
+        forward = run.update(run.draw())
+        noise = (forward.z - forward.q.mean) / forward.q.stddev
+        seen.append((forward.batch.index.tolist(), noise.detach()))
+    return seen
+
+
+def test_order_and_noise_depend_on_the_seed_alone(architecture, corpus):
+    plain = first_steps(make(architecture), corpus)
+    for built in (
+        make(architecture, {"word_dropout": {"rate": 0.9}}),
+        make(architecture, ["limited_receptive_field"], dropout=0.0),
+        make("lstm", hidden=6),
+    ):
+        for (index, noise), (expected, of_plain) in zip(
+            first_steps(built, corpus), plain, strict=True
+        ):
+            assert index == expected
+            torch.testing.assert_close(noise, of_plain, atol=1e-3, rtol=1e-3)
+    other = first_steps(make(architecture, seed=2), corpus)
+    assert [index for index, _ in other] != [index for index, _ in plain]
+    assert not torch.allclose(other[0][1], plain[0][1], atol=0.1)
+
+
+def test_every_sentence_is_drawn_once_an_epoch(corpus):
+    run = make("lstm").run(corpus)
+    epochs = {0: [], 1: []}
+    for _ in range(2 * 12):
+        batch = run.draw()
+        epochs[run.epoch] += batch.index.tolist()
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(60))
+    assert epochs[0] != epochs[1]
+
+
+# Selection
+
+
+@remedy_or_none
+def test_the_model_ends_with_the_weights_of_the_best_plain_bound(name, architecture, corpus):
+    built = make(architecture, chosen(name))
+    # The test split is not even there.
+    run, selection = built.train(replace(corpus, test=None), budget=900, validations=5)
+    bounds = [row["negative_elbo"] for row in selection.history]
+    # An inner loop may run past a validation.
+    assert len(bounds) == 5 or (name == "aggressive_inference" and 1 < len(bounds) < 5)
+    assert selection.best == min(bounds)
+    best = selection.history[int(np.argmin(bounds))]
+    assert selection.best_tokens == best["tokens"]
+    assert negative_elbo(run.validate(samples=1)) == selection.best
+    for row in selection.history:
+        assert row["negative_elbo"] == pytest.approx(row["distortion"] + row["kl"], rel=1e-5)
+    assert built.model.training
+
+
+def test_validation_comes_as_often_as_the_suite_says(corpus):
+    _, selection = make("lstm").train(corpus, budget=3000, validations=7)
+    tokens = [row["tokens"] for row in selection.history]
+    assert [spent * 7 // 3000 for spent in tokens] == [1, 2, 3, 4, 5, 6, 7]
+
+
+@pytest.mark.parametrize(
+    ("spent", "share"),
+    [(0, 1), (0.3, 1), (0.5, 1), (0.75, 0.5), (0.9, 0.2), (0.99, 0.05), (1, 0.05)],
+)
+def test_the_learning_rate_is_a_function_of_the_budget(spent, share, corpus):
+    run = make("lstm").run(corpus, budget=10_000, learning_rate=0.2)
+    run.meter.tokens = int(spent * 10_000)
+    assert run.progress == spent
+    assert run.learning_rate == pytest.approx(0.2 * share)
+    if spent < 1:
+        tokens = run.update(run.draw()).batch.tokens
+        # Of the moment in which the update is made, its own tokens included.
+        assert run.optimizer.param_groups[0]["lr"] == run.learning_rate
+        assert run.progress == (spent * 10_000 + tokens) / 10_000 or run.progress == 1
+
+
+def test_selection_keeps_the_best_and_says_whether_the_end_gained_anything(corpus, monkeypatch):
+    run = make("lstm").run(corpus, budget=100)
+    selection = Selection(run)
+    assert not selection.converged
+    # Tokens, the bound, and then whether it has converged.
+    script = [
+        (25, 9.0, True),
+        (50, 5.0, True),
+        (75, 6.0, True),
+        (80, 4.95, True),  # a gain of less than 0.1
+        (90, 4.0, False),
+        (100, 4.5, False),
+    ]
+    for tokens, bound, converged in script:
+        with torch.no_grad():
+            run.model.readout.weight.fill_(tokens)
+        run.meter.tokens = tokens
+        monkeypatch.setattr(training, "negative_elbo", lambda arrays, bound=bound: bound)
+        selection.validate()
+        assert selection.converged == converged
+    assert (selection.best, selection.best_tokens) == (4.0, 90)
+    selection.restore()
+    assert (run.model.readout.weight == 90).all()
+
+
+# What a step may ask of the run
+
+
+@remedy_or_none
+def test_measures_are_those_of_the_validation_split_and_free(name, architecture, corpus):
+    run = make(architecture, chosen(name)).run(corpus)
+    run.update(run.draw())
+    spent, state = run.meter.tokens, torch.get_rng_state()
+    seed = stream_seed(1, "validation")
+    arrays = evaluate(run.model, corpus.valid, samples=0, batch=3, seed=seed)
+    expected = posterior_scores(arrays).metrics
+    for metric in ("kl", "mutual_information", "active_units"):
+        assert run.measure(metric) == pytest.approx(expected[metric], rel=1e-4, abs=1e-6)
+    assert run.meter.tokens == spent
+    assert torch.equal(state, torch.get_rng_state())
+    assert run.model.training
+
+
+@remedy_or_none
+@pytest.mark.parametrize("slot", ["encoder", "head", "decoder"])
+def test_a_reset_forgets_one_slot_and_nothing_else(name, slot, architecture, corpus):
+    run = make(architecture, chosen(name)).run(corpus)
+    for _ in range(2):
+        run.update(run.draw())
+    model = run.model
+    others = tuple(each for each in SLOTS if each != slot)
+    own, rest = model.parameters_of((slot,)), model.parameters_of(others)
+    assert all(run.optimizer.state[parameter] for parameter in own)
+    before = [parameter.clone() for parameter in rest]
+    drawn = [parameter.clone() for parameter in getattr(model, slot).parameters()]
+    run.reset(slot)
+    assert same(before, rest)
+    # A norm begins with constants, and may still be near them; nothing else stays.
+    now = list(getattr(model, slot).parameters())
+    assert not any(map(torch.equal, drawn, now))
+    assert not any(parameter in run.optimizer.state for parameter in own)
+    assert all(run.optimizer.state[parameter] for parameter in rest)
+    run.update(run.draw())
+
+
+@pytest.mark.parametrize("slot", ["encoder", "decoder"])
+def test_a_reset_draws_from_the_distribution_of_a_new_model(slot, architecture, corpus):
+    run = make(architecture).run(corpus)
+    run.reset(slot)
+    new = make(architecture, seed=2).model
+    pairs = zip(run.model.parameters_of((slot,)), new.parameters_of((slot,)), strict=True)
+    for parameter, fresh in pairs:
+        assert float(parameter.detach().std()) == pytest.approx(
+            float(fresh.detach().std()), rel=0.5, abs=1e-6
+        )
+
+
+def test_a_reset_of_the_decoder_draws_the_readout_anew(architecture, corpus):
+    run = make(architecture).run(corpus)
+    before = run.model.readout.weight.clone()
+    run.reset("decoder")
+    assert not torch.equal(run.model.readout.weight, before)
+
+
+def test_a_part_that_cannot_be_drawn_anew_is_told(corpus):
+    class Bare(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(3))
+
+    built = make("lstm")
+    built.model = built.model.with_parts({"pool": Bare()})
+    with pytest.raises(TypeError, match="Bare has weights"):
+        built.run(corpus).reset("pool")
+
+
+def test_nothing_is_decoded_beyond_the_budget(corpus):
+    run = make("lstm").run(corpus, budget=1)
+    run.update(run.draw())
+    spent, before = run.meter.tokens, parameters(run.model)
+    with pytest.raises(BudgetSpentError):
+        run.update(run.draw())
+    assert run.meter.tokens == spent
+    assert same(before, parameters(run.model))
+    assert all(parameter.requires_grad for parameter in run.model.parameters())
