@@ -54,12 +54,13 @@ class AggressiveInference(Remedy):
 
     def train_encoder(self, batch: Batch, step: Step, run: Run) -> None:
         """Update the inference slots until a window of updates is no better than the last."""
-        best, loss, tokens = math.inf, 0.0, 0
+        previous, loss, tokens = math.inf, 0.0, 0
         for update in range(1, self.longest + 1):
+            if update > 1:
+                batch = run.draw()
             loss += float(step(batch, only=INFERENCE).per_sentence().detach().sum())
             tokens += batch.tokens
             if update % self.window == 0:
-                if loss / tokens >= best:
+                if loss / tokens >= previous:
                     return
-                best, loss, tokens = loss / tokens, 0.0, 0
-            batch = run.draw()
+                previous, loss, tokens = loss / tokens, 0.0, 0
