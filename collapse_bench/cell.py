@@ -1,9 +1,7 @@
 """One cell, from its settings to its record: build, train, evaluate, score, write."""
 
-import os
 import platform
 import resource
-import signal
 import subprocess
 import sys
 import time
@@ -23,7 +21,7 @@ from collapse_bench.metrics import METRICS, score
 from collapse_bench.model import Dimensions, Forward, SequenceVAE, build_model
 from collapse_bench.remedy import Remedy, chain, levers_of, load_remedy
 from collapse_bench.suite import Cell, identity
-from collapse_bench.training import DivergedError, TrainingRun, stream_seed, train
+from collapse_bench.training import DivergedError, Selection, TrainingRun, stream_seed, train
 
 
 @dataclass(frozen=True)
@@ -59,15 +57,14 @@ def run_cell(job: Job, report: Report) -> dict[str, Any]:
     torch.set_flush_denormal(True)
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     began = time.monotonic()
-    outcome: dict[str, Any] = {"status": "failed"}
+    result = describe(job)
     try:
-        outcome |= _train_and_score(job, report)
-        outcome["status"] = "done"
+        _train_and_score(job, report, result)
+        result["status"] = "done"
     except DivergedError:
-        outcome |= {"status": "diverged", "error": traceback.format_exc()}
+        result |= {"status": "diverged", "error": traceback.format_exc()}
     except Exception:
-        outcome["error"] = traceback.format_exc()
-    result = describe(job) | outcome
+        result |= {"status": "failed", "error": traceback.format_exc()}
     result["cost"] |= {
         "seconds": round(time.monotonic() - began, 1),
         "peak_memory_mib": round(_peak_memory_mib(), 1),
@@ -141,19 +138,28 @@ def describe(job: Job) -> dict[str, Any]:
     }
 
 
-def _train_and_score(job: Job, report: Report) -> dict[str, Any]:
+def _train_and_score(job: Job, report: Report, result: dict[str, Any]) -> None:
+    """Fill in the record as far as the cell gets, and write everything that stands beside it."""
     cell = job.cell
     model, remedies = build(cell, job.corpus.vocabulary.size, job.remedy_files)
     model.to(job.device)
-    run, selection = train(
-        model,
-        chain(remedies),
-        job.corpus,
-        cell.training,
-        budget=job.budget,
-        seed=cell.seed,
-        report=_once_a_second(report),
+    result["levers"] = levers_of(remedies)
+    run = TrainingRun(
+        model, chain(remedies), job.corpus, cell.training, budget=job.budget, seed=cell.seed
     )
+    selection = Selection(run)
+    try:
+        train(run, selection, _once_a_second(report))
+    finally:
+        result["state"] = run.state
+        result["validation"] = selection.summary()
+        result["cost"] |= {
+            "tokens_decoded": run.meter.tokens,
+            "encoder_updates": run.updates["encoder"],
+            "decoder_updates": run.updates["decoder"],
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        }
+        record.write_history(job.folder, selection.history)
     arrays = evaluate(
         model,
         job.corpus.test,
@@ -164,24 +170,7 @@ def _train_and_score(job: Job, report: Report) -> dict[str, Any]:
     scores = score(arrays)
     record.write_model(job.folder, model.state_dict())
     record.write_arrays(job.folder, arrays)
-    record.write_history(job.folder, selection.history)
-    return {
-        "levers": levers_of(remedies),
-        "metrics": scores.metrics,
-        "standard_errors": scores.standard_errors,
-        "validation": {
-            "negative_elbo": selection.best,
-            "tokens": selection.best_tokens,
-            "converged": selection.converged,
-        },
-        "state": run.state,
-        "cost": {
-            "tokens_decoded": run.meter.tokens,
-            "encoder_updates": run.updates["encoder"],
-            "decoder_updates": run.updates["decoder"],
-            "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        },
-    }
+    result["metrics"], result["standard_errors"] = scores
 
 
 def _once_a_second(report: Report) -> Callable[[TrainingRun, Forward], None]:
@@ -225,6 +214,8 @@ def _environment(job: Job) -> dict[str, Any]:
 def _commit() -> str | None:
     """The commit of the code, with `+` where it has been changed since; None outside git."""
     root = Path(__file__).parents[1]
+    if not (root / ".git").exists():
+        return None
     try:
         head = subprocess.run(
             ["git", "-C", root, "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"],
@@ -235,14 +226,3 @@ def _commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return head.stdout.strip() or None
-
-
-def die_with_parent() -> None:
-    """Ask Linux to kill this process when its parent dies; elsewhere a worker finishes its cell."""
-    if sys.platform == "linux":
-        import ctypes
-
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-        if os.getppid() == 1:
-            os.kill(os.getpid(), signal.SIGKILL)

@@ -21,14 +21,15 @@ from collapse_bench.model.latent import draw, rate
 
 @contextmanager
 def evaluating(model: SequenceVAE) -> Iterator[None]:
-    """No gradients and eval mode inside; the mode the model was in afterwards."""
-    training = model.training
+    """No gradients and eval mode inside; every part in the mode it was in afterwards."""
+    modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        model.train(training)
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def evaluate(

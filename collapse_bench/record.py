@@ -36,14 +36,16 @@ def write_arrays(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write the per-sentence arrays that every metric can be computed from again."""
     folder.mkdir(parents=True, exist_ok=True)
     with _replacing(folder / SENTENCES) as temporary, temporary.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
+        np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def write_history(folder: Path, rows: Sequence[Mapping[str, float]]) -> None:
     """Write one line for each validation of the training."""
     folder.mkdir(parents=True, exist_ok=True)
     with _replacing(folder / HISTORY) as temporary:
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        temporary.write_text(
+            "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows), encoding="utf-8"
+        )
 
 
 def write_model(folder: Path, weights: Mapping[str, Any]) -> None:

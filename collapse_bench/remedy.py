@@ -38,7 +38,7 @@ class Run(Protocol):
     epoch: int
     """Passes over the training sentences that have been completed, inner draws included."""
     state: dict[str, Any]
-    """What a remedy has to remember between steps, under its own name."""
+    """What a remedy has to remember between steps, under its own name; it goes into the record."""
 
     def draw(self) -> Batch:
         """The next training batch."""

@@ -1,8 +1,11 @@
 """Cells to records: one spawned process per cell, so that a cell that dies takes no other along."""
 
+import ctypes
 import os
 import signal
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
@@ -21,10 +24,10 @@ from collapse_bench.errors import UserError
 from collapse_bench.progress import Progress
 from collapse_bench.remedy import chain
 from collapse_bench.suite import Cell, CorpusSettings, cell_id
-from collapse_bench.training import train
+from collapse_bench.training import Selection, TrainingRun, train
 
-TINY_CORPUS = 40
-"""Sentences that a suite is tried on before it is run."""
+TINY_CORPUS, TINY_BUDGET = 40, 1000
+"""Sentences and tokens that a suite is tried on before it is run: two batches of 32."""
 
 FINISHED = ("done", "diverged")
 """Outcomes that a second run would only repeat; a failed or killed cell is run again."""
@@ -156,36 +159,51 @@ def _start(job: Job) -> Worker:
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     spawn = get_context("spawn")
     receive, send = spawn.Pipe(duplex=False)
-    process = spawn.Process(target=_work, args=(job, send), name=job.cell.name)
+    process = spawn.Process(
+        target=_work, args=(job, send, os.getpid()), name=job.cell.name, daemon=True
+    )
     process.start()
     send.close()
     return Worker(job, process, receive)
 
 
-def _work(job: Job, reports: Connection) -> None:
+def _work(job: Job, reports: Connection, parent: int) -> None:
     """The worker process: signals are for its parent to handle."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cells.die_with_parent()
-    cells.run_cell(job, reports.send)
-    reports.close()
+    _die_with(parent)
+
+    def report(text: dict[str, float]) -> None:
+        with suppress(OSError):  # the parent is gone, and where it takes no worker along, go on
+            reports.send(text)
+
+    cells.run_cell(job, report)
+
+
+def _die_with(parent: int) -> None:
+    """Ask Linux to kill this process when its parent dies; elsewhere a worker ends its cell."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _collect(running: list[Worker], progress: Progress) -> None:
     """Wait for reports and ends, and pass them on."""
     pipes = {worker.reports: worker for worker in running if not worker.reports.closed}
     sentinels = {worker.process.sentinel: worker for worker in running}
-    for ready in wait([*pipes, *sentinels], timeout=1):
-        if isinstance(ready, Connection):
-            try:
-                progress.reported(pipes[ready].job, ready.recv())
-            except EOFError:
-                ready.close()
-        elif isinstance(ready, int):
-            worker = sentinels[ready]
-            worker.process.join()
-            running.remove(worker)
-            worker.reports.close()
-            progress.ended(worker.job, _outcome(worker))
+    ready = wait([*pipes, *sentinels], timeout=1)
+    for pipe in pipes.keys() & ready:
+        try:
+            progress.reported(pipes[pipe].job, pipe.recv())
+        except (EOFError, OSError):
+            pipe.close()
+    for sentinel in sentinels.keys() & ready:
+        worker = sentinels[sentinel]
+        worker.process.join()
+        worker.reports.close()
+        running.remove(worker)
+        progress.ended(worker.job, _outcome(worker))
 
 
 def _outcome(worker: Worker) -> dict[str, Any]:
@@ -195,9 +213,8 @@ def _outcome(worker: Worker) -> dict[str, Any]:
     if code == 0 and path.exists():
         return record.read_record(path)
     if code is not None and code < 0:
-        name = signal.Signals(-code).name
-        reason = f"the process was ended by {name}"
-        if name == "SIGKILL":
+        reason = f"the process was ended by signal {-code} ({signal.strsignal(-code)})"
+        if -code == signal.SIGKILL:
             reason += "; the system does that when memory runs out"
         status = "killed"
     else:
@@ -222,15 +239,10 @@ def check_cells(chosen: Sequence[Cell], remedy_files: Mapping[str, Path]) -> lis
     for each in {(each.entry.name, each.architecture): each for each in chosen}.values():
         try:
             model, remedies = cells.build(each, corpus.vocabulary.size, remedy_files)
-            train(
-                model,
-                chain(remedies),
-                corpus,
-                each.training,
-                budget=1,  # spent by the first batch
-                seed=each.seed,
-                report=lambda run, forward: None,
+            run = TrainingRun(
+                model, chain(remedies), corpus, each.training, budget=TINY_BUDGET, seed=each.seed
             )
+            train(run, Selection(run), lambda run, forward: None)
         except Exception as error:
             kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
             problems.append(f"{each.entry.name}/{each.architecture}: {kind}{error}")

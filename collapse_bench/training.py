@@ -88,15 +88,30 @@ class Meter:
 
 
 class TrainingRun:
-    """One model being trained: the plain update, and `remedy.Run` for a remedy's step."""
+    """One model being trained: the plain update, and `remedy.Run` for a remedy's step.
+
+    Args:
+        model: in the state to start from, on its device.
+        remedy: built into the model already.
+        corpus: trained on `train`, selected on `valid`; `test` is not touched.
+        settings: the suite's.
+        budget: decoded tokens.
+        seed: the cell's; order, dropout, latent and validation have a generator each.
+    """
 
     def __init__(
-        self, model: SequenceVAE, remedy: Remedy, split: Split, validation: Split,
-        settings: TrainingSettings, budget: int, seed: int,
-    ) -> None:  # fmt: skip
+        self,
+        model: SequenceVAE,
+        remedy: Remedy,
+        corpus: Corpus,
+        settings: TrainingSettings,
+        *,
+        budget: int,
+        seed: int,
+    ) -> None:
         self.model = model
-        self.objective = remedy.objective
-        self.validation = validation
+        self.remedy = remedy
+        self.validation = corpus.valid
         self.settings = settings
         self.seed = seed
         self.epoch = 0
@@ -107,7 +122,7 @@ class TrainingRun:
         self.meter = Meter(model.decoder, budget)
         self.optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate, fused=True)
         self._latent = torch.Generator(self.device).manual_seed(stream_seed(seed, "latent"))
-        self._batches = self._draws(split)
+        self._batches = self._draws(corpus.train)
 
     @property
     def progress(self) -> float:
@@ -154,7 +169,7 @@ class TrainingRun:
                     self._noise,
                     step=self.steps,
                     progress=self.progress,
-                    objective=lambda forward: then(self.objective(forward)),
+                    objective=lambda forward: then(self.remedy.objective(forward)),
                 )
             forward.loss().backward()
         try:
@@ -270,40 +285,35 @@ class Selection:
             self.best, self.best_tokens = bound, run.meter.tokens
             self._weights = {name: v.clone() for name, v in run.model.state_dict().items()}
 
+    def summary(self) -> dict[str, Any]:
+        """What a record says of it; null where there has been no validation."""
+        return {
+            "negative_elbo": self.best if self.history else None,
+            "tokens": self.best_tokens,
+            "converged": self.converged,
+        }
+
     def restore(self) -> None:
         """Put the best weights back into the model."""
         self.run.model.load_state_dict(self._weights)
 
 
 def train(
-    model: SequenceVAE,
-    remedy: Remedy,
-    corpus: Corpus,
-    settings: TrainingSettings,
-    *,
-    budget: int,
-    seed: int,
-    report: Callable[[TrainingRun, Forward], None],
-) -> tuple[TrainingRun, Selection]:
-    """Train until the budget is spent.
+    run: TrainingRun, selection: Selection, report: Callable[[TrainingRun, Forward], None]
+) -> None:
+    """Train until the budget is spent; the model ends with the selected weights.
 
     Args:
-        model: in the state to start from; it ends with the selected weights.
-        remedy: built into the model already.
-        corpus: trained on `train`, selected on `valid`; `test` is not touched.
-        settings: the suite's.
-        budget: decoded tokens.
-        seed: the cell's.
+        run: a model and all that it is trained by.
+        selection: of the same run.
         report: called after every step.
 
     Raises:
         DivergedError: a gradient or the bound is not finite.
     """
-    torch.manual_seed(stream_seed(seed, "dropout"))
-    run = TrainingRun(model, remedy, corpus.train, corpus.valid, settings, budget, seed)
-    step = remedy.step(run.update, run)
-    selection = Selection(run)
-    model.train()
+    torch.manual_seed(stream_seed(run.seed, "dropout"))
+    step = run.remedy.step(run.update, run)
+    run.model.train()
     with suppress(BudgetSpentError):
         while True:
             forward = step(run.draw())
@@ -315,4 +325,3 @@ def train(
         selection.validate()
     selection.restore()
     run.meter.stop()
-    return run, selection

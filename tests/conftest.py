@@ -65,9 +65,7 @@ class Built:
         """A run that nothing has been trained in yet."""
         training = replace(TRAINING, **changes)
         self.model.train()
-        return TrainingRun(
-            self.model, self.remedy, corpus.train, corpus.valid, training, budget, self.seed
-        )
+        return TrainingRun(self.model, self.remedy, corpus, training, budget=budget, seed=self.seed)
 
     def steps(self, corpus: Corpus, count: int, **changes: Any) -> TrainingRun:
         """A run after some steps, on the streams of randomness of a whole one."""
@@ -83,11 +81,10 @@ class Built:
         self, corpus: Corpus, budget: int = 600, **changes: Any
     ) -> tuple[TrainingRun, Selection]:
         """A whole short training."""
-        training = replace(TRAINING, **changes)
-        return train(
-            self.model, self.remedy, corpus, training,
-            budget=budget, seed=self.seed, report=lambda run, forward: None,
-        )  # fmt: skip
+        run = self.run(corpus, budget, **changes)
+        selection = Selection(run)
+        train(run, selection, lambda run, forward: None)
+        return run, selection
 
     def evaluate(self, split: Split, samples: int = 2, batch: int = 16, seed: int = 3):
         return evaluate(self.model, split, samples=samples, batch=batch, seed=seed)

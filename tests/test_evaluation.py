@@ -118,7 +118,6 @@ def test_a_model_in_double_precision_is_scored_in_it_whatever_the_batch(architec
     np.testing.assert_allclose(single["distortion"], together["distortion"], rtol=1e-6)
 
 
-@pytest.mark.xfail(strict=True, reason="the mode of the whole is given to every part")
 def test_the_mode_of_every_part_is_as_before(corpus):
     model = make("lstm").model.train()
     model.encoder.eval()

@@ -259,7 +259,7 @@ def test_active_units_by_hand():
 
 
 def test_a_constant_far_from_zero_is_not_active():
-    mean = np.full((1000, 2), 4096.1, dtype=np.float32)
+    mean = np.full((1000, 2), 1e8 / 3, dtype=np.float32)
     assert active_units(mean) == 0
 
 
@@ -353,11 +353,6 @@ def test_one_sentence_is_scored(rng):
     assert set(errors.values()) == {0.0}
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=IdentityError,
-    reason="four standard errors are too few where one sentence or two give the standard error",
-)
 def test_few_sentences_of_an_exact_evaluation_contradict_nothing():
     for seed in range(20):
         for n in (1, 2, 3, 5):

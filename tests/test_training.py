@@ -264,6 +264,22 @@ def test_the_model_ends_with_the_weights_of_the_best_plain_bound(name, architect
     assert built.model.training
 
 
+def test_training_ends_with_an_earlier_model_where_that_was_the_best(corpus, monkeypatch):
+    bounds = iter([3.0, 1.0, 2.0, 4.0, 5.0])
+    seen = []
+
+    def worse_and_worse(arrays):
+        seen.append(parameters(built.model))
+        return next(bounds)
+
+    monkeypatch.setattr(training, "negative_elbo", worse_and_worse)
+    built = make("lstm")
+    _, selection = built.train(corpus, budget=900, validations=5)
+    assert (selection.best, selection.best_tokens) == (1.0, selection.history[1]["tokens"])
+    assert same(seen[1], parameters(built.model))
+    assert not same(seen[-1], parameters(built.model))
+
+
 def test_validation_comes_as_often_as_the_suite_says(corpus):
     _, selection = make("lstm").train(corpus, budget=3000, validations=7)
     tokens = [row["tokens"] for row in selection.history]

@@ -56,14 +56,15 @@ def build_model(architecture: str, dimensions: Dimensions) -> SequenceVAE:
         dimensions: the sizes of every part.
     """
     encoder, decoder = ARCHITECTURES[architecture]
-    if dimensions.latent == 0:
-        warnings.filterwarnings("ignore", "Initializing zero-element tensors is a no-op")
-    return SequenceVAE(
-        dimensions,
-        encoder=encoder(dimensions),
-        pool=LastState(),
-        head=GaussianHead(dimensions.hidden, dimensions.latent),
-        prior=StandardNormal(),
-        decoder=decoder(dimensions),
-        readout=Readout(dimensions.hidden, dimensions.vocabulary),
-    )
+    with warnings.catch_warnings():
+        if dimensions.latent == 0:
+            warnings.filterwarnings("ignore", "Initializing zero-element tensors is a no-op")
+        return SequenceVAE(
+            dimensions,
+            encoder=encoder(dimensions),
+            pool=LastState(),
+            head=GaussianHead(dimensions.hidden, dimensions.latent),
+            prior=StandardNormal(),
+            decoder=decoder(dimensions),
+            readout=Readout(dimensions.hidden, dimensions.vocabulary),
+        )

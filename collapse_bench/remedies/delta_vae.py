@@ -16,6 +16,8 @@ from collapse_bench.model.autoregressive import AutoregressiveNormal, committed_
 from collapse_bench.remedy import Remedy
 from collapse_bench.settings import Above, AtLeast
 
+MOST_CORRELATED = 1 - 1e-6
+
 
 class AntiCausalEncoder(nn.Module):
     """A causal encoder run over the reversed sentence: state t has seen tokens t to the last."""
@@ -103,7 +105,15 @@ class DeltaVae(Remedy):
                 f"delta_vae: slots must divide the latent size, got slots = {self.slots} and "
                 f"latent = {model.dimensions.latent}; change one of them"
             )
-        a = brentq(lambda a: channels * committed_rate(a, self.slots) - self.delta, 0, 1 - 1e-12)
+        most = channels * committed_rate(MOST_CORRELATED, self.slots)
+        if self.delta >= most:
+            raise UserError(
+                f"delta_vae: delta must be below {most:.1f} for {self.slots} slots of {channels} "
+                f"channels, got {self.delta}; lower it, or use more slots or a larger latent"
+            )
+        a = brentq(
+            lambda a: channels * committed_rate(a, self.slots) - self.delta, 0, MOST_CORRELATED
+        )
         return {
             "encoder": AntiCausalEncoder(model.encoder),
             "pool": SlotStates(self.slots, self.stride),

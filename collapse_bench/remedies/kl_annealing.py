@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
+from collapse_bench.errors import UserError
 from collapse_bench.model import Forward
 from collapse_bench.remedy import Remedy
 from collapse_bench.settings import Between
@@ -16,7 +17,7 @@ class KlAnnealing(Remedy):
     Attributes:
         warmup: share of the training budget until the weight is 1. He et al. (2019) and Li et al.
             (2019) use 10 of up to 100 epochs.
-        start: first weight of the linear shape; 1 is the plain VAE.
+        start: first weight of the linear shape; 1 is the plain VAE. The logistic one starts at 0.
         shape: `linear`, or `logistic`: 1 / (1 + exp(-k (t - warmup / 2))), with k such that the
             weight runs from 0.01 to 0.99 over the warm-up.
     """
@@ -24,6 +25,14 @@ class KlAnnealing(Remedy):
     warmup: Annotated[float, Between(0, 1)] = 0.25
     start: Annotated[float, Between(0, 1)] = 0.0
     shape: Literal["linear", "logistic"] = "linear"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.shape == "logistic" and self.start > 0:
+            raise UserError(
+                f"kl_annealing: start belongs to the linear shape, got start = {self.start} with "
+                f"shape = logistic; leave one of them out"
+            )
 
     def weight(self, progress: float) -> float:
         """The rate's weight when `progress` (0 to 1) of the budget is spent."""
