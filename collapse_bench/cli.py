@@ -30,6 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + 13
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -196,13 +199,14 @@ def _check(options: argparse.Namespace) -> int:
 
 def _list(options: argparse.Namespace) -> int:
     from collapse_bench.plugins import class_name, remedy_files, summary_of
-    from collapse_bench.settings import schema_of_file
+    from collapse_bench.settings import rule_of, schema_of_file
 
     if options.what == "remedies":
         for name, path in remedy_files(options.plugin).items():
             print(f"{name}: {summary_of(path)}")
             for setting in schema_of_file(path, class_name(name)).values():
-                print(f"    {setting}")
+                rule = rule_of(setting.annotation).words
+                print(f"    {setting.name} = {setting.default}  ({rule})")
     elif options.what == "metrics":
         from collapse_bench.metrics import METRICS
 

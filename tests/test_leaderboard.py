@@ -54,7 +54,10 @@ def record(entry="vae", seed=1, architecture="lstm", corpus=(), status="done", *
         "error": None,
         "budget": 1000,
         "levers": levers,
-        "settings": {},
+        "settings": {
+            "sizes": {"hidden": 8, "latent": 32},
+            "training": {"batch": 32, "precision": "float32", "budget": 1000},
+        },
         "corpus": {
             "name": "ptb",
             "requested": "ptb",
@@ -175,15 +178,17 @@ def test_golden_table():
 def test_golden_header():
     page = page_of([language_model(), record(), record(seed=2)])
     assert "## ptb, 1,000 tokens a cell" in page
-    assert [line for line in page.splitlines() if line.startswith("- ")][:6] == [
+    assert [line for line in page.splitlines() if line.startswith("- ")][:7] == [
         "- Corpus: **ptb**, sha256 0123abcd (the known digest of this corpus); train / valid /"
         " test: 100 / 10 / 20 sentences, 2,000 / 200 / 400 tokens with end of sentence",
         "- Budget: 1,000 decoded tokens a cell = 0.50 epochs of the training split",
-        "- Converged: **0 of 3** finished cells stopped improving before the budget ended; the"
-        " others had not, so **their numbers are of this budget and not final**",
+        "- Converged: **0 of 3** finished cells gained less than 0.1 nats on validation in the"
+        " last quarter of the budget; the others gained more, so **their numbers are of this budget"
+        " and not final**",
         "- Seeds: 1, 2; 3 of 3 cells finished",
         "- NLL: importance weighted, K = 16 (effective: 12.0 to 12.0); ceiling of MI: ln N ="
         " 3.00 nats",
+        "- Training: hidden 8, batch 32, precision float32",
         "- Machine: cpu, threads: 1, Linux; collapse_bench 0.1.0 (commit 79a4ff3), Python 3.11.9,"
         " torch 2.13.0",
     ]
@@ -365,3 +370,17 @@ def test_no_name_can_change_the_table(entry, architecture, corpus, status, error
 def test_no_name_can_break_the_picture(tmp_path_factory, entry):
     cell = record(entry, cell="x-lstm-1-00c0ffee")
     write_leaderboard("tiny", [], [cell], tmp_path_factory.mktemp("out"))
+
+
+def test_every_entry_is_told_with_all_its_settings():
+    remedies = [
+        {"name": "cyclical_annealing", "settings": {"cycles": 4, "ramp": 0.5}},
+        {"name": "word_dropout", "settings": {"rate": 0.25}},
+    ]
+    page = page_of([language_model(), record(), record("both", remedies=remedies)])
+    assert "- language\\_model: no remedy and no latent" in page.replace("language_", "language\\_")
+    assert "- vae: no remedy\n" in page
+    assert (
+        "- both: cyclical_annealing (cycles = 4, ramp = 0.5), then word_dropout (rate = 0.25)"
+        in page
+    )

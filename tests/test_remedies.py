@@ -25,18 +25,14 @@ from collapse_bench.model import (
     autoregressive,
     diagonal_normal,
 )
+from collapse_bench.model.anticausal import AntiCausalEncoder
 from collapse_bench.model.autoregressive import AutoregressiveNormal, committed_rate
 from collapse_bench.model.latent import rate
 from collapse_bench.plugins import remedy_files
 from collapse_bench.record import MODEL, write_model
 from collapse_bench.remedies.aggressive_inference import AggressiveInference
 from collapse_bench.remedies.cyclical_annealing import CyclicalAnnealing
-from collapse_bench.remedies.delta_vae import (
-    AntiCausalEncoder,
-    DeltaVae,
-    GradualDecoder,
-    SlotStates,
-)
+from collapse_bench.remedies.delta_vae import DeltaVae, GradualDecoder, SlotStates
 from collapse_bench.remedies.kl_annealing import KlAnnealing
 from collapse_bench.remedies.limited_receptive_field import WindowDecoder
 from collapse_bench.remedies.word_dropout import WordDropoutDecoder

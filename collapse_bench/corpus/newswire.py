@@ -1,4 +1,4 @@
-"""`newswire`: a generated corpus whose global information is known exactly.
+"""A generated corpus whose global information is known exactly.
 
 Data card
 ---------

@@ -1,4 +1,4 @@
-"""`ptb`: the Penn Treebank as prepared by Mikolov, sentence by sentence.
+"""The Penn Treebank as prepared by Mikolov, sentence by sentence.
 
 T. Mikolov et al., Recurrent neural network based language model, Interspeech 2010.
 42,068 / 3,370 / 3,761 sentences, 887,521 / 70,390 / 78,669 words of 9,999 types, `<unk>` being

@@ -1,4 +1,4 @@
-"""`text`: any corpus of one sentence a line, in three files of a folder or on the hub.
+"""Any corpus of one sentence a line, in three files of a folder or on the hub.
 
 Files are read here, for messages that name file and line and for text that is never stale: the
 text reader of `datasets` names no line, and its cache misses an edit that keeps the file's time.

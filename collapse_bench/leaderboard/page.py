@@ -21,6 +21,8 @@ from collapse_bench.leaderboard.table import escape, legend, number, table, unfi
 
 CELL_ID = re.compile(r"[a-z0-9][a-z0-9_.+-]*-[0-9a-f]{8}")
 
+CONVERGED = "gained less than 0.1 nats on validation in the last quarter of the budget"
+
 READING = """\
 - One evaluator measures every entry: whole test split, dropout and word dropout off, beta = 1.
   Checkpoints are chosen on the validation split, never on test.
@@ -102,6 +104,7 @@ def render(suite_name: str, sections: Sequence[Section]) -> str:
         for architecture in section.architectures:
             lines += [f"### {escape(architecture)}", "", *table(section.rows_of(architecture)), ""]
             lines += ["NLL, gap, R, MI and D in nats a sentence; how to read them: below.", ""]
+        lines += ["### Entries", "", *entries(section.records), ""]
         if failures := unfinished(section.rows):
             lines += ["### Cells without a result", "", *failures, ""]
     lines += ["## How to read this", "", READING, "", "## Columns", "", *legend()]
@@ -138,12 +141,38 @@ def header(section: Section) -> list[str]:
         f" {sum(len(row.cells) for row in section.rows)} cells finished",
         f"- NLL: importance weighted, K = {samples(done)}; ceiling of MI: ln N ="
         f" {ceiling(section.records[0]):.2f} nats",
+        f"- Training: {training(section.records)}",
         f"- Machine: {environment(section.records)}",
     ]
     if "global_information" in corpus:
         known = number_of({"corpus": corpus}, "corpus", "global_information")
         lines.append(f"- Global information of a sentence, known exactly: {number(known)} nats")
     return lines
+
+
+def training(records: Sequence[Record]) -> str:
+    """Sizes and settings of the training; several values where the cells differ."""
+    told = []
+    for group, left_out in (("sizes", "latent"), ("training", "budget")):
+        parts = [(record.get("settings") or {}).get(group) or {} for record in records]
+        names = dict.fromkeys(name for part in parts for name in part if name != left_out)
+        told += [f"{escape(n)} {listed(part.get(n) for part in parts)}" for n in names]
+    return ", ".join(told) or "not recorded"
+
+
+def entries(records: Iterable[Record]) -> list[str]:
+    """What each entry is: its remedies with all their settings, the first acting first."""
+    told = {}
+    for record in sorted(records, key=lambda record: str(record["cell"])):
+        remedies = [
+            f"{escape(remedy['name'])} ("
+            + ", ".join(f"{escape(k)} = {escape(v)}" for k, v in remedy["settings"].items())
+            + ")"
+            for remedy in record.get("remedies") or []
+        ]
+        plain = "no remedy" if record["latent"] else "no remedy and no latent"
+        told[record["entry"]] = f"- {escape(record['entry'])}: {', then '.join(remedies) or plain}"
+    return list(told.values())
 
 
 def splits(counts: Mapping[str, Any]) -> str:
@@ -154,15 +183,15 @@ def splits(counts: Mapping[str, Any]) -> str:
 
 
 def convergence(done: Sequence[Record]) -> str:
-    """How many finished cells stopped improving before their budget ended."""
+    """How many finished cells had converged."""
     n = sum((record.get("validation") or {}).get("converged") is True for record in done)
     if not done:
         return "no cell has finished"
     if n == len(done):
-        return f"{n} of {n} finished cells stopped improving before the budget ended"
+        return f"{n} of {n} finished cells {CONVERGED}"
     return (
-        f"**{n} of {len(done)}** finished cells stopped improving before the budget ended; the"
-        " others had not, so **their numbers are of this budget and not final**"
+        f"**{n} of {len(done)}** finished cells {CONVERGED}; the others gained more, so **their"
+        " numbers are of this budget and not final**"
     )
 
 

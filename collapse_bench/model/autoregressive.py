@@ -7,9 +7,11 @@ every t (Razavi et al. 2019, section 2.3).
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution, Normal
 from torch.distributions.kl import register_kl
+
+from collapse_bench.corpus import Batch
 
 
 def committed_rate(a: float, slots: int) -> float:
@@ -72,3 +74,15 @@ def _rate_of_factorised_normal(q: Normal, p: AutoregressiveNormal) -> Tensor:
     if (kl.detach().sum((1, 2)) < floor - 1e-3).any():
         raise ArithmeticError(f"the rate fell below the committed {floor:.4f} nats")
     return kl
+
+
+class AutoregressivePrior(nn.Module):
+    """Prior: z_1 ~ N(0, 1), z_t = a z_(t-1) + N(0, 1 - a^2), in every channel."""
+
+    def __init__(self, a: float) -> None:
+        super().__init__()
+        self.a = a
+
+    def forward(self, q: Distribution, batch: Batch) -> Distribution:
+        """A prior over z [B, n, d] for each sentence."""
+        return AutoregressiveNormal(q.mean.shape, self.a)

@@ -1,38 +1,22 @@
 """delta-VAE (Razavi, van den Oord, Poole and Vinyals 2019, sections 2.2 to 2.4)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated
 
 import torch
 from scipy.optimize import brentq
 from torch import Tensor, nn
-from torch.distributions import Distribution
 
 from collapse_bench.corpus import Batch
 from collapse_bench.errors import UserError
 from collapse_bench.model import GaussianHead, SequenceVAE
-from collapse_bench.model.autoregressive import AutoregressiveNormal, committed_rate
+from collapse_bench.model.anticausal import AntiCausalEncoder
+from collapse_bench.model.autoregressive import AutoregressivePrior, committed_rate
 from collapse_bench.remedy import Remedy
 from collapse_bench.settings import Above, AtLeast
 
 MOST_CORRELATED = 1 - 1e-6
-
-
-class AntiCausalEncoder(nn.Module):
-    """A causal encoder run over the reversed sentence: state t has seen tokens t to the last."""
-
-    def __init__(self, encoder: nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, batch: Batch, causal: bool = False) -> Tensor:
-        """States [B, T, H]."""
-        place = torch.arange(batch.mask.shape[1], device=batch.mask.device)
-        mirrored = torch.where(batch.mask, batch.lengths[:, None] - 1 - place, place)  # [B, T]
-        reversed_batch = replace(batch, targets=batch.targets.gather(1, mirrored))
-        states: Tensor = self.encoder(reversed_batch, causal=True)
-        return states.gather(1, mirrored[:, :, None].expand_as(states))
 
 
 class SlotStates(nn.Module):
@@ -47,18 +31,6 @@ class SlotStates(nn.Module):
         first = self.stride * torch.arange(self.slots, device=mask.device)
         exists = first < mask.sum(1, keepdim=True)  # [B, n]
         return states[:, first.clamp(max=mask.shape[1] - 1)] * exists[:, :, None]
-
-
-class AutoregressivePrior(nn.Module):
-    """Prior: z_1 ~ N(0, 1), z_t = a z_(t-1) + N(0, 1 - a^2), in every channel."""
-
-    def __init__(self, a: float) -> None:
-        super().__init__()
-        self.a = a
-
-    def forward(self, q: Distribution, batch: Batch) -> Distribution:
-        """A prior over z [B, n, d] for each sentence."""
-        return AutoregressiveNormal(q.mean.shape, self.a)
 
 
 class GradualDecoder(nn.Module):
