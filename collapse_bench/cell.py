@@ -1,5 +1,6 @@
 """One cell, from its settings to its record: build, train, evaluate, score, write."""
 
+import hashlib
 import platform
 import resource
 import subprocess
@@ -18,7 +19,7 @@ from collapse_bench import record
 from collapse_bench.corpus import Corpus
 from collapse_bench.evaluation import evaluate
 from collapse_bench.metrics import METRICS, score
-from collapse_bench.model import Dimensions, Forward, SequenceVAE, build_model
+from collapse_bench.model import GENERATIVE, SLOTS, Dimensions, Forward, SequenceVAE, build_model
 from collapse_bench.remedy import Remedy, chain, levers_of, load_remedy
 from collapse_bench.suite import Cell, identity
 from collapse_bench.training import DivergedError, Selection, TrainingRun, stream_seed, train
@@ -36,6 +37,7 @@ class Job:
     device: str
     threads: int
     remedy_files: Mapping[str, Path]
+    code: str
 
 
 Report = Callable[[dict[str, float]], None]
@@ -45,9 +47,8 @@ def run_cell(job: Job, report: Report) -> dict[str, Any]:
     """Run a cell and write its folder; whatever goes wrong is an outcome with its traceback.
 
     Args:
-        job: the cell.
-        report: called about once a second while training, with `tokens`, `tokens_per_second`,
-            `loss` and `kl`.
+        job: the cell; its code digest is that of the run, and has to be this process's too.
+        report: called about once a second while training, with `tokens`, `loss` and `kl`.
 
     Returns:
         The record that was written.
@@ -59,6 +60,8 @@ def run_cell(job: Job, report: Report) -> dict[str, Any]:
     began = time.monotonic()
     result = describe(job)
     try:
+        if code_digest() != job.code:
+            raise RuntimeError("the code was edited while the suite was running; run it again")
         _train_and_score(job, report, result)
         result["status"] = "done"
     except DivergedError:
@@ -86,20 +89,11 @@ def build(
     Raises:
         UserError: a remedy refuses its settings, or discards another one's part.
     """
-    sizes = cell.sizes
     torch.manual_seed(stream_seed(cell.seed, "initialisation"))
-    model = build_model(
-        cell.architecture,
-        Dimensions(
-            vocabulary,
-            sizes.embedding,
-            sizes.hidden,
-            sizes.latent,
-            sizes.layers,
-            sizes.heads,
-            cell.training.dropout,
-        ),
+    dimensions = Dimensions(
+        vocabulary=vocabulary, dropout=cell.training.dropout, **asdict(cell.sizes)
     )
+    model = build_model(cell.architecture, dimensions)
     remedies = [load_remedy(each.name, each.settings, files) for each in cell.entry.remedies]
     return model.with_parts(chain(remedies).build(model)), remedies
 
@@ -144,6 +138,7 @@ def _train_and_score(job: Job, report: Report, result: dict[str, Any]) -> None:
     model, remedies = build(cell, job.corpus.vocabulary.size, job.remedy_files)
     model.to(job.device)
     result["levers"] = levers_of(remedies)
+    trained = SLOTS if cell.sizes.latent else GENERATIVE
     run = TrainingRun(
         model, chain(remedies), job.corpus, cell.training, budget=job.budget, seed=cell.seed
     )
@@ -157,7 +152,8 @@ def _train_and_score(job: Job, report: Report, result: dict[str, Any]) -> None:
             "tokens_decoded": run.meter.tokens,
             "encoder_updates": run.updates["encoder"],
             "decoder_updates": run.updates["decoder"],
-            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            # The language model's encoder is there and says nothing.
+            "parameters": sum(p.numel() for p in model.parameters_of(trained)),
         }
         record.write_history(job.folder, selection.history)
     arrays = evaluate(
@@ -170,11 +166,12 @@ def _train_and_score(job: Job, report: Report, result: dict[str, Any]) -> None:
     scores = score(arrays)
     record.write_model(job.folder, model.state_dict())
     record.write_arrays(job.folder, arrays)
+    job.corpus.vocabulary.save(job.folder / record.VOCABULARY)
     result["metrics"], result["standard_errors"] = scores
 
 
 def _once_a_second(report: Report) -> Callable[[TrainingRun, Forward], None]:
-    began = last = time.monotonic()
+    last = time.monotonic()
 
     def after_step(run: TrainingRun, forward: Forward) -> None:
         nonlocal last
@@ -184,7 +181,6 @@ def _once_a_second(report: Report) -> Callable[[TrainingRun, Forward], None]:
         report(
             {
                 "tokens": run.meter.tokens,
-                "tokens_per_second": run.meter.tokens / (last - began),
                 "loss": float(forward.loss().detach()),
                 "kl": float(forward.kl.detach().sum(1).mean()),
             }
@@ -203,12 +199,21 @@ def _environment(job: Job) -> dict[str, Any]:
     return {
         "collapse_bench": collapse_bench.__version__,
         "commit": _commit(),
+        "code": job.code,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "device": device,
         "threads": job.threads,
         "platform": platform.platform(),
     }
+
+
+def code_digest() -> str:
+    """SHA-256 over the package's source: every cell of a run has to come from the same code."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def _commit() -> str | None:

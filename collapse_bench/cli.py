@@ -2,11 +2,12 @@
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from collapse_bench import __version__
 from collapse_bench.errors import SuiteError, UserError
@@ -32,7 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + 13
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -56,8 +60,12 @@ def _parser() -> argparse.ArgumentParser:
         "--only", metavar="PATTERN", default="*", help="cells, as entry/architecture/seed"
     )
     run.add_argument("--seeds", type=_seeds, metavar="1,2", help="in place of the suite's")
-    run.add_argument("--budget", type=_positive, metavar="TOKENS", help="in place of the suite's")
-    run.add_argument("--workers", type=_positive, metavar="N", help="cells at a time (one a core)")
+    run.add_argument(
+        "--budget", type=_positive_number, metavar="TOKENS", help="in place of the suite's"
+    )
+    run.add_argument(
+        "--workers", type=_positive_number, metavar="N", help="cells at a time (one a core)"
+    )
     run.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     run.add_argument(
         "--data",
@@ -102,17 +110,18 @@ def _plugin_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def _seeds(text: str) -> tuple[int, ...]:
-    seeds = tuple(int(seed) for seed in text.split(","))
+    seeds = tuple(int(seed) if seed.isdecimal() else -1 for seed in text.split(","))
     if len(set(seeds)) < len(seeds) or min(seeds) < 0:
-        raise argparse.ArgumentTypeError(f"seeds are different whole numbers from 0 on, got {text}")
+        raise argparse.ArgumentTypeError(
+            f"must be different whole numbers from 0 on, such as 1,2, not {text!r}"
+        )
     return seeds
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
-    return number
+def _positive_number(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, not {text!r}")
+    return int(text)
 
 
 def _load(options: argparse.Namespace) -> "tuple[Suite, dict[str, Path]]":
@@ -137,8 +146,9 @@ def _run(options: argparse.Namespace) -> int:
 
     device = runner.resolve_device(options.device)
     workers = options.workers or (runner.cores() if device == "cpu" else 1)
+    options.out.mkdir(parents=True, exist_ok=True)
     corpus = load_corpus(suite.corpus, options.data, say=_say)
-    if problems := runner.check_cells(chosen, files):
+    if problems := runner.check_builds(chosen, files):
         raise SuiteError([f"{options.suite}: {problem}" for problem in problems])
     jobs = runner.plan(
         chosen,
@@ -189,9 +199,9 @@ def _check(options: argparse.Namespace) -> int:
     suite, files = _load(options)
     cells = cells_of(suite)
 
-    from collapse_bench.runner import check_cells
+    from collapse_bench.runner import check_steps
 
-    if problems := check_cells(cells, files):
+    if problems := check_steps(cells, files):
         raise SuiteError([f"{options.suite}: {problem}" for problem in problems])
     print(f"{options.suite}: fine, {len(cells)} cells")
     return 0
@@ -213,9 +223,11 @@ def _list(options: argparse.Namespace) -> int:
         for name, meaning in METRICS.items():
             print(f"{name}: {meaning}")
     else:
+        from collapse_bench.suite import Architecture, CorpusName
+
         folder, names = {
-            "corpora": ("corpus", ("ptb", "text", "newswire")),
-            "architectures": ("model", ("lstm", "transformer")),
+            "corpora": ("corpus", get_args(CorpusName)),
+            "architectures": ("model", get_args(Architecture)),
         }[options.what]
         for name in names:
             print(f"{name}: {summary_of(PACKAGE / folder / f'{name}.py')}")

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Normal
 
 from collapse_bench.corpus import Batch, Split, evaluation_batches
 from collapse_bench.metrics.likelihood import proposal_draws
 from collapse_bench.model import Noise, SequenceVAE
-from collapse_bench.model.latent import draw, rate
+from collapse_bench.model.latent import base, draw, rate
 
 
 @contextmanager
@@ -51,6 +51,9 @@ def evaluate(
         `tokens` [N] (EOS counted), `kl` [N, K], `posterior_mean`, `posterior_scale` and
         `posterior_sample` [N, D] and, unless `samples` is 0, `distortion` [N] (mean over the
         posterior's draws) and `log_weights` [N, S]. Nats, float32; a latent sequence is flattened.
+
+    Raises:
+        TypeError: the posterior is not a diagonal normal.
     """
     device = next(model.parameters()).device
     noise = SentenceNoise(len(split), seed)
@@ -89,6 +92,11 @@ def _evaluate_batch(
     model: SequenceVAE, batch: Batch, noise: SentenceNoise, samples: int
 ) -> dict[str, Tensor]:
     q = model.posterior(batch, noise.of(batch, -1))
+    if not isinstance(base(q), Normal):
+        raise TypeError(
+            f"the posterior is a {type(base(q)).__name__}: mutual information and active units are "
+            f"defined here for diagonal normals, as model.diagonal_normal makes them"
+        )
     p: Distribution = model.prior(q, batch)
     from_q, from_p = proposal_draws(max(samples, 1))
     draws = [

@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from collapse_bench.errors import UserError
 
 SCHEMA = 1
-RECORD, SENTENCES, MODEL, HISTORY = (
-    "record.json",
-    "sentences.npz",
-    "model.safetensors",
-    "history.jsonl",
-)
+RECORD = "record.json"
+SENTENCES = "sentences.npz"
+MODEL = "model.safetensors"
+VOCABULARY = "vocabulary.json"
+HISTORY = "history.jsonl"
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:

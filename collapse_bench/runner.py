@@ -11,7 +11,6 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from collapse_bench import cell as cells
 from collapse_bench import record
 from collapse_bench.cell import Job
 from collapse_bench.corpus import Corpus, load_corpus
+from collapse_bench.corpus.vocabulary import SPECIALS
 from collapse_bench.errors import UserError
 from collapse_bench.progress import Progress
 from collapse_bench.remedy import chain
@@ -27,7 +27,7 @@ from collapse_bench.suite import Cell, CorpusSettings, cell_id
 from collapse_bench.training import Selection, TrainingRun, train
 
 TINY_CORPUS, TINY_BUDGET = 40, 1000
-"""Sentences and tokens that a suite is tried on before it is run: two batches of 32."""
+"""Sentences and tokens that `check` tries every entry of a suite on: two batches of 32."""
 
 FINISHED = ("done", "diverged")
 """Outcomes that a second run would only repeat; a failed or killed cell is run again."""
@@ -72,13 +72,14 @@ def plan(
         remedy_files: where each remedy is.
     """
     threads = max(1, cores() // max(1, min(workers, len(chosen))))
+    code = cells.code_digest()
     jobs = []
     for each in chosen:
         tokens = budget or each.training.budget_for(corpus.name)
         identifier = cell_id(each, corpus.name, corpus.sha256, tokens)
         folder = out / each.suite / identifier
         jobs.append(
-            Job(each, identifier, folder, corpus, tokens, device, threads, dict(remedy_files))
+            Job(each, identifier, folder, corpus, tokens, device, threads, dict(remedy_files), code)
         )
     return jobs
 
@@ -126,16 +127,21 @@ def run_jobs(jobs: Sequence[Job], workers: int, progress: Progress) -> list[dict
         else:
             waiting.append(job)
     running: list[Worker] = []
-    previous = {number: signal.signal(number, _interrupt) for number in _SIGNALS}
+    # Only noted, and acted on between two steps: a worker that is half started is in no list yet.
+    caught: list[int] = []
+    previous = {
+        number: signal.signal(number, lambda number, frame: caught.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         while waiting or running:
+            if caught:
+                raise InterruptedRunError(caught[0])
             while waiting and len(running) < workers:
                 running.append(_start(waiting.pop(0)))
                 progress.started(running[-1].job)
             _collect(running, progress)
     finally:
-        for number in _SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
         for worker in running:
             worker.process.kill()
         for worker in running:
@@ -146,16 +152,10 @@ def run_jobs(jobs: Sequence[Job], workers: int, progress: Progress) -> list[dict
     return [record.read_record(job.folder / record.RECORD) for job in jobs]
 
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-def _interrupt(signal_number: int, frame: FrameType | None) -> None:
-    raise InterruptedRunError(signal_number)
-
-
 def _start(job: Job) -> Worker:
     # oneDNN keeps a compiled plan for each of the last 1024 shapes, and a batch has a shape of its
     # own: up to a gigabyte. It reads this when torch is loaded, so before the worker starts.
+    (job.folder / record.RECORD).unlink(missing_ok=True)  # of an attempt that failed
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     spawn = get_context("spawn")
     receive, send = spawn.Pipe(duplex=False)
@@ -224,19 +224,42 @@ def _outcome(worker: Worker) -> dict[str, Any]:
     return result
 
 
-def check_cells(chosen: Sequence[Cell], remedy_files: Mapping[str, Path]) -> list[str]:
-    """Build each model and take one training step with it, on a little generated text.
+def check_builds(chosen: Sequence[Cell], remedy_files: Mapping[str, Path]) -> list[str]:
+    """Build each model of a suite, and say what its author can mend.
+
+    Whatever else goes wrong is left to the cells, where it harms no other.
 
     Args:
         chosen: cells; those that differ in the seed alone are taken once.
         remedy_files: where each remedy is.
 
     Returns:
-        What went wrong, one text a cell.
+        What went wrong, one text for each entry and architecture.
+    """
+    problems = []
+    for name, each in _without_seeds(chosen).items():
+        try:
+            cells.build(each, len(SPECIALS), remedy_files)
+        except UserError as error:
+            problems.append(f"{name}: {error}")
+        except Exception:  # the cell's own outcome
+            continue
+    return problems
+
+
+def check_steps(chosen: Sequence[Cell], remedy_files: Mapping[str, Path]) -> list[str]:
+    """Build each model and train it on a little generated text, for `TINY_BUDGET` tokens.
+
+    Args:
+        chosen: cells; those that differ in the seed alone are taken once.
+        remedy_files: where each remedy is.
+
+    Returns:
+        What went wrong, one text for each entry and architecture.
     """
     corpus = load_corpus(CorpusSettings(sentences=TINY_CORPUS), None, say=lambda text: None)
     problems = []
-    for each in {(each.entry.name, each.architecture): each for each in chosen}.values():
+    for name, each in _without_seeds(chosen).items():
         try:
             model, remedies = cells.build(each, corpus.vocabulary.size, remedy_files)
             run = TrainingRun(
@@ -245,5 +268,9 @@ def check_cells(chosen: Sequence[Cell], remedy_files: Mapping[str, Path]) -> lis
             train(run, Selection(run), lambda run, forward: None)
         except Exception as error:
             kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-            problems.append(f"{each.entry.name}/{each.architecture}: {kind}{error}")
+            problems.append(f"{name}: {kind}{error}")
     return problems
+
+
+def _without_seeds(chosen: Sequence[Cell]) -> dict[str, Cell]:
+    return {f"{each.entry.name}/{each.architecture}": each for each in chosen}

@@ -312,12 +312,15 @@ def resolve(values: Mapping[str, object], schema: Schema) -> dict[str, Any]:
 def check(instance: Any) -> None:
     """Check the fields of a dataclass's instance against their annotations.
 
+    The message calls it by its file, as a suite does.
+
     Raises:
         UserError: Of the first field that breaks its rule.
     """
     schema = schema_of(type(instance))
     values = {name: getattr(instance, name) for name in schema}
-    for problem in problems_of(values, schema, type(instance).__name__).values():
+    owner = type(instance).__module__.rpartition(".")[2]
+    for problem in problems_of(values, schema, owner).values():
         raise UserError(problem)
 
 

@@ -182,12 +182,12 @@ def test_golden_header():
         "- Corpus: **ptb**, sha256 0123abcd (the known digest of this corpus); train / valid /"
         " test: 100 / 10 / 20 sentences, 2,000 / 200 / 400 tokens with end of sentence",
         "- Budget: 1,000 decoded tokens a cell = 0.50 epochs of the training split",
-        "- Converged: **0 of 3** finished cells gained less than 0.1 nats on validation in the"
-        " last quarter of the budget; the others gained more, so **their numbers are of this budget"
-        " and not final**",
+        "- Converged: **0 of 3** finished cells gained less than 0.1 nats on validation since three"
+        " quarters of the budget; the others gained more or have too few validations to tell, so"
+        " **their numbers are of this budget and not final**",
         "- Seeds: 1, 2; 3 of 3 cells finished",
-        "- NLL: importance weighted, K = 16 (effective: 12.0 to 12.0); ceiling of MI: ln N ="
-        " 3.00 nats",
+        "- NLL: importance weighted, S = 16 draws a sentence (effective: 12.0 to 12.0); ceiling"
+        " of MI: ln N = 3.00 nats",
         "- Training: hidden 8, batch 32, precision float32",
         "- Machine: cpu, threads: 1, Linux; collapse_bench 0.1.0 (commit 79a4ff3), Python 3.11.9,"
         " torch 2.13.0",

@@ -21,11 +21,13 @@ from collapse_bench.leaderboard.table import escape, legend, number, table, unfi
 
 CELL_ID = re.compile(r"[a-z0-9][a-z0-9_.+-]*-[0-9a-f]{8}")
 
-CONVERGED = "gained less than 0.1 nats on validation in the last quarter of the budget"
+CONVERGED = "gained less than 0.1 nats on validation since three quarters of the budget"
 
 READING = """\
 - One evaluator measures every entry: whole test split, dropout and word dropout off, beta = 1.
   Checkpoints are chosen on the validation split, never on test.
+- Adam trains every entry; its learning rate is constant for half the budget, then falls linearly
+  to a twentieth, whatever the validation says.
 - Begin with the gap to the language model: a latent that is worth its rate brings it below 0.
 - R, MI or AU alone prove nothing. R can be set by construction (the delta-VAE commits its rate
   before it sees a sentence), MI cannot rise above ln N, and AU counts dimensions however little
@@ -139,11 +141,13 @@ def header(section: Section) -> list[str]:
         f"- Converged: {convergence(done)}",
         f"- Seeds: {listed(r['seed'] for r in section.records)}; {len(done)} of"
         f" {sum(len(row.cells) for row in section.rows)} cells finished",
-        f"- NLL: importance weighted, K = {samples(done)}; ceiling of MI: ln N ="
+        f"- NLL: importance weighted, S = {samples(done)}; ceiling of MI: ln N ="
         f" {ceiling(section.records[0]):.2f} nats",
         f"- Training: {training(section.records)}",
         f"- Machine: {environment(section.records)}",
     ]
+    if not any(record["latent"] == 0 for record in section.records):
+        lines.append("- **No language model control has a record, so there is no gap to read.**")
     if "global_information" in corpus:
         known = number_of({"corpus": corpus}, "corpus", "global_information")
         lines.append(f"- Global information of a sentence, known exactly: {number(known)} nats")
@@ -190,17 +194,18 @@ def convergence(done: Sequence[Record]) -> str:
     if n == len(done):
         return f"{n} of {n} finished cells {CONVERGED}"
     return (
-        f"**{n} of {len(done)}** finished cells {CONVERGED}; the others gained more, so **their"
-        " numbers are of this budget and not final**"
+        f"**{n} of {len(done)}** finished cells {CONVERGED}; the others gained more or have too"
+        " few validations to tell, so **their numbers are of this budget and not final**"
     )
 
 
 def samples(done: Sequence[Record]) -> str:
-    """K of the importance-weighted NLL, with the range of the effective sample size."""
+    """S of the importance-weighted NLL, with the range of the effective sample size."""
     latent = [record for record in done if record["latent"] > 0]
     sizes = [size for r in latent if (size := number_of(r, "metrics", "ess")) is not None]
     effective = f" (effective: {number(min(sizes), 1)} to {number(max(sizes), 1)})" if sizes else ""
-    return listed((r.get("metrics") or {}).get("nll_samples") for r in latent) + effective
+    drawn = listed((r.get("metrics") or {}).get("nll_samples") for r in latent)
+    return f"{drawn} draws a sentence{effective}"
 
 
 def environment(records: Sequence[Record]) -> str:

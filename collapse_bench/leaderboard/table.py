@@ -118,7 +118,7 @@ COLUMNS = (
         "NLL",
         NATS,
         "negative log-likelihood: exact for the language model, with a latent an upper bound"
-        " (importance weighted), looser the larger R is against ln K; lower is better",
+        " (importance weighted), looser the larger R is against ln S; lower is better",
         lambda r: shown(r.metric("nll")),
     ),
     Column(
