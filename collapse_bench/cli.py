@@ -146,10 +146,10 @@ def _run(options: argparse.Namespace) -> int:
 
     device = runner.resolve_device(options.device)
     workers = options.workers or (runner.cores() if device == "cpu" else 1)
-    options.out.mkdir(parents=True, exist_ok=True)
     corpus = load_corpus(suite.corpus, options.data, say=_say)
     if problems := runner.check_builds(chosen, files):
         raise SuiteError([f"{options.suite}: {problem}" for problem in problems])
+    options.out.mkdir(parents=True, exist_ok=True)
     jobs = runner.plan(
         chosen,
         corpus,

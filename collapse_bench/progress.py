@@ -51,8 +51,8 @@ class Progress:
         """About once a second while a cell trains; `tokens`, `loss` and `kl`, nats a sentence."""
         bar = self._bars.get(job.id)
         if bar is not None:
-            bar.set_postfix_str(f"loss {report['loss']:.1f} KL {report['kl']:.2f}", refresh=False)
             bar.update(min(int(report["tokens"]), job.budget) - bar.n)
+            bar.set_postfix_str(f"loss {report['loss']:.1f} KL {report['kl']:.2f}")
 
     def ended(self, job: "Job", record: Mapping[str, Any]) -> None:
         """A cell that has left a record."""

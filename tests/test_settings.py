@@ -85,7 +85,7 @@ def test_a_value_that_breaks_its_rule_is_told(name, value, words):
     text = problems_of({"needed": 1, name: value}, SCHEMA, "sample")[name]
     assert text.startswith(f"sample: {name} must be ")
     assert words in text
-    with pytest.raises(UserError, match=f"Sample: {name} must be"):
+    with pytest.raises(UserError, match=f"test_settings: {name} must be"):
         Sample(**{"needed": 1, name: value})
 
 
