@@ -56,7 +56,9 @@ class Training:
         batch: Sentences in an update.
         learning_rate: Adam's, constant in the first half of the budget, then falling.
         clip: Largest norm of the gradient.
+        dropout: Share of the decoder's embeddings and outputs that is dropped.
         validations: Validation passes in a run.
+        precision: Of the products in training; what is reported is always computed in float32.
     """
 
     budget: Annotated[int, AtLeast(1)] | dict[CorpusName, Annotated[int, AtLeast(1)]]
