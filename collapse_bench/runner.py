@@ -4,6 +4,7 @@ import ctypes
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -268,8 +269,15 @@ def check_steps(chosen: Sequence[Cell], remedy_files: Mapping[str, Path]) -> lis
             train(run, Selection(run), lambda run, forward: None)
         except Exception as error:
             kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-            problems.append(f"{name}: {kind}{error}")
+            problems.append(f"{name}: {kind}{error}{_place(error, remedy_files)}")
     return problems
+
+
+def _place(error: Exception, remedy_files: Mapping[str, Path]) -> str:
+    """Where in a remedy's file an error came from, if it came from one."""
+    files = {str(path) for path in remedy_files.values()}
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename in files]
+    return f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
 
 
 def _without_seeds(chosen: Sequence[Cell]) -> dict[str, Cell]:

@@ -157,18 +157,18 @@ def test_golden_table():
     section = sections_of(keys(records), records)[0]
     squeezed = [re.sub(r" +", " ", line) for line in table(section.rows)]
     assert squeezed[:1] + squeezed[2:] == [
-        "| entry | verdict | NLL | gap to LM | R | MI | AU | D | PPL | min | Mtokens | updates"
-        " | ok/n |",
-        "| **controls** | | | | | | | | | | | | |",
-        "| language_model | no latent | 103.50 | – | – | – | – | 103.50 | 115.2 | 1.5 | 1.50"
-        " | 1,234 / 1,234 | 1/1 |",
+        "| entry | verdict | NLL | gap to LM | R | MI | AU | D | R + D | ESS | PPL | min"
+        " | Mtokens | updates | ok/n |",
+        "| **controls** | | | | | | | | | | | | | | |",
+        "| language_model | no latent | 103.50 | – | – | – | – | 103.50 | 104.10"
+        " | – | 115.2 | 1.5 | 1.50 | 1,234 / 1,234 | 1/1 |",
         "| vae | collapsed | 104.00 (0.70) | +0.50 | 0.10 (0.01) | 0.05 – 0.06 | 0/32 | 104.00"
-        " | 115.2 | 1.5 | 1.50 | 1,234 / 1,234 | 1/1 |",
-        "| **build (what the model is)** | | | | | | | | | | | | |",
+        " | 104.10 | 12.0 | 115.2 | 1.5 | 1.50 | 1,234 / 1,234 | 1/1 |",
+        "| **build (what the model is)** | | | | | | | | | | | | | | |",
         "| word_dropout | not collapsed | 103.25 | -0.25 | 6.00 | 2.00 – 0.06 † | 0/32 | 104.00"
-        " | 115.2 | 1.5 | 1.50 | 1,234 / 1,234 | 1/1 |",
-        "| **objective (how much each term counts)** | | | | | | | | | | | | |",
-        "| kl_annealing | – | – | – | – | – | – | – | – | – | – | – | 0/1 |",
+        " | 104.10 | 12.0 | 115.2 | 1.5 | 1.50 | 1,234 / 1,234 | 1/1 |",
+        "| **objective (how much each term counts)** | | | | | | | | | | | | | | |",
+        "| kl_annealing | – | – | – | – | – | – | – | – | – | – | – | – | – | 0/1 |",
     ]
     assert [re.sub(r" +", " ", line) for line in unfinished(section.rows)][2:] == [
         r"| kl_annealing | lstm | 1 | diverged | NaN \| loss |"

@@ -237,6 +237,7 @@ def test_check_finds_what_only_a_step_can_show(bench):
     result = bench("check", "trial.yaml")
     assert result.returncode == 2
     assert "crash/lstm: RuntimeError: a crash on purpose" in result.stderr
+    assert "fault.py:" in result.stderr
     assert "limited_receptive_field replaces the decoder that delta_vae installed" in result.stderr
     assert "slots must divide the latent size" in result.stderr
     assert bench("run", "trial.yaml").returncode == 2

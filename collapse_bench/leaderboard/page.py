@@ -28,7 +28,10 @@ READING = """\
   Checkpoints are chosen on the validation split, never on test.
 - Adam trains every entry; its learning rate is constant for half the budget, then falls linearly
   to a twentieth, whatever the validation says.
-- Begin with the gap to the language model: a latent that is worth its rate brings it below 0.
+- Begin with the gap to the language model: a latent that is worth its rate brings it below 0. Where
+  a remedy replaces the decoder, the gap is the decoder's as well: below 0 at R = 0 is no use of z.
+- An estimate of MI may fall below 0 by noise. Two entries that agree to the last digit have
+  settings that made no difference at this budget.
 - R, MI or AU alone prove nothing. R can be set by construction (the delta-VAE commits its rate
   before it sees a sentence), MI cannot rise above ln N, and AU counts dimensions however little
   they carry. Believe a remedy that keeps R *and* MI *without* paying for them in NLL.
@@ -62,9 +65,9 @@ def write_leaderboard(
     """
     if not records:
         raise UserError(
-            f"no records of suite '{suite_name}': make them with"
-            f" `python -m collapse_bench run suites/{suite_name}.yaml`, or say where they are"
-            " with --runs"
+            f"no records of suite '{suite_name}' as it is now: make them with `python -m"
+            " collapse_bench run`, the same suite and the same --plugin, or say where they are with"
+            " --runs"
         )
     sections = sections_of(expected, records)
     if bad := sorted(r["cell"] for r in records if not CELL_ID.fullmatch(r["cell"])):

@@ -117,15 +117,17 @@ COLUMNS = (
     Column(
         "NLL",
         NATS,
-        "negative log-likelihood: exact for the language model, with a latent an upper bound"
-        " (importance weighted), looser the larger R is against ln S; lower is better",
+        "negative log-likelihood: exact for the language model, with a latent an upper bound,"
+        " importance weighted; one draw in eight, and at least one, comes from the prior, so it"
+        " stays finite where R is huge and then tells nothing of the posterior; lower is better",
         lambda r: shown(r.metric("nll")),
     ),
     Column(
         "gap to LM",
         NATS,
         "NLL minus that of the language model of the same architecture and seed; below 0 is better"
-        " than the language model",
+        " than the language model. A remedy that replaces the decoder also moves it by that,"
+        " whatever z does",
         lambda r: NONE if r.is_language_model else shown(r.gap(), sign="+"),
     ),
     Column(
@@ -152,8 +154,21 @@ COLUMNS = (
     Column(
         "D",
         NATS,
-        "distortion, -E log p(x\\|z); R + D is the negative ELBO; D alone is not a likelihood",
+        "distortion, -E log p(x\\|z); D alone is not a likelihood",
         lambda r: shown(r.metric("distortion")),
+    ),
+    Column(
+        "R + D",
+        NATS,
+        "negative ELBO; far above the NLL, the posterior is far from the true one",
+        lambda r: shown(r.metric("negative_elbo")),
+    ),
+    Column(
+        "ESS",
+        "draws",
+        "effective sample size of the draws behind the NLL; near 1, one draw decides, and the NLL"
+        " is loose",
+        lambda r: NONE if r.is_language_model else shown(r.metric("ess"), 1),
     ),
     Column(
         "PPL",
