@@ -1,6 +1,7 @@
 """One cell, from its settings to its record: build, train, evaluate, score, write."""
 
 import hashlib
+import json
 import platform
 import resource
 import subprocess
@@ -146,7 +147,8 @@ def _train_and_score(job: Job, report: Report, result: dict[str, Any]) -> None:
     try:
         train(run, selection, _once_a_second(report))
     finally:
-        result["state"] = run.state
+        # A remedy of one's own may keep what JSON does not know: as text, it costs no result.
+        result["state"] = json.loads(json.dumps(run.state, default=str), parse_constant=str)
         result["validation"] = selection.summary()
         result["cost"] |= {
             "tokens_decoded": run.meter.tokens,

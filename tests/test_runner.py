@@ -58,6 +58,24 @@ class Fault(Remedy):
 '''
 
 
+KEEPER = '''\
+"""A remedy that remembers what JSON does not know."""
+
+from dataclasses import dataclass
+
+import torch
+
+from collapse_bench.remedy import Remedy
+
+
+@dataclass(frozen=True)
+class Keeper(Remedy):
+    def step(self, step, run):
+        run.state["keeper"] = {"seen": torch.tensor(1), "worst": float("nan"), "steps": 1}
+        return step
+'''
+
+
 @pytest.fixture
 def bench(tmp_path):
     """Run a verb in an empty folder that has a suite and a faulty remedy."""
@@ -283,6 +301,15 @@ def test_the_same_seed_gives_the_same_numbers_whatever_runs_beside_it(bench):
     other = bench("run", "trial.yaml", "--out", "one", "--seeds", "2", "--workers", "2")
     assert other.returncode == 0
     assert len({r["metrics"]["nll"] for r in read_records(bench.folder / "one" / "trial")}) == 4
+
+
+def test_what_a_remedy_remembers_never_costs_a_result(bench):
+    bench.write(mine="[keeper]")
+    (bench.folder / "keeper.py").write_text(KEEPER)
+    result = bench("run", "trial.yaml", "--plugin", "keeper.py")
+    assert result.returncode == 0, result.stderr
+    (record,) = read_records(bench.folder / "runs" / "trial")
+    assert record["state"] == {"keeper": {"seen": "tensor(1)", "worst": "NaN", "steps": 1}}
 
 
 def test_help_is_fast_to_load_and_list_names_everything():
