@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BENCH = .venv/bin/python -m collapse_bench
 
-.PHONY: venv run test lint
+.PHONY: venv run test bench lint
 
 venv: .venv/installed
 
@@ -20,6 +20,14 @@ run: venv
 
 test: venv
 	.venv/bin/python -m pytest
+
+# The plain way against the bench's own, in one process; tests/conftest.py, which allows one thread,
+# is left out. COLLAPSE_BENCH_DATA names the folder of PTB, as for `make run`.
+bench: venv
+	.venv/bin/python -m pytest tests/benchmarks --confcutdir=tests/benchmarks \
+		-o python_files='bench_*.py' --benchmark-json=bench.json \
+		--benchmark-columns=min,median,max,rounds; status=$$?; \
+	.venv/bin/python tests/benchmarks/ratios.py bench.json; exit $$status
 
 lint: venv
 	.venv/bin/ruff check .

@@ -20,7 +20,8 @@ from collapse_bench import record
 from collapse_bench.corpus import Corpus
 from collapse_bench.evaluation import evaluate
 from collapse_bench.metrics import METRICS, score
-from collapse_bench.model import GENERATIVE, SLOTS, Dimensions, Forward, SequenceVAE, build_model
+from collapse_bench.model import Dimensions, Forward, SequenceVAE, build_model
+from collapse_bench.precision import resolve_precision
 from collapse_bench.remedy import Remedy, chain, levers_of, load_remedy
 from collapse_bench.suite import Cell, identity
 from collapse_bench.training import DivergedError, Selection, TrainingRun, stream_seed, train
@@ -139,7 +140,6 @@ def _train_and_score(job: Job, report: Report, result: dict[str, Any]) -> None:
     model, remedies = build(cell, job.corpus.vocabulary.size, job.remedy_files)
     model.to(job.device)
     result["levers"] = levers_of(remedies)
-    trained = SLOTS if cell.sizes.latent else GENERATIVE
     run = TrainingRun(
         model, chain(remedies), job.corpus, cell.training, budget=job.budget, seed=cell.seed
     )
@@ -154,16 +154,17 @@ def _train_and_score(job: Job, report: Report, result: dict[str, Any]) -> None:
             "tokens_decoded": run.meter.tokens,
             "encoder_updates": run.updates["encoder"],
             "decoder_updates": run.updates["decoder"],
-            # The language model's encoder is there and says nothing.
-            "parameters": sum(p.numel() for p in model.parameters_of(trained)),
+            "parameters": sum(p.numel() for p in model.parameters()),
         }
         record.write_history(job.folder, selection.history)
     arrays = evaluate(
         model,
         job.corpus.test,
         samples=cell.evaluation.samples if cell.sizes.latent else 1,
+        standard_error=cell.evaluation.standard_error,
         batch=cell.evaluation.batch,
         seed=stream_seed(cell.seed, "test"),
+        precision=cell.evaluation.precision,
     )
     scores = score(arrays)
     record.write_model(job.folder, model.state_dict())
@@ -206,6 +207,10 @@ def _environment(job: Job) -> dict[str, Any]:
         "torch": torch.__version__,
         "device": device,
         "threads": job.threads,
+        "precision": {
+            "training": resolve_precision(job.cell.training.precision, job.device),
+            "evaluation": resolve_precision(job.cell.evaluation.precision, job.device),
+        },
         "platform": platform.platform(),
     }
 

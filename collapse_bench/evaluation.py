@@ -3,6 +3,7 @@
 Dropout and word dropout are off and the objective is the plain one, whatever the training was.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,9 +15,13 @@ from torch import Tensor
 from torch.distributions import Distribution, Normal
 
 from collapse_bench.corpus import Batch, Split, evaluation_batches
-from collapse_bench.metrics.likelihood import proposal_draws
+from collapse_bench.metrics.likelihood import monte_carlo_error, proposal_draws
 from collapse_bench.model import Noise, SequenceVAE
 from collapse_bench.model.latent import base, draw, rate
+from collapse_bench.precision import products_in
+
+FIRST_ROUND = 8
+"""Draws that every sentence gets, where their number depends on the error."""
 
 
 @contextmanager
@@ -33,7 +38,14 @@ def evaluating(model: SequenceVAE) -> Iterator[None]:
 
 
 def evaluate(
-    model: SequenceVAE, split: Split, *, samples: int, batch: int, seed: int
+    model: SequenceVAE,
+    split: Split,
+    *,
+    samples: int,
+    batch: int,
+    seed: int,
+    standard_error: float = 0.0,
+    precision: str = "float32",
 ) -> dict[str, NDArray[Any]]:
     """Score every sentence of a split, in the split's order.
 
@@ -42,15 +54,21 @@ def evaluate(
     Args:
         model: on any device; its mode and weights are as before afterwards.
         split: N sentences.
-        samples: S, draws for each sentence, from the posterior and the prior as `proposal_draws`
+        samples: S, most draws for a sentence, from the posterior and the prior as `proposal_draws`
             tells; 0 leaves the decoder out.
         batch: sentences decoded at once.
         seed: of the noise.
+        standard_error: nats; a sentence whose NLL has a smaller Monte-Carlo error gets no further
+            draws. They come in rounds, each doubling their number, the first of `FIRST_ROUND`.
+            With 0 there is one round, of S.
+        precision: of the decoder's products; posteriors are in float32 whatever it is.
 
     Returns:
         `tokens` [N] (EOS counted), `kl` [N, K], `posterior_mean`, `posterior_scale` and
         `posterior_sample` [N, D] and, unless `samples` is 0, `distortion` [N] (mean over the
-        posterior's draws) and `log_weights` [N, S]. Nats, float32; a latent sequence is flattened.
+        posterior's draws in the first round), `log_weights` [N, S], those of posterior draws first,
+        -inf where nothing was drawn, and `draws` [N], how many were. Nats, float32; a latent
+        sequence is flattened.
 
     Raises:
         TypeError: the posterior is not a diagonal normal.
@@ -61,7 +79,29 @@ def evaluate(
     with evaluating(model):
         for sentences in evaluation_batches(split, batch):
             sentences = sentences.to(device)
-            parts.append(_evaluate_batch(model, sentences, noise, samples))
+            q = model.posterior(sentences, noise.of(sentences, -1))
+            if not isinstance(base(q), Normal):
+                raise TypeError(
+                    f"the posterior is a {type(base(q)).__name__}: mutual information and active "
+                    f"units are defined here for diagonal normals, as model.diagonal_normal makes "
+                    f"them"
+                )
+            p: Distribution = model.prior(q, sentences)
+            z = draw(q, noise.of(sentences, 0)(q.mean))
+            arrays = {
+                "index": sentences.index,
+                "tokens": sentences.lengths,
+                "kl": rate(q, p, z),
+                "posterior_mean": q.mean.flatten(1),
+                "posterior_scale": q.stddev.flatten(1),
+                "posterior_sample": z.flatten(1),
+            }
+            if samples:
+                with products_in(precision, device.type):
+                    arrays |= _importance_weights(
+                        model, sentences, q, p, noise, samples, standard_error
+                    )
+            parts.append({name: array.cpu() for name, array in arrays.items()})
     order = torch.cat([part.pop("index") for part in parts]).argsort()
     return {name: torch.cat([part[name] for part in parts])[order].numpy() for name in parts[0]}
 
@@ -88,37 +128,62 @@ class SentenceNoise:
         return noise
 
 
-def _evaluate_batch(
-    model: SequenceVAE, batch: Batch, noise: SentenceNoise, samples: int
+def _importance_weights(
+    model: SequenceVAE,
+    batch: Batch,
+    q: Distribution,
+    p: Distribution,
+    noise: SentenceNoise,
+    samples: int,
+    standard_error: float,
 ) -> dict[str, Tensor]:
-    q = model.posterior(batch, noise.of(batch, -1))
-    if not isinstance(base(q), Normal):
-        raise TypeError(
-            f"the posterior is a {type(base(q)).__name__}: mutual information and active units are "
-            f"defined here for diagonal normals, as model.diagonal_normal makes them"
+    """`distortion`, `log_weights` and `draws` of B sentences that have been encoded."""
+    most_q, most_p = proposal_draws(samples)
+    z = torch.stack(
+        [
+            draw(d, noise.of(batch, number)(q.mean))
+            for number, d in enumerate([q] * most_q + [p] * most_p)
+        ]
+    )  # [S, B, D] or [S, B, n, D]
+    of_q, of_p = (torch.stack([d.log_prob(each) for each in z], dim=1) for d in (q, p))  # [B, S]
+    likelihood, log_weights = (torch.full_like(of_q, -math.inf) for _ in range(2))
+    draws = torch.zeros_like(batch.lengths)
+    going_on = torch.arange(len(draws), device=draws.device)
+    done_q = done_p = 0
+    for total in rounds_of_draws(samples, standard_error):
+        from_q, from_p = proposal_draws(total)
+        numbers = [*range(done_q, from_q), *range(most_q + done_p, most_q + from_p)]
+        number = torch.tensor(numbers, device=draws.device).repeat_interleave(len(going_on))
+        row = going_on.repeat(len(numbers))
+        # As many at a time as the batch has sentences, however few of them go on.
+        for n, r in zip(number.split(len(draws)), row.split(len(draws)), strict=True):
+            likelihood[r, n] = model.log_likelihood(batch.rows(r), z[n, r]).to(likelihood.dtype)
+        share_q, share_p = torch.tensor([from_q, from_p], device=draws.device).div(total).log()
+        proposal = torch.logaddexp(of_q + share_q, of_p + share_p)
+        log_weights[going_on] = (likelihood + of_p - proposal)[going_on]
+        draws[going_on] = total
+        if not done_q:
+            distortion = -likelihood[:, :from_q].mean(1)
+        error = monte_carlo_error(
+            log_weights[going_on, :from_q].cpu().numpy(),
+            log_weights[going_on, most_q : most_q + from_p].cpu().numpy(),
         )
-    p: Distribution = model.prior(q, batch)
-    from_q, from_p = proposal_draws(max(samples, 1))
-    draws = [
-        draw(d, noise.of(batch, number)(q.mean))
-        for number, d in enumerate([q] * from_q + [p] * from_p)
-    ]
-    arrays = {
-        "index": batch.index,
-        "tokens": batch.lengths,
-        "kl": rate(q, p, draws[0]),
-        "posterior_mean": q.mean.flatten(1),
-        "posterior_scale": q.stddev.flatten(1),
-        "posterior_sample": draws[0].flatten(1),
-    }
-    if samples:
-        likelihood = torch.stack([model.log_likelihood(batch, z) for z in draws], dim=1)  # [B, S]
-        prior, posterior = (torch.stack([d.log_prob(z) for z in draws], dim=1) for d in (p, q))
-        share = torch.tensor([from_q, from_p], device=prior.device).div(samples).log()
-        proposal = torch.logaddexp(posterior + share[0], prior + share[1])
-        arrays["distortion"] = -likelihood[:, :from_q].mean(1)
-        arrays["log_weights"] = likelihood + prior - proposal
-    return {name: array.cpu() for name, array in arrays.items()}
+        going_on = going_on[torch.from_numpy(error > standard_error).to(going_on.device)]
+        if not len(going_on):
+            break
+        done_q, done_p = from_q, from_p
+    return {"distortion": distortion, "log_weights": log_weights, "draws": draws}
+
+
+def rounds_of_draws(samples: int, standard_error: float) -> list[int]:
+    """How many draws a sentence has had after each round: 8, 16, 32 and so on up to S, or S."""
+    totals = []
+    if standard_error > 0:
+        total = FIRST_ROUND
+        while total < samples:
+            totals.append(total)
+            total *= 2
+    return [*totals, samples]
 
 
 def negative_elbo(arrays: dict[str, NDArray[Any]]) -> float:

@@ -21,6 +21,7 @@ from collapse_bench.model import (
     SequenceVAE,
     plain,
 )
+from collapse_bench.precision import products_in
 from collapse_bench.remedy import Remedy
 
 DECAY_FROM, LAST_RATE = 0.5, 0.05
@@ -161,9 +162,7 @@ class TrainingRun:
         """
         self.optimizer.zero_grad(set_to_none=True)
         with self._training(only):
-            with torch.autocast(
-                self.device.type, torch.bfloat16, self.settings.precision == "bfloat16"
-            ):
+            with products_in(self.settings.precision, self.device.type):
                 forward: Forward = self.model(
                     batch,
                     self._noise,
@@ -172,19 +171,21 @@ class TrainingRun:
                     objective=lambda forward: then(self.remedy.objective(forward)),
                 )
             forward.loss().backward()
-        try:
-            nn.utils.clip_grad_norm_(
-                self.model.parameters(), self.settings.clip, error_if_nonfinite=True
-            )
-        except RuntimeError as error:
+        norm = nn.utils.get_total_norm(
+            [p.grad for p in self.model.parameters() if p.grad is not None]
+        )
+        if not norm.isfinite():
             raise DivergedError(
                 f"the gradient is not finite at step {self.steps}, "
                 f"{self.meter.tokens} tokens decoded, loss {float(forward.loss().detach())}"
-            ) from error
+            )
+        # The fused optimiser divides the gradient by this as it reads it.
+        self.optimizer.grad_scale = (norm / self.settings.clip).clamp(min=1)  # type: ignore[attr-defined]
         self.optimizer.param_groups[0]["lr"] = self.learning_rate
         self.optimizer.step()
-        self.updates["encoder"] += any(slot in INFERENCE for slot in only)
-        self.updates["decoder"] += "decoder" in only
+        for side, slots in {"encoder": INFERENCE, "decoder": ("decoder",)}.items():
+            trained = self.model.parameters_of(tuple(slot for slot in slots if slot in only))
+            self.updates[side] += any(parameter.numel() for parameter in trained)
         return forward
 
     def _noise(self, mean: Tensor) -> Tensor:
@@ -206,7 +207,7 @@ class TrainingRun:
         """Per-sentence arrays of the validation split; 0 samples leave the decoder out."""
         return evaluate(
             self.model, self.validation, samples=samples, batch=2 * self.settings.batch,
-            seed=stream_seed(self.seed, "validation"),
+            seed=stream_seed(self.seed, "validation"), precision=self.settings.precision,
         )  # fmt: skip
 
     def measure(self, metric: str) -> float:

@@ -40,7 +40,7 @@ WORDS = 41
 
 SMALL: dict[str, dict[str, Any]] = {
     "aggressive_inference": {"window": 2, "longest": 4},
-    "delta_vae": {"slots": 4, "stride": 3, "delta": 1.5},
+    "delta_vae": {"length": 4, "stride": 3, "delta": 1.5},
     "limited_receptive_field": {"window": 2},
 }
 """Settings for tiny sizes, of the remedies whose defaults are too large for quick laws."""

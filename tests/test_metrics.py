@@ -283,12 +283,13 @@ def arrays_of(rng, n=40, d=3, samples=16, **changes):
         "kl": 0.5 * (mean**2 + scale**2 - 2 * np.log(scale) - 1),
         "distortion": -log_likelihood.mean(1),
         "log_weights": np.repeat(log_evidence[:, None], samples, axis=1),
+        "draws": np.full(n, samples),
         "posterior_mean": mean,
         "posterior_scale": scale,
         "posterior_sample": z[:, 0],
     } | changes
     return {
-        name: array if name == "tokens" else array.astype(np.float32)
+        name: array if name in ("tokens", "draws") else array.astype(np.float32)
         for name, array in arrays.items()
     }
 
@@ -371,7 +372,8 @@ ERRORS = {
 
 
 def check(sentences=1000, gap_error=0.02, errors=None, **changes):
-    check_identities(Scores(GOOD | changes, ERRORS | (errors or {})), sentences, gap_error)
+    scores = Scores(GOOD | changes, ERRORS | (errors or {}))
+    check_identities(scores, np.full(sentences, scores.metrics["nll_samples"]), gap_error)
 
 
 def test_numbers_that_agree_pass():

@@ -32,7 +32,7 @@ from collapse_bench.plugins import remedy_files
 from collapse_bench.record import MODEL, write_model
 from collapse_bench.remedies.aggressive_inference import AggressiveInference
 from collapse_bench.remedies.cyclical_annealing import CyclicalAnnealing
-from collapse_bench.remedies.delta_vae import DeltaVae, GradualDecoder, SlotStates
+from collapse_bench.remedies.delta_vae import DeltaVae, GradualDecoder, StridedStates
 from collapse_bench.remedies.kl_annealing import KlAnnealing
 from collapse_bench.remedies.limited_receptive_field import WindowDecoder
 from collapse_bench.remedies.word_dropout import WordDropoutDecoder
@@ -365,8 +365,8 @@ def test_a_chain_of_one_is_the_remedy_and_of_none_is_the_plain_vae():
         ("word_dropout", {"rate": 1.5}, "rate"),
         ("aggressive_inference", {"window": 0}, "window"),
         ("delta_vae", {"delta": 0.0}, "delta"),
-        ("delta_vae", {"slots": 3}, "slots = 3 and latent = 8"),
-        ("delta_vae", {"slots": 16}, "slots = 16 and latent = 8"),
+        ("delta_vae", {"length": 3}, "length = 3 and latent = 8"),
+        ("delta_vae", {"length": 16}, "length = 16 and latent = 8"),
         ("limited_receptive_field", {"window": 0}, "window"),
     ],
 )
@@ -668,11 +668,11 @@ def test_the_committed_rate_at_published_points():
 
 
 @pytest.mark.parametrize("delta", [0.01, 1.5, 4.8, 7.0])
-@pytest.mark.parametrize("slots", [2, 4, 8])
-def test_the_rate_never_falls_below_delta(delta, slots, architecture, corpus):
-    built = make(architecture, {"delta_vae": {"delta": delta, "slots": slots}})
+@pytest.mark.parametrize("length", [2, 4, 8])
+def test_the_rate_never_falls_below_delta(delta, length, architecture, corpus):
+    built = make(architecture, {"delta_vae": {"delta": delta, "length": length}})
     prior = built.model.prior
-    assert 8 // slots * committed_rate(prior.a, slots) == pytest.approx(delta, rel=1e-6)
+    assert 8 // length * committed_rate(prior.a, length) == pytest.approx(delta, rel=1e-6)
     for count in (0, 5):
         built.steps(corpus, count)
         kl = built.evaluate(corpus.train)["kl"].sum(1)
@@ -680,7 +680,7 @@ def test_the_rate_never_falls_below_delta(delta, slots, architecture, corpus):
 
 
 def test_training_on_the_rate_alone_ends_at_delta(corpus):
-    built = make("lstm", {"delta_vae": {"slots": 4, "delta": 1.5}})
+    built = make("lstm", {"delta_vae": {"length": 4, "delta": 1.5}})
     run = built.run(corpus, budget=10**9, learning_rate=0.02)
     batch = run.draw()
     for _ in range(400):
@@ -697,16 +697,16 @@ def test_a_rate_below_the_floor_is_an_error(monkeypatch):
     p = AutoregressiveNormal(q.mean.shape, 0.6)
     least = float(rate(q, p, q.mean).sum(1).min())
     # Arithmetic that is right cannot get there, so the floor is raised.
-    monkeypatch.setattr(autoregressive, "committed_rate", lambda a, slots: least / 2 + 0.001)
+    monkeypatch.setattr(autoregressive, "committed_rate", lambda a, length: least / 2 + 0.001)
     with pytest.raises(ArithmeticError, match="below the committed"):
         rate(q, p, q.mean)
-    monkeypatch.setattr(autoregressive, "committed_rate", lambda a, slots: least / 2)
+    monkeypatch.setattr(autoregressive, "committed_rate", lambda a, length: least / 2)
     rate(q, p, q.mean)
 
 
-@pytest.mark.parametrize("slots", [2, 8])
-def test_a_delta_out_of_reach_is_told_to_the_user(slots):
-    built = {"delta_vae": {"delta": 1000.0, "slots": slots}}
+@pytest.mark.parametrize("length", [2, 8])
+def test_a_delta_out_of_reach_is_told_to_the_user(length):
+    built = {"delta_vae": {"delta": 1000.0, "length": length}}
     with pytest.raises(UserError, match="delta"):
         make("lstm", built)
 
@@ -729,7 +729,7 @@ def test_the_encoder_sees_only_what_comes_from_its_token_on(architecture, batch)
 def test_slot_states_are_every_stride_th_and_zero_after_the_end():
     states = torch.arange(1.0, 25).reshape(2, 12, 1).expand(2, 12, 3)
     mask = torch.arange(12) < torch.tensor([[12], [4]])
-    features = SlotStates(5, 3)(states, mask)
+    features = StridedStates(5, 3)(states, mask)
     assert features.shape == (2, 5, 3)
     assert features[0, :, 0].tolist() == [1, 4, 7, 10, 0]
     assert features[1, :, 0].tolist() == [13, 16, 0, 0, 0]

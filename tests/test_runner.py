@@ -247,8 +247,8 @@ def test_a_file_in_place_of_a_folder_is_an_error_in_words(bench):
 
 def test_check_finds_what_only_a_step_can_show(bench):
     bench.write(
-        clash="[{delta_vae: {slots: 2}}, limited_receptive_field]",
-        indivisible="[{delta_vae: {slots: 3}}]",
+        clash="[{delta_vae: {length: 2}}, limited_receptive_field]",
+        indivisible="[{delta_vae: {length: 3}}]",
         crash="[fault]",
         vae="[]",
     )
@@ -257,7 +257,7 @@ def test_check_finds_what_only_a_step_can_show(bench):
     assert "crash/lstm: RuntimeError: a crash on purpose" in result.stderr
     assert "fault.py:" in result.stderr
     assert "limited_receptive_field replaces the decoder that delta_vae installed" in result.stderr
-    assert "slots must divide the latent size" in result.stderr
+    assert "length must divide the latent size" in result.stderr
     assert bench("run", "trial.yaml").returncode == 2
     assert not (bench.folder / "runs").exists()
 

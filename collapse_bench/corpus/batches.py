@@ -20,6 +20,8 @@ class Batch:
     Attributes:
         targets: `[B, T]` what a decoder predicts: the words, then eos.
         inputs: `[B, T]` what it reads: bos, then the words.
+        place: `[R]` where among the `B T` places the R targets are, sentence by sentence; found on
+            the host, since a GPU would have to be waited for.
         mask: `[B, T]` bool, false at padding; the same for inputs and targets.
         lengths: `[B]` targets a sentence, eos included.
         index: `[B]` positions of the sentences in their split.
@@ -29,9 +31,24 @@ class Batch:
     targets: Tensor
     inputs: Tensor
     mask: Tensor
+    place: Tensor
     lengths: Tensor
     index: Tensor
     tokens: int
+
+    def rows(self, index: Tensor) -> Self:
+        """The sentences at `index` `[M]` of this batch, any of them any number of times."""
+        mask, lengths = self.mask[index], self.lengths[index]
+        return replace(
+            self,
+            targets=self.targets[index],
+            inputs=self.inputs[index],
+            mask=mask,
+            place=mask.flatten().nonzero()[:, 0],
+            lengths=lengths,
+            index=self.index[index],
+            tokens=int(lengths.sum()),
+        )
 
     def to(self, device: torch.device | str) -> Self:
         """The same batch on `device`."""
@@ -40,6 +57,7 @@ class Batch:
             targets=self.targets.to(device),
             inputs=self.inputs.to(device),
             mask=self.mask.to(device),
+            place=self.place.to(device),
             lengths=self.lengths.to(device),
             index=self.index.to(device),
         )
@@ -78,6 +96,7 @@ def collate(split: Split, index: NDArray[np.int64]) -> Batch:
         targets=torch.from_numpy(targets),
         inputs=torch.from_numpy(np.where(mask, shifted, PAD)),
         mask=torch.from_numpy(mask),
+        place=torch.from_numpy(np.flatnonzero(mask)),
         lengths=torch.from_numpy(lengths),
         index=torch.from_numpy(index.astype(np.int64)),
         tokens=int(lengths.sum()),

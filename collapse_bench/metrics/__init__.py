@@ -1,5 +1,6 @@
 """Per-sentence arrays to numbers: pure functions, the same for every entry."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -18,12 +19,13 @@ from collapse_bench.metrics.mutual_information import mutual_information
 
 Arrays = Mapping[str, NDArray[Any]]
 """What an evaluation leaves, by name, sentences first: `tokens` [N], `kl` [N, K], `distortion` [N],
-`log_weights` [N, S], `posterior_mean`, `posterior_scale` and `posterior_sample` [N, D]."""
+`log_weights` [N, S] and `draws` [N], `posterior_mean`, `posterior_scale` and `posterior_sample`
+[N, D]."""
 
 METRICS = {
     "nll": "importance-weighted negative log-likelihood, nats a sentence",
-    "nll_samples": "samples a sentence behind the NLL",
-    "ess": "effective sample size of those samples, mean over sentences",
+    "nll_samples": "draws behind a sentence's NLL, mean over sentences",
+    "ess": "effective sample size of those draws, mean over sentences",
     "negative_elbo": "distortion + rate, nats a sentence",
     "distortion": "-log p(x|z) for z from the posterior, nats a sentence",
     "kl": "rate, KL of the posterior from the prior, nats a sentence",
@@ -74,26 +76,27 @@ def score(arrays: Arrays) -> Scores:
         IdentityError: see `check_identities`.
     """
     posterior = posterior_scores(arrays)
-    nll = importance_weighted_nll(arrays["log_weights"])
+    log_weights, draws = arrays["log_weights"], arrays["draws"]
+    nll = importance_weighted_nll(log_weights, draws)
     distortion = np.asarray(arrays["distortion"], dtype=np.float64)
     negative_elbo = distortion + arrays["kl"].sum(axis=1, dtype=np.float64)
     means = _means({"nll": nll, "distortion": distortion, "negative_elbo": negative_elbo})
     metrics = {
         **posterior.metrics,
         **means.metrics,
-        "nll_samples": arrays["log_weights"].shape[1],
-        "ess": float(effective_sample_size(arrays["log_weights"]).mean()),
+        "nll_samples": float(draws.mean()),
+        "ess": float(effective_sample_size(log_weights).mean()),
         "perplexity": perplexity(nll, arrays["tokens"]),
     }
     scores = Scores(
         {name: metrics[name] for name in METRICS},
         {**means.standard_errors, **posterior.standard_errors},
     )
-    check_identities(scores, len(nll), _standard_error(negative_elbo - nll))
+    check_identities(scores, draws, _standard_error(negative_elbo - nll))
     return scores
 
 
-def check_identities(scores: Scores, sentences: int, gap_error: float) -> None:
+def check_identities(scores: Scores, draws: NDArray[np.integer], gap_error: float) -> None:
     """Hold the numbers against what no correct evaluation can contradict.
 
     0 <= I <= min(R, log N) and D + R >= NLL, each within the Monte-Carlo error of the difference;
@@ -102,15 +105,15 @@ def check_identities(scores: Scores, sentences: int, gap_error: float) -> None:
 
     Args:
         scores: as `score` gives them.
-        sentences: N.
+        draws: behind the NLL of each of the N sentences, [N].
         gap_error: standard error of D + R - NLL over sentences, nats.
 
     Raises:
         IdentityError: a number is not finite, or two contradict each other.
     """
     metrics, errors = scores
-    samples = int(metrics["nll_samples"])
-    mixture = np.log(samples / proposal_draws(samples)[0])
+    sentences = len(draws)
+    mixture = max(math.log(n / proposal_draws(n)[0]) for n in np.unique(draws).tolist())
     broken = [f"{name} = {value}" for name, value in metrics.items() if not np.isfinite(value)]
     information, error = metrics["mutual_information"], errors["mutual_information"]
     # Student's t: few sentences tell little of their own error, and a single one nothing.

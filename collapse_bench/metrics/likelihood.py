@@ -22,7 +22,9 @@ def proposal_draws(samples: int) -> tuple[int, int]:
     return samples - from_prior, from_prior
 
 
-def importance_weighted_nll(log_weights: Floats) -> Floats:
+def importance_weighted_nll(
+    log_weights: Floats, draws: NDArray[np.integer] | None = None
+) -> Floats:
     """-log (1/S) sum_s w_s of each sentence (Burda et al. 2016, equation 8).
 
     An upper bound on -log p(x) in expectation, tighter with more samples; exact if the weights of
@@ -30,20 +32,47 @@ def importance_weighted_nll(log_weights: Floats) -> Floats:
 
     Args:
         log_weights: log p(x|z_s) + log p(z_s) - log r(z_s|x), r being what the z_s were drawn
-            from, [N, S].
+            from, [N, S]; -inf where nothing was drawn.
+        draws: how many were drawn for each sentence, [N]; None is S.
 
     Returns:
         [N].
     """
     weights = np.asarray(log_weights, dtype=np.float64)
-    return np.asarray(np.log(weights.shape[1]) - logsumexp(weights, axis=1))
+    count = weights.shape[1] if draws is None else draws
+    return np.asarray(np.log(count) - logsumexp(weights, axis=1))
+
+
+def monte_carlo_error(from_posterior: Floats, from_prior: Floats) -> Floats:
+    """Standard error of a sentence's importance-weighted NLL, in nats, by the delta method.
+
+    Draws from the posterior and from the prior are strata: only what varies within each is an
+    error of the mean weight. A stratum of fewer than two draws shows no variation; then all draws
+    count as one, which is cautious.
+
+    Args:
+        from_posterior: log weights of the draws from the posterior, [N, A].
+        from_prior: log weights of those from the prior, [N, B], B may be 0.
+
+    Returns:
+        [N]; infinite where there is but one draw.
+    """
+    strata = [np.asarray(part, dtype=np.float64) for part in (from_posterior, from_prior)]
+    both = np.concatenate(strata, axis=1)
+    if both.shape[1] < 2:
+        return np.full(len(both), np.inf)
+    if min(part.shape[1] for part in strata) < 2:
+        strata = [both]
+    largest = both.max(axis=1, keepdims=True)
+    variance = sum(part.shape[1] * np.exp(part - largest).var(axis=1, ddof=1) for part in strata)
+    return np.asarray(np.sqrt(variance) / np.exp(both - largest).sum(axis=1))
 
 
 def effective_sample_size(log_weights: Floats) -> Floats:
     """(sum w)^2 / sum w^2 of each sentence (Kong 1992), from 1 to S.
 
     Args:
-        log_weights: [N, S].
+        log_weights: [N, S]; -inf where nothing was drawn.
 
     Returns:
         [N].

@@ -6,6 +6,7 @@ from collapse_bench.model.latent import (
     Energy,
     GaussianHead,
     LastState,
+    NoEncoder,
     StandardNormal,
     diagonal_normal,
 )
@@ -56,14 +57,15 @@ def build_model(architecture: str, dimensions: Dimensions) -> SequenceVAE:
         dimensions: the sizes of every part.
     """
     encoder, decoder = ARCHITECTURES[architecture]
+    has_latent = dimensions.latent > 0
     with warnings.catch_warnings():
-        if dimensions.latent == 0:
+        if not has_latent:
             warnings.filterwarnings("ignore", "Initializing zero-element tensors is a no-op")
         return SequenceVAE(
             dimensions,
-            encoder=encoder(dimensions),
+            encoder=encoder(dimensions) if has_latent else NoEncoder(),
             pool=LastState(),
-            head=GaussianHead(dimensions.hidden, dimensions.latent),
+            head=GaussianHead(dimensions.hidden if has_latent else 0, dimensions.latent),
             prior=StandardNormal(),
             decoder=decoder(dimensions),
             readout=Readout(dimensions.hidden, dimensions.vocabulary),

@@ -14,14 +14,14 @@ from torch.distributions.kl import register_kl
 from collapse_bench.corpus import Batch
 
 
-def committed_rate(a: float, slots: int) -> float:
+def committed_rate(a: float, length: int) -> float:
     """The least KL of any factorised normal to the prior, nats a channel (Razavi 2019, eq. 8).
 
     Args:
         a: the autoregressive coefficient, 0 <= a < 1.
-        slots: length of the sequence, at least 2.
+        length: length of the sequence, at least 2.
     """
-    return 0.5 * ((slots - 2) * math.log1p(a * a) - math.log1p(-a * a))
+    return 0.5 * ((length - 2) * math.log1p(a * a) - math.log1p(-a * a))
 
 
 class AutoregressiveNormal(Distribution):

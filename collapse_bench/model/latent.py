@@ -70,6 +70,14 @@ def rate(q: Distribution, p: Distribution, z: Tensor) -> Tensor:
     return kl[:, None] if kl.dim() == 1 else kl.flatten(1)
 
 
+class NoEncoder(nn.Module):
+    """Encoder of the language model, which has nothing to infer: states without an entry."""
+
+    def forward(self, batch: Batch, causal: bool = False) -> Tensor:
+        """States [B, T, 0]."""
+        return torch.zeros(*batch.mask.shape, 0, device=batch.mask.device)
+
+
 class LastState(nn.Module):
     """Pool: the encoder state at the end of the sentence."""
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from collapse_bench.corpus import Batch
+from collapse_bench.model.dropout import Dropout
 from collapse_bench.model.embedding import WordEmbedding, every_token
 from collapse_bench.model.vae import Dimensions
 
@@ -32,7 +33,7 @@ class LSTMDecoder(nn.Module):
     def __init__(self, dimensions: Dimensions) -> None:
         super().__init__()
         self.embedding = WordEmbedding(dimensions)
-        self.dropout = nn.Dropout(dimensions.dropout)
+        self.dropout = Dropout(dimensions.dropout)
         self.lstm = nn.LSTM(
             dimensions.embedding + dimensions.latent, dimensions.hidden, batch_first=True
         )

@@ -1,5 +1,6 @@
 """From decoder states to token log-probabilities: the one place where the vocabulary is wide."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,43 +11,79 @@ from torch.nn import functional as F
 from collapse_bench.corpus import Batch
 
 ROWS = 64
-"""Tokens whose float32 probabilities exist at once: few enough to stay in a processor's cache."""
+"""Tokens whose float32 probabilities a processor forms at once: few enough to stay in its cache."""
+
+KEPT = 2**25
+"""Largest number of probabilities held at once. Where there are more, a part of the tokens is done
+at a time and the backward pass computes the probabilities again: memory does not grow."""
 
 
 class TokenLogLikelihood(torch.autograd.Function):
-    """log softmax(states W')[target] of each token, without a float32 tensor over all logits.
+    """log softmax(states W')[target] of each token, passing over the wide matrix once.
 
-    The product is computed in the dtype it is given in; the normaliser and the gradient of the
-    logits are formed in float32, a few rows at a time. It can be differentiated once.
+    The products are computed in the dtype they are given in, the softmax in float32, a few rows at
+    a time, and rounded to that dtype where the logits were. With P the probabilities and g the
+    gradient of the result, the gradient of the states is g (W[target] - P W) and that of W is
+    g states, added up at the targets, less P' (g states): g and the targets act on narrow matrices,
+    so the backward pass has products only. It can be differentiated once.
     """
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         """States [R, H], weight [V, H] and targets [R] to nats [R], float32."""
-        logits = states @ weight.t()
-        normalisers = [part.float().logsumexp(1) for part in logits.split(ROWS)]
-        normaliser = torch.cat(normalisers) if normalisers else logits.new_zeros(0)
-        ctx.save_for_backward(states, weight, targets, logits, normaliser)
-        return logits.gather(1, targets[:, None])[:, 0].float() - normaliser
+        of_states, of_weight, _ = ctx.needs_input_grad
+        nats, slopes, kept = states.new_empty(len(states), dtype=torch.float32), [], []
+        for part in _parts(states, weight):
+            logits = states[part] @ weight.t()
+            chosen = targets[part, None]
+            likeliest = logits.amax(1)
+            nats[part] = logits.gather(1, chosen)[:, 0].float() - likeliest.float()
+            nats[part] += _softmax_(logits).log_()
+            if of_states:
+                slopes.append(weight[targets[part]] - logits @ weight)
+            if of_weight:
+                kept.append(logits)
+        ctx.kept = kept[0] if len(kept) == 1 else None
+        ctx.save_for_backward(states, weight, targets, *slopes)
+        return nats
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         """Gradient [R] to those of states and weight."""
-        states, weight, targets, logits, normaliser = ctx.saved_tensors
-        of_logits = torch.empty_like(logits)
-        for start in range(0, len(states), ROWS):
-            part = slice(start, start + ROWS)
-            target = targets[part, None]
-            residual = (logits[part].float() - normaliser[part, None]).exp_().neg_()
-            residual.scatter_add_(1, target, torch.ones_like(target, dtype=residual.dtype))
-            of_logits[part] = residual.mul_(gradient[part, None])
-        needs_states, needs_weight, _ = ctx.needs_input_grad
-        return (
-            of_logits @ weight if needs_states else None,
-            of_logits.t() @ states if needs_weight else None,
-            None,
-        )
+        states, weight, targets, *slopes = ctx.saved_tensors
+        scale = gradient[:, None].to(states.dtype)
+        of_states, of_weight, _ = ctx.needs_input_grad
+        if not of_weight:
+            return scale * torch.cat(slopes), None, None
+        scaled = scale * states
+        total = torch.zeros_like(weight)
+        for part in _parts(states, weight):
+            probabilities = ctx.kept
+            if probabilities is None:
+                probabilities = states[part] @ weight.t()
+                _softmax_(probabilities)
+            total -= probabilities.t() @ scaled[part]
+        total.index_add_(0, targets, scaled)
+        return scale * torch.cat(slopes) if of_states else None, total, None
+
+
+def _parts(states: Tensor, weight: Tensor) -> Iterator[slice]:
+    """Slices of the R tokens, of at most `KEPT` probabilities each."""
+    rows = max(1, KEPT // weight.shape[0])
+    rows = max(1, rows // ROWS) * ROWS if rows >= ROWS else rows
+    return (slice(start, start + rows) for start in range(0, len(states), rows))
+
+
+def _softmax_(logits: Tensor) -> Tensor:
+    """Turn logits [R, V] into probabilities and give the largest of each row, [R], float32."""
+    rows = ROWS if logits.device.type == "cpu" else max(1, len(logits))
+    largest = []
+    for part in logits.split(rows):
+        probabilities = part.softmax(1, dtype=torch.float32)
+        largest.append(probabilities.amax(1))
+        part.copy_(probabilities)
+    return torch.cat(largest)
 
 
 class Readout(nn.Module):
@@ -76,7 +113,8 @@ class Readout(nn.Module):
         Returns:
             log p(x | z) in nats, [B], float32.
         """
-        rows, targets = states[batch.mask], batch.targets[batch.mask]
+        rows = states.flatten(0, 1)[batch.place]
+        targets = batch.targets.flatten()[batch.place]
         count = len(rows)
         # Libraries keep a plan for every shape that they meet: without this, one for every batch.
         rows, targets = F.pad(rows, (0, 0, 0, -count % ROWS)), F.pad(targets, (0, -count % ROWS))
@@ -86,6 +124,5 @@ class Readout(nn.Module):
         tokens: Tensor = TokenLogLikelihood.apply(  # type: ignore[no-untyped-call]
             rows, self.weight.to(rows.dtype), targets
         )[:count]
-        sentence = torch.arange(len(states), device=states.device)
-        owner = sentence[:, None].expand_as(batch.mask)[batch.mask]
-        return tokens.new_zeros(len(states)).index_add(0, owner, tokens)
+        sentence = batch.place // states.shape[1]
+        return tokens.new_zeros(len(states)).index_add(0, sentence, tokens)

@@ -4,6 +4,9 @@ import math
 from dataclasses import dataclass
 from typing import Annotated
 
+import torch
+from torch import Tensor
+
 from collapse_bench.corpus import Batch
 from collapse_bench.model import GENERATIVE, INFERENCE, SLOTS, Forward, Objective, plain
 from collapse_bench.remedy import Remedy, Run, Step
@@ -54,13 +57,16 @@ class AggressiveInference(Remedy):
 
     def train_encoder(self, batch: Batch, step: Step, run: Run) -> None:
         """Update the inference slots until a window of updates is no better than the last."""
-        previous, loss, tokens = math.inf, 0.0, 0
+        previous, tokens = math.inf, 0
+        losses: list[Tensor] = []
         for update in range(1, self.longest + 1):
             if update > 1:
                 batch = run.draw()
-            loss += float(step(batch, only=INFERENCE).per_sentence().detach().sum())
+            # Kept on the device, so that a GPU is waited for once a window.
+            losses.append(step(batch, only=INFERENCE).per_sentence().detach().sum())
             tokens += batch.tokens
             if update % self.window == 0:
-                if loss / tokens >= previous:
+                loss = float(torch.stack(losses).sum()) / tokens
+                if loss >= previous:
                     return
-                previous, loss, tokens = loss / tokens, 0.0, 0
+                previous, losses, tokens = loss, [], 0

@@ -19,16 +19,16 @@ from collapse_bench.settings import Above, AtLeast
 MOST_CORRELATED = 1 - 1e-6
 
 
-class SlotStates(nn.Module):
+class StridedStates(nn.Module):
     """Pool: the states at every `stride`-th token; zero where the sentence is over."""
 
-    def __init__(self, slots: int, stride: int) -> None:
+    def __init__(self, length: int, stride: int) -> None:
         super().__init__()
-        self.slots, self.stride = slots, stride
+        self.length, self.stride = length, stride
 
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
         """States [B, T, H] and mask [B, T] to features [B, n, H]."""
-        first = self.stride * torch.arange(self.slots, device=mask.device)
+        first = self.stride * torch.arange(self.length, device=mask.device)
         exists = first < mask.sum(1, keepdim=True)  # [B, n]
         return states[:, first.clamp(max=mask.shape[1] - 1)] * exists[:, :, None]
 
@@ -53,42 +53,42 @@ class GradualDecoder(nn.Module):
 class DeltaVae(Remedy):
     """A factorised posterior and an AR(1) prior that it cannot match: the rate has a floor.
 
-    The latent becomes a sequence of `slots` vectors with `latent / slots` channels each, so that
-    its size stays that of the suite. A slot is inferred from the tokens after its first one
+    The latent becomes a sequence of `length` vectors with `latent / length` channels each, so that
+    its size stays that of the suite. A vector is inferred from the tokens after its first one
     (anti-causal encoder) and shown to the decoder from there on: it can only add what the past
     cannot tell. The floor is kept by construction and says nothing of whether z is used.
 
     Attributes:
         delta: the committed rate, nats per sentence. The default is 0.15 for each of 32 latent
             dimensions, as in public text settings; the paper's text figures are per token.
-        slots: length of the latent sequence.
+        length: vectors in the latent sequence.
         stride: tokens from one slot to the next.
     """
 
     delta: Annotated[float, Above(0)] = 4.8
-    slots: Annotated[int, AtLeast(2)] = 8
+    length: Annotated[int, AtLeast(2)] = 8
     stride: Annotated[int, AtLeast(1)] = 4
 
     def build(self, model: SequenceVAE) -> Mapping[str, nn.Module]:
         """Another pool, head and prior, and wrappers around encoder and decoder."""
-        channels, rest = divmod(model.dimensions.latent, self.slots)
+        channels, rest = divmod(model.dimensions.latent, self.length)
         if rest or not channels:
             raise UserError(
-                f"delta_vae: slots must divide the latent size, got slots = {self.slots} and "
+                f"delta_vae: length must divide the latent size, got length = {self.length} and "
                 f"latent = {model.dimensions.latent}; change one of them"
             )
-        most = channels * committed_rate(MOST_CORRELATED, self.slots)
+        most = channels * committed_rate(MOST_CORRELATED, self.length)
         if self.delta >= most:
             raise UserError(
-                f"delta_vae: delta must be below {most:.1f} for {self.slots} slots of {channels} "
-                f"channels, got {self.delta}; lower it, or use more slots or a larger latent"
+                f"delta_vae: delta must be below {most:.1f} for {self.length} vectors of "
+                f"{channels} channels, got {self.delta}; lower it, or raise length or latent"
             )
         a = brentq(
-            lambda a: channels * committed_rate(a, self.slots) - self.delta, 0, MOST_CORRELATED
+            lambda a: channels * committed_rate(a, self.length) - self.delta, 0, MOST_CORRELATED
         )
         return {
             "encoder": AntiCausalEncoder(model.encoder),
-            "pool": SlotStates(self.slots, self.stride),
+            "pool": StridedStates(self.length, self.stride),
             "head": GaussianHead(model.dimensions.hidden, channels),
             "prior": AutoregressivePrior(a),
             "decoder": GradualDecoder(model.decoder, self.stride),

@@ -8,6 +8,7 @@ from collapse_bench.settings import Above, AtLeast, Between
 
 CorpusName = Literal["ptb", "text", "newswire"]
 Architecture = Literal["lstm", "transformer"]
+Precision = Literal["auto", "float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ class Training:
         clip: Largest norm of the gradient.
         dropout: Share of the decoder's embeddings and outputs that is dropped.
         validations: Validation passes in a run.
-        precision: Of the products in training; what is reported is always computed in float32.
+        precision: Of the products in training and validation, everything else being in float32;
+            `auto` is bfloat16 where the device has instructions for it.
     """
 
     budget: Annotated[int, AtLeast(1)] | dict[CorpusName, Annotated[int, AtLeast(1)]]
@@ -67,7 +69,7 @@ class Training:
     clip: Annotated[float, Above(0)] = 5.0
     dropout: Annotated[float, Between(0, 1)] = 0.5
     validations: Annotated[int, AtLeast(1)] = 10
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "auto"
 
     def budget_for(self, corpus_name: str) -> int:
         """Return the budget in decoded tokens on the corpus that is really used."""
@@ -78,10 +80,20 @@ class Training:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How every cell is evaluated: importance samples a sentence, and sentences at a time."""
+    """How every cell is evaluated.
 
-    samples: Annotated[int, AtLeast(1)] = 16
+    Attributes:
+        samples: Most draws for a sentence's importance-weighted NLL.
+        standard_error: A sentence whose NLL has a smaller Monte-Carlo error, in nats, gets no
+            further draws; at 0 every sentence gets all of them.
+        batch: Sentences decoded at a time.
+        precision: Of the decoder's products, as in training.
+    """
+
+    samples: Annotated[int, AtLeast(1)] = 64
+    standard_error: Annotated[float, AtLeast(0)] = 0.05
     batch: Annotated[int, AtLeast(1)] = 64
+    precision: Precision = "auto"
 
 
 @dataclass(frozen=True)

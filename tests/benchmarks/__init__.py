@@ -1,0 +1,1 @@
+"""Timings, run by `make bench` and never by `make test`: the plain way against the bench's own."""

@@ -1,0 +1,125 @@
+"""Likelihood, mutual information and active units of a model that has been trained a little."""
+
+import inspect
+
+import numpy as np
+import pytest
+
+from benchmarks import reference
+from benchmarks.conftest import SIDES, pick
+from collapse_bench.evaluation import evaluate
+from collapse_bench.metrics import posterior_scores, score
+
+SAMPLES = 500
+SENTENCES, SPREAD = 4, 16
+"""Sentences of the NLL at equal K, of average length, and of that to a standard error, of any."""
+STANDARD_ERROR = 0.05
+ROUNDS, SPREAD_ROUNDS, POSTERIOR_ROUNDS = 5, 3, 7
+SEED = 1
+
+PARAMETERS = inspect.signature(evaluate).parameters
+PRECISION = {"precision": "auto"} if "precision" in PARAMETERS else {}
+ADAPTIVE = pytest.mark.skipif(
+    "standard_error" not in PARAMETERS,
+    reason="evaluate() has no standard_error: it draws the same number for every sentence",
+)
+
+
+def likelihood(race, pair, split, batch, rounds, *, work, unit, **keywords):
+    """NLL with `SAMPLES` draws a sentence; `keywords` may ask for fewer of ours."""
+
+    def plain():
+        return float(np.mean(reference.importance_weighted_nll(pair.reference, split, SAMPLES)))
+
+    def ours():
+        arrays = evaluate(
+            pair.bench, split, samples=SAMPLES, batch=batch, seed=SEED, **PRECISION, **keywords
+        )
+        return score(arrays).metrics["nll"]
+
+    race(reference=plain, bench=ours, rounds=rounds, work=work, unit=unit, sentences=len(split))
+
+
+def to_standard_error(race, pair, corpus, suite):
+    """NLL until no sentence's has a larger Monte-Carlo standard error than `STANDARD_ERROR`.
+
+    The reference takes all of its draws for every sentence and does not look at the error, as the
+    public code does.
+    """
+    split = of_every_length(corpus.test)
+    likelihood(
+        race, pair, split, suite.evaluation.batch, SPREAD_ROUNDS,
+        work=len(split), unit="sentences", standard_error=STANDARD_ERROR,
+    )  # fmt: skip
+
+
+def of_average_length(split):
+    """The sentences whose length is closest to the mean."""
+    distance = np.abs(split.lengths - split.lengths.mean())
+    return pick(split, np.argsort(distance, kind="stable")[:SENTENCES])
+
+
+def of_every_length(split):
+    """Sentences at equal steps from short to long."""
+    by_length = np.argsort(split.lengths, kind="stable")
+    steps = (np.arange(SPREAD) + 0.5) / SPREAD * len(split)
+    return pick(split, by_length[steps.astype(int)])
+
+
+@SIDES
+@pytest.mark.benchmark(group="nll")
+def test_nll(side, race, collapsing, corpus, suite):
+    split = of_average_length(corpus.test)
+    likelihood(
+        race, collapsing, split, suite.evaluation.batch, ROUNDS,
+        work=SAMPLES * split.n_tokens, unit="token evaluations",
+    )  # fmt: skip
+
+
+@ADAPTIVE
+@SIDES
+@pytest.mark.benchmark(group="nll_to_standard_error")
+def test_nll_to_standard_error(side, race, collapsing, corpus, suite):
+    to_standard_error(race, collapsing, corpus, suite)
+
+
+@ADAPTIVE
+@SIDES
+@pytest.mark.benchmark(group="nll_to_standard_error_informative")
+def test_nll_to_standard_error_informative(side, race, informative, corpus, suite):
+    """Where z matters, so that some sentences need many draws."""
+    to_standard_error(race, informative, corpus, suite)
+
+
+def posterior_metric(race, pair, split, batch, plain, metric):
+    """A metric that needs no decoder, from the weights and the text on: encoding is part of it."""
+
+    def ours():
+        arrays = evaluate(pair.bench, split, samples=0, batch=batch, seed=SEED, **PRECISION)
+        return posterior_scores(arrays).metrics[metric]
+
+    race(
+        reference=lambda: plain(pair.reference, split, batch),
+        bench=ours,
+        rounds=POSTERIOR_ROUNDS,
+        work=len(split),
+        unit="sentences",
+    )
+
+
+@SIDES
+@pytest.mark.benchmark(group="mutual_information")
+def test_mutual_information(side, race, informative, corpus, suite):
+    posterior_metric(
+        race, informative, corpus.test, suite.evaluation.batch,
+        reference.mutual_information, "mutual_information",
+    )  # fmt: skip
+
+
+@SIDES
+@pytest.mark.benchmark(group="active_units")
+def test_active_units(side, race, informative, corpus, suite):
+    posterior_metric(
+        race, informative, corpus.test, suite.evaluation.batch,
+        reference.active_units, "active_units",
+    )  # fmt: skip
