@@ -196,7 +196,7 @@ def test_evaluation_leaves_one_row_a_sentence(name, architecture, corpus):
     assert all(np.isfinite(array).all() for array in arrays.values())
     # The same sentences score the same without the decoder.
     posterior = make(architecture, chosen(name)).evaluate(corpus.valid, samples=0)
-    assert {"distortion", "log_weights"} == arrays.keys() - posterior.keys()
+    assert {"distortion", "log_weights", "draws"} == arrays.keys() - posterior.keys()
     assert all(np.array_equal(posterior[each], arrays[each]) for each in posterior)
 
 
@@ -805,4 +805,5 @@ def pad(batch, columns):
         targets=wide(batch.targets, PAD),
         inputs=wide(batch.inputs, PAD),
         mask=wide(batch.mask, False),
+        place=wide(batch.mask, False).flatten().nonzero()[:, 0],
     )

@@ -1,6 +1,5 @@
 """From decoder states to token log-probabilities: the one place where the vocabulary is wide."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -21,66 +20,71 @@ at a time and the backward pass computes the probabilities again: memory does no
 class TokenLogLikelihood(torch.autograd.Function):
     """log softmax(states W')[target] of each token, passing over the wide matrix once.
 
-    The products are computed in the dtype they are given in, the softmax in float32, a few rows at
-    a time, and rounded to that dtype where the logits were. With P the probabilities and g the
-    gradient of the result, the gradient of the states is g (W[target] - P W) and that of W is
-    g states, added up at the targets, less P' (g states): g and the targets act on narrow matrices,
-    so the backward pass has products only. It can be differentiated once.
+    The products are computed in the dtype of what is given; the softmax in float32 or better, a
+    few rows at a time, and rounded to that dtype where the logits were. With P the probabilities
+    and g the gradient of the result, the gradient of the states is g (W[target] - P W) and that of
+    W is g states, added up at the targets, less P' (g states): g and the targets act on narrow
+    matrices, so the backward pass has products only. It can be differentiated once.
     """
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-        """States [R, H], weight [V, H] and targets [R] to nats [R], float32."""
+        """States [R, H], weight [V, H] and targets [R] to nats [R], float32 or better."""
         of_states, of_weight, _ = ctx.needs_input_grad
-        nats, slopes, kept = states.new_empty(len(states), dtype=torch.float32), [], []
-        for part in _parts(states, weight):
+        nats = torch.empty(len(states), dtype=_wide(states), device=states.device)
+        slope = torch.empty_like(states) if of_states else None
+        probabilities = None
+        parts = _parts(states, weight)
+        for part in parts:
             logits = states[part] @ weight.t()
-            chosen = targets[part, None]
-            likeliest = logits.amax(1)
-            nats[part] = logits.gather(1, chosen)[:, 0].float() - likeliest.float()
-            nats[part] += _softmax_(logits).log_()
-            if of_states:
-                slopes.append(weight[targets[part]] - logits @ weight)
-            if of_weight:
-                kept.append(logits)
-        ctx.kept = kept[0] if len(kept) == 1 else None
-        ctx.save_for_backward(states, weight, targets, *slopes)
+            target = targets[part]
+            above_likeliest = logits.gather(1, target[:, None])[:, 0].to(nats) - logits.amax(1)
+            nats[part] = above_likeliest + _softmax_(logits).log_()
+            if slope is not None:
+                slope[part] = weight[target] - logits @ weight
+            if of_weight and len(parts) == 1:
+                probabilities = logits
+        ctx.save_for_backward(states, weight, targets, slope, probabilities)
         return nats
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         """Gradient [R] to those of states and weight."""
-        states, weight, targets, *slopes = ctx.saved_tensors
-        scale = gradient[:, None].to(states.dtype)
-        of_states, of_weight, _ = ctx.needs_input_grad
-        if not of_weight:
-            return scale * torch.cat(slopes), None, None
-        scaled = scale * states
-        total = torch.zeros_like(weight)
-        for part in _parts(states, weight):
-            probabilities = ctx.kept
-            if probabilities is None:
-                probabilities = states[part] @ weight.t()
-                _softmax_(probabilities)
-            total -= probabilities.t() @ scaled[part]
-        total.index_add_(0, targets, scaled)
-        return scale * torch.cat(slopes) if of_states else None, total, None
+        states, weight, targets, slope, probabilities = ctx.saved_tensors
+        gradient = gradient[:, None].to(states.dtype)
+        of_states = None if slope is None else gradient * slope
+        of_weight = None
+        if ctx.needs_input_grad[1]:
+            scaled = gradient * states
+            of_weight = torch.zeros_like(weight).index_add_(0, targets, scaled)
+            for part in _parts(states, weight):
+                if probabilities is None:
+                    again = states[part] @ weight.t()
+                    _softmax_(again)
+                    of_weight -= again.t() @ scaled[part]
+                else:
+                    of_weight -= probabilities.t() @ scaled
+        return of_states, of_weight, None
 
 
-def _parts(states: Tensor, weight: Tensor) -> Iterator[slice]:
-    """Slices of the R tokens, of at most `KEPT` probabilities each."""
-    rows = max(1, KEPT // weight.shape[0])
-    rows = max(1, rows // ROWS) * ROWS if rows >= ROWS else rows
-    return (slice(start, start + rows) for start in range(0, len(states), rows))
+def _parts(states: Tensor, weight: Tensor) -> list[slice]:
+    """The R tokens in parts of at most `KEPT` probabilities, but at least one token."""
+    rows = max(1, KEPT // len(weight))
+    return [slice(start, start + rows) for start in range(0, max(1, len(states)), rows)]
+
+
+def _wide(values: Tensor) -> torch.dtype:
+    """Float32, or what is given if that is more."""
+    return torch.promote_types(values.dtype, torch.float32)
 
 
 def _softmax_(logits: Tensor) -> Tensor:
-    """Turn logits [R, V] into probabilities and give the largest of each row, [R], float32."""
+    """Turn logits [R, V] into probabilities and give the largest of each row, [R]."""
     rows = ROWS if logits.device.type == "cpu" else max(1, len(logits))
     largest = []
     for part in logits.split(rows):
-        probabilities = part.softmax(1, dtype=torch.float32)
+        probabilities = part.softmax(1, dtype=_wide(logits))
         largest.append(probabilities.amax(1))
         part.copy_(probabilities)
     return torch.cat(largest)
@@ -111,7 +115,7 @@ class Readout(nn.Module):
             batch: the sentences that the states were computed from.
 
         Returns:
-            log p(x | z) in nats, [B], float32.
+            log p(x | z) in nats, [B], float32 or better.
         """
         rows = states.flatten(0, 1)[batch.place]
         targets = batch.targets.flatten()[batch.place]

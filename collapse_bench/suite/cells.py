@@ -39,7 +39,7 @@ class Cell:
 
 
 def cells_of(suite: Suite) -> list[Cell]:
-    """Return the cells of a suite, ordered by entry, architecture and seed."""
+    """Return the cells of a suite, seed by seed, so that every finished seed is a comparison."""
     return [
         Cell(
             suite.name,
@@ -51,9 +51,9 @@ def cells_of(suite: Suite) -> list[Cell]:
             suite.training,
             suite.evaluation,
         )
+        for seed in suite.seeds
         for entry in suite.entries
         for architecture in suite.architectures
-        for seed in suite.seeds
     ]
 
 
