@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BENCH = .venv/bin/python -m collapse_bench
 
-.PHONY: venv run test bench lint
+.PHONY: venv run test bench growth lint
 
 venv: .venv/installed
 
@@ -28,6 +28,10 @@ bench: venv
 		-o python_files='bench_*.py' --benchmark-json=bench.json \
 		--benchmark-columns=min,median,max,rounds; status=$$?; \
 	.venv/bin/python tests/benchmarks/ratios.py bench.json; exit $$status
+
+# Time and memory against every size: growth.md and growth.png, in a few minutes.
+growth: venv
+	.venv/bin/python tests/benchmarks/growth.py --out tests/benchmarks
 
 lint: venv
 	.venv/bin/ruff check .

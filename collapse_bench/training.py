@@ -32,6 +32,10 @@ CONVERGED = 0.1
 """A run has converged if the last quarter of its budget gained less, in nats a sentence."""
 
 
+LOOK = 50
+"""Steps between two looks at whether a GPU has met a gradient that is not finite."""
+
+
 class BudgetSpentError(Exception):
     """The training budget is used up; raised from inside whatever loop is running."""
 
@@ -122,6 +126,7 @@ class TrainingRun:
         self.device = next(model.parameters()).device
         self.meter = Meter(model.decoder, budget)
         self.optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate, fused=True)
+        self._broken = torch.zeros((), device=self.device)
         self._latent = torch.Generator(self.device).manual_seed(stream_seed(seed, "latent"))
         self._batches = self._draws(corpus.train)
 
@@ -157,7 +162,7 @@ class TrainingRun:
             then: applied after the remedies' objective.
 
         Raises:
-            DivergedError: the gradient is not finite.
+            DivergedError: see `check_gradients`.
             BudgetSpentError: there are no tokens left to decode.
         """
         self.optimizer.zero_grad(set_to_none=True)
@@ -171,22 +176,33 @@ class TrainingRun:
                     objective=lambda forward: then(self.remedy.objective(forward)),
                 )
             forward.loss().backward()
-        norm = nn.utils.get_total_norm(
-            [p.grad for p in self.model.parameters() if p.grad is not None]
-        )
-        if not norm.isfinite():
-            raise DivergedError(
-                f"the gradient is not finite at step {self.steps}, "
-                f"{self.meter.tokens} tokens decoded, loss {float(forward.loss().detach())}"
-            )
-        # The fused optimiser divides the gradient by this as it reads it.
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        self._broken = torch.maximum(self._broken, norm.isfinite().logical_not().float())
+        # The fused optimiser divides by the one as it reads the gradient, and does nothing where
+        # the other is 1: no second pass over the gradient, and no wait for a GPU.
         self.optimizer.grad_scale = (norm / self.settings.clip).clamp(min=1)  # type: ignore[attr-defined]
+        self.optimizer.found_inf = self._broken  # type: ignore[attr-defined]
         self.optimizer.param_groups[0]["lr"] = self.learning_rate
         self.optimizer.step()
+        if self.device.type == "cpu" or self.steps % LOOK == 0:
+            self.check_gradients()
         for side, slots in {"encoder": INFERENCE, "decoder": ("decoder",)}.items():
             trained = self.model.parameters_of(tuple(slot for slot in slots if slot in only))
             self.updates[side] += any(parameter.numel() for parameter in trained)
         return forward
+
+    def check_gradients(self) -> None:
+        """Waits for a GPU, which is therefore asked every `LOOK` steps only.
+
+        Raises:
+            DivergedError: a gradient was not finite; the model is as it was before that.
+        """
+        if self._broken:
+            raise DivergedError(
+                f"the gradient is not finite at step {self.steps}, "
+                f"{self.meter.tokens} tokens decoded"
+            )
 
     def _noise(self, mean: Tensor) -> Tensor:
         return torch.randn(mean.shape, generator=self._latent, device=self.device)
@@ -268,8 +284,9 @@ class Selection:
         """Measure, and keep the weights if they are the best so far.
 
         Raises:
-            DivergedError: the bound is not finite.
+            DivergedError: the bound or a gradient before it is not finite.
         """
+        self.run.check_gradients()
         run, arrays = self.run, self.run.validate(samples=1)
         bound = negative_elbo(arrays)
         if not math.isfinite(bound):

@@ -35,7 +35,9 @@ from collapse_bench.training import Selection, TrainingRun, train
 
 ARCHITECTURES = ("lstm", "transformer")
 SIZES = Sizes(embedding=10, hidden=15, latent=8, layers=2, heads=3)
-TRAINING = Training(budget=600, batch=5, validations=2, learning_rate=0.01)
+TRAINING = Training(
+    budget=600, batch=5, validations=2, learning_rate=0.01, precision="float32"
+)  # fmt: skip
 WORDS = 41
 
 SMALL: dict[str, dict[str, Any]] = {

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collapse_bench.corpus import Split, evaluation_batches, load_corpus, text, training_batches
+from collapse_bench.corpus.batches import collate
 from collapse_bench.corpus.vocabulary import BOS, EOS, PAD, SPECIALS, UNK, Vocabulary
 from collapse_bench.errors import CorpusMissing, UserError
 from collapse_bench.suite import CorpusSettings
@@ -363,8 +364,11 @@ def test_a_batch_by_hand():
     assert batch.mask.tolist() == [[True, True, False], [True, True, True]]
     assert batch.lengths.tolist() == [2, 3]
     assert batch.tokens == 5
+    assert batch.place.tolist() == [0, 1, 3, 4, 5]
     moved = batch.to("meta")
     assert (moved.targets.device.type, moved.tokens) == ("meta", 5)
+    assert (moved.place.device.type, moved.place.shape) == ("meta", (5,))
+    assert torch.equal(batch.to("cpu").place, batch.place)
 
 
 @settings(max_examples=50, deadline=None)
@@ -386,6 +390,31 @@ def test_every_sentence_comes_exactly_once(lengths, size, seed, epoch):
         for batch in batches:
             for row, i in zip(batch.targets, batch.index.tolist(), strict=True):
                 assert row[row != PAD].tolist() == [*split.sentence(i).tolist(), EOS]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=30), st.integers(1, 9), st.data())
+def test_the_rows_of_a_batch_are_the_batch_of_those_sentences(lengths, size, data):
+    split = split_of(lengths)
+    for batch in training_batches(split, size, seed=1, epoch=0):
+        row = st.integers(0, len(batch.index) - 1)
+        index = torch.tensor(data.draw(st.lists(row, min_size=1, max_size=12)))
+        rows = batch.rows(index)
+        expected = collate(split, batch.index[index].numpy())
+        columns = expected.mask.shape[1]
+        for name, padding in (("targets", PAD), ("inputs", PAD), ("mask", False)):
+            wide, narrow = getattr(rows, name), getattr(expected, name)
+            assert wide.dtype == narrow.dtype
+            assert torch.equal(wide[:, :columns], narrow)
+            assert (wide[:, columns:] == padding).all()
+        assert torch.equal(rows.lengths, expected.lengths)
+        assert torch.equal(rows.index, expected.index)
+        assert rows.tokens == expected.tokens
+        for each in (batch, rows, expected):
+            assert each.place.dtype == torch.int64
+            assert each.tokens == len(each.place) == int(each.mask.sum())
+            # In row-major order, as a mask picks.
+            assert torch.equal(each.targets.flatten()[each.place], each.targets[each.mask])
 
 
 def test_the_order_is_a_function_of_seed_and_epoch():

@@ -9,9 +9,19 @@ from conftest import make
 from torch import nn
 
 from collapse_bench.corpus import evaluation_batches
-from collapse_bench.evaluation import SentenceNoise, evaluate, negative_elbo
+from collapse_bench.evaluation import (
+    FIRST_ROUND,
+    SentenceNoise,
+    evaluate,
+    negative_elbo,
+    rounds_of_draws,
+)
 from collapse_bench.metrics import score
-from collapse_bench.metrics.likelihood import importance_weighted_nll, proposal_draws
+from collapse_bench.metrics.likelihood import (
+    importance_weighted_nll,
+    monte_carlo_error,
+    proposal_draws,
+)
 from collapse_bench.model import diagonal_normal
 
 
@@ -122,3 +132,186 @@ def test_the_mode_of_every_part_is_as_before(corpus):
     evaluate(model, corpus.valid, samples=1, batch=6, seed=1)
     assert model.training
     assert not model.encoder.training
+
+
+# As many draws as a sentence needs
+
+
+@pytest.mark.parametrize(
+    ("samples", "standard_error", "totals"),
+    [
+        (64, 0.0, [64]),
+        (64, 0.1, [8, 16, 32, 64]),
+        (65, 0.1, [8, 16, 32, 64, 65]),
+        (100, 1e-9, [8, 16, 32, 64, 100]),
+        (9, 0.1, [8, 9]),
+        (8, 0.1, [8]),
+        (3, 0.1, [3]),
+        (1, 0.1, [1]),
+    ],
+)
+def test_rounds_double_the_draws_up_to_the_most(samples, standard_error, totals):
+    assert rounds_of_draws(samples, standard_error) == totals
+
+
+def adaptive(model, split, standard_error, samples=64, batch=16, seed=1):
+    return evaluate(
+        model, split, samples=samples, batch=batch, seed=seed, standard_error=standard_error
+    )
+
+
+def errors_after(arrays, draws):
+    """Monte-Carlo error of every sentence that has had so many draws; all have, or more."""
+    from_q, from_p = proposal_draws(draws)
+    most_q = proposal_draws(arrays["log_weights"].shape[1])[0]
+    weights = arrays["log_weights"]
+    return monte_carlo_error(weights[:, :from_q], weights[:, most_q : most_q + from_p])
+
+
+def is_drawn(draws, samples):
+    """Where the weights of sentences with so many draws are: posterior's first, then prior's."""
+    most_q, most_p = proposal_draws(samples)
+    from_q, from_p = np.array([proposal_draws(n) for n in draws]).T
+    parts = np.arange(most_q) < from_q[:, None], np.arange(most_p) < from_p[:, None]
+    return np.concatenate(parts, axis=1)
+
+
+@pytest.fixture(scope="module")
+def learned(corpus):
+    """A model whose sentences differ in how many draws they need."""
+    built = make("lstm", ["delta_vae"], dropout=0.0)
+    built.steps(corpus, 120, budget=10**6)
+    return built.model
+
+
+def test_no_error_asked_for_is_every_draw(learned, corpus):
+    arrays = adaptive(learned, corpus.train, 0.0)
+    assert (arrays["draws"] == 64).all()
+    assert arrays["log_weights"].shape == (60, 64)
+    assert np.isfinite(arrays["log_weights"]).all()
+    assert np.issubdtype(arrays["draws"].dtype, np.integer)
+
+
+@pytest.mark.parametrize("samples", [20, 64])
+def test_an_error_out_of_reach_is_every_draw_with_the_same_weights(samples, learned, corpus):
+    whole, rounds = (adaptive(learned, corpus.train, error, samples) for error in (0.0, 1e-9))
+    assert (rounds["draws"] == samples).all()
+    np.testing.assert_allclose(
+        rounds["log_weights"], whole["log_weights"], rtol=1e-6, atol=1e-5
+    )  # fmt: skip
+    for each in whole.keys() - {"log_weights", "distortion"}:
+        np.testing.assert_array_equal(rounds[each], whole[each])
+    # The distortion is that of the first round, whatever follows.
+    first = adaptive(learned, corpus.train, 0.0, FIRST_ROUND)
+    np.testing.assert_allclose(rounds["distortion"], first["distortion"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("samples", [8, 20, 64])
+def test_an_error_within_reach_of_all_is_one_round(samples, learned, corpus):
+    arrays = adaptive(learned, corpus.train, 1e9, samples)
+    assert (arrays["draws"] == FIRST_ROUND).all()
+    drawn = is_drawn(arrays["draws"], samples)
+    assert np.array_equal(arrays["log_weights"] > -math.inf, drawn)
+    assert not np.isnan(arrays["log_weights"]).any()
+    # Seven draws of the posterior; they are the first of as many as there may be.
+    whole = adaptive(learned, corpus.train, 0.0, FIRST_ROUND)
+    np.testing.assert_allclose(
+        arrays["log_weights"][:, :7], whole["log_weights"][:, :7], rtol=1e-6, atol=1e-5
+    )
+    np.testing.assert_allclose(arrays["distortion"], whole["distortion"], rtol=1e-6)
+
+
+def test_a_sentence_stops_at_the_first_round_with_the_error_asked_for(learned, corpus):
+    asked = 0.25
+    arrays = adaptive(learned, corpus.train, asked)
+    draws = arrays["draws"]
+    assert {8, 16, 32, 64} == set(draws.tolist())
+    assert np.array_equal(np.isfinite(arrays["log_weights"]), is_drawn(draws, 64))
+    assert np.array_equal(np.isfinite(arrays["log_weights"]).sum(1), draws)
+    # One in eight of 8, 16, 32 and 64 is from the prior: a weight is the same in every round.
+    for n in (8, 16, 32):
+        with np.errstate(invalid="ignore"):
+            error = errors_after(arrays, n)
+        assert (error[draws == n] <= asked).all()
+        assert (error[draws > n] > asked).all()
+
+
+def test_scores_are_of_the_draws_that_were_made(learned, corpus):
+    arrays = adaptive(learned, corpus.train, 0.25)
+    metrics = score(arrays).metrics
+    assert metrics["nll_samples"] == arrays["draws"].mean()
+    by_hand = [
+        -np.log(np.exp(weights[np.isfinite(weights)].astype(np.float64)).mean())
+        for weights in arrays["log_weights"]
+    ]
+    assert metrics["nll"] == pytest.approx(np.mean(by_hand), rel=1e-9)
+    assert 1 <= metrics["ess"] < metrics["nll_samples"]
+    # Half of the nats asked for is a wide berth: they are the error of one sentence.
+    whole = score(adaptive(learned, corpus.train, 0.0)).metrics
+    assert metrics["nll"] == pytest.approx(whole["nll"], abs=0.125)
+    for each in ("kl", "mutual_information", "active_units"):
+        assert metrics[each] == whole[each]
+
+
+def test_draws_do_not_depend_on_the_batch(learned, corpus):
+    single, few, together = (
+        adaptive(learned, corpus.train, 0.25, batch=size) for size in (1, 7, 64)
+    )
+    for other in (few, together):
+        assert np.array_equal(single["draws"], other["draws"])
+        for each in single:
+            np.testing.assert_allclose(single[each], other[each], rtol=3e-6, atol=1e-5)
+
+
+def test_nothing_is_decoded_that_is_not_drawn(learned, corpus, monkeypatch):
+    decoded = []
+    original = learned.log_likelihood
+
+    def counted(batch, z):
+        assert len(batch.index) == len(batch.lengths) == len(z) <= 16
+        decoded.extend(batch.index.tolist())
+        return original(batch, z)
+
+    monkeypatch.setattr(learned, "log_likelihood", counted)
+    arrays = adaptive(learned, corpus.train, 0.25)
+    assert np.array_equal(np.bincount(decoded, minlength=60), arrays["draws"])
+
+
+@pytest.mark.parametrize("samples", [20, 64])
+def test_the_weights_of_every_round_by_hand(samples, corpus):
+    model, split = KnownEvidence(1.4, 0.5), corpus.train
+    arrays = adaptive(model, split, 0.15, samples)
+    assert len(set(arrays["draws"].tolist())) > 1
+    most_q, noise = proposal_draws(samples)[0], SentenceNoise(len(split), 1)
+    for batch in evaluation_batches(split, 16):
+        q = model.posterior(batch, None)
+        p, x = model.prior(q, batch), model.observed(batch)
+        for row, i in enumerate(batch.index.tolist()):
+            from_q, from_p = proposal_draws(total := int(arrays["draws"][i]))
+            for number in [*range(from_q), *range(most_q, most_q + from_p)]:
+                part = q if number < most_q else p
+                z = part.mean + part.stddev * noise.of(batch, number)(q.mean)
+                of_q, of_p, of_x = (
+                    each.log_prob(z).double().exp()[row]
+                    for each in (q, p, diagonal_normal(x, torch.ones_like(x)))
+                )
+                weight = of_x * of_p / ((from_q * of_q + from_p * of_p) / total)
+                assert arrays["log_weights"][i, number] == pytest.approx(
+                    float(weight.log()), abs=1e-4
+                )  # fmt: skip
+
+
+@pytest.mark.parametrize(("spread", "shift"), [(1.0, 0.0), (1.4, 0.5), (0.7, 0.5)])
+def test_the_nll_of_as_many_draws_as_needed_is_the_evidence(spread, shift, corpus):
+    asked, seeds = 0.1, range(1, 9)
+    gaps, draws = [], []
+    for seed in seeds:
+        arrays = adaptive(KnownEvidence(spread, shift), corpus.train, asked, 512, 64, seed)
+        nll = importance_weighted_nll(arrays["log_weights"], arrays["draws"])
+        gaps.append(nll + log_evidence(corpus.train))
+        draws.append(arrays["draws"])
+    assert 8 < np.mean(draws) < 300
+    gaps = np.array(gaps)
+    # What is asked for is the error of a sentence; a mean has less, and the bias of a logarithm.
+    assert gaps.std() < 1.5 * asked
+    assert abs(gaps.mean()) < 4 * asked / math.sqrt(gaps.size) + asked**2

@@ -56,7 +56,8 @@ def record(entry="vae", seed=1, architecture="lstm", corpus=(), status="done", *
         "levers": levers,
         "settings": {
             "sizes": {"hidden": 8, "latent": 32},
-            "training": {"batch": 32, "precision": "float32", "budget": 1000},
+            "training": {"batch": 32, "precision": "auto", "budget": 1000},
+            "evaluation": {"samples": 32},
         },
         "corpus": {
             "name": "ptb",
@@ -84,6 +85,7 @@ def record(entry="vae", seed=1, architecture="lstm", corpus=(), status="done", *
             "torch": "2.13.0",
             "device": "cpu",
             "threads": 1,
+            "precision": {"training": "bfloat16", "evaluation": "float32"},
             "platform": "Linux",
             "commit": "79a4ff3",
         },
@@ -178,7 +180,7 @@ def test_golden_table():
 def test_golden_header():
     page = page_of([language_model(), record(), record(seed=2)])
     assert "## ptb, 1,000 tokens a cell" in page
-    assert [line for line in page.splitlines() if line.startswith("- ")][:7] == [
+    assert [line for line in page.splitlines() if line.startswith("- ")][:9] == [
         "- Corpus: **ptb**, sha256 0123abcd (the known digest of this corpus); train / valid /"
         " test: 100 / 10 / 20 sentences, 2,000 / 200 / 400 tokens with end of sentence",
         "- Budget: 1,000 decoded tokens a cell = 0.50 epochs of the training split",
@@ -186,11 +188,13 @@ def test_golden_header():
         " quarters of the budget; the others gained more or have too few validations to tell, so"
         " **their numbers are of this budget and not final**",
         "- Seeds: 1, 2; 3 of 3 cells finished",
-        "- NLL: importance weighted, S = 16 draws a sentence (effective: 12.0 to 12.0); ceiling"
-        " of MI: ln N = 3.00 nats",
-        "- Training: hidden 8, batch 32, precision float32",
-        "- Machine: cpu, threads: 1, Linux; collapse_bench 0.1.0 (commit 79a4ff3), Python 3.11.9,"
-        " torch 2.13.0",
+        "- NLL: importance weighted, S = 16.0 to 16.0 draws a sentence (effective: 12.0 to 12.0);"
+        " ceiling of MI: ln N = 3.00 nats",
+        "- Sizes: hidden 8",
+        "- Training: batch 32, precision auto",
+        "- Evaluation: samples 32",
+        "- Machine: cpu, products in bfloat16 in training and float32 in evaluation, threads: 1,"
+        " Linux; collapse_bench 0.1.0 (commit 79a4ff3), Python 3.11.9, torch 2.13.0",
     ]
     assert "ASKED FOR" not in page
 

@@ -23,6 +23,7 @@ from collapse_bench.metrics.active_units import active_units
 from collapse_bench.metrics.likelihood import (
     effective_sample_size,
     importance_weighted_nll,
+    monte_carlo_error,
     perplexity,
     proposal_draws,
 )
@@ -239,6 +240,77 @@ def test_one_draw_in_eight_is_from_the_prior(samples, split):
 
 def test_one_weight_above_all_others_is_one_effective_sample():
     np.testing.assert_allclose(effective_sample_size(np.array([[0.0, -200, -300]])), 1)
+
+
+def test_nll_of_fewer_draws_for_some_sentences():
+    nothing = -math.inf
+    weights = np.log([[1.0, 3.0, 2.0], [4.0, 1.0, 1.0]])
+    weights[1, 1:] = nothing
+    nll = importance_weighted_nll(weights, np.array([3, 1]))
+    np.testing.assert_allclose(nll, -np.log([2.0, 4.0]))
+    np.testing.assert_allclose(effective_sample_size(weights), [36 / 14, 1])
+    with np.errstate(divide="ignore"):
+        again = importance_weighted_nll(np.insert(weights, 1, nothing, axis=1), np.array([3, 1]))
+    np.testing.assert_array_equal(again, nll)
+
+
+# Monte-Carlo error
+
+
+def test_equal_weights_have_no_error():
+    error = monte_carlo_error(np.full((3, 7), -800.0), np.full((3, 1), -800.0))
+    np.testing.assert_array_equal(error, np.zeros(3))
+    # What differs between the strata is known, and no error.
+    error = monte_carlo_error(np.full((3, 14), -1.0), np.full((3, 2), -5.0))
+    np.testing.assert_array_equal(error, np.zeros(3))
+
+
+@pytest.mark.parametrize(("of_q", "of_p"), [(1, 0), (0, 1)])
+def test_a_single_draw_tells_nothing_of_its_error(of_q, of_p):
+    error = monte_carlo_error(np.zeros((3, of_q)), np.zeros((3, of_p)))
+    assert error.tolist() == [math.inf] * 3
+
+
+def test_monte_carlo_error_by_hand():
+    # Weights 1, 3 and 2, 2, 5: variances 2 and 3 of sums of 2 and 3, whose total is 13.
+    of_q, of_p = np.log([[1.0, 3.0]]), np.log([[2.0, 2.0, 5.0]])
+    expected = math.sqrt(2 * 2 + 3 * 3) / 13
+    np.testing.assert_allclose(monte_carlo_error(of_q, of_p), [expected])
+    # One draw of a stratum shows no variation: then 1, 3, 2 are as from one, with variance 1.
+    np.testing.assert_allclose(monte_carlo_error(of_q, of_p[:, :1]), [math.sqrt(3) / 6])
+    np.testing.assert_allclose(monte_carlo_error(of_p[:, :1], of_q), [math.sqrt(3) / 6])
+    np.testing.assert_allclose(monte_carlo_error(of_q, np.zeros((1, 0))), [math.sqrt(2 * 2) / 4])
+
+
+@given(shift=st.floats(-1e4, 1e4), seed=st.integers(0, 99))
+def test_the_scale_of_the_weights_does_not_matter_to_their_error(shift, seed):
+    rng = np.random.default_rng(seed)
+    of_q, of_p = 3 * rng.normal(size=(4, 14)), 3 * rng.normal(size=(4, 2))
+    np.testing.assert_allclose(
+        monte_carlo_error(of_q + shift, of_p + shift), monte_carlo_error(of_q, of_p), rtol=1e-9
+    )
+
+
+@pytest.mark.parametrize(
+    ("of_q", "of_p"),
+    [
+        ((56, 0.0, 0.5), (8, -1.0, 0.3)),
+        ((56, 0.0, 0.2), (8, 2.0, 0.6)),  # most of it from the prior's draws
+        ((64, -300.0, 0.4), (0, 0.0, 1.0)),
+    ],
+)
+def test_the_error_of_log_normal_weights_is_the_spread_of_their_log_mean(rng, of_q, of_p):
+    strata = [
+        mean + scale * rng.normal(size=(20_000, count)) for count, mean, scale in (of_q, of_p)
+    ]
+    predicted = monte_carlo_error(*strata)
+    nll = importance_weighted_nll(np.concatenate(strata, axis=1))
+    assert math.sqrt((predicted**2).mean()) == pytest.approx(nll.std(), rel=0.05)
+    # In closed form, by the delta method.
+    sums = [(n * math.exp(m + s * s / 2), n * math.exp(2 * m + s * s) * math.expm1(s * s))
+            for n, m, s in (of_q, of_p)]  # fmt: skip
+    exact = math.sqrt(sum(variance for _, variance in sums)) / sum(mean for mean, _ in sums)
+    assert nll.std() == pytest.approx(exact, rel=0.05)
 
 
 def test_perplexity_by_hand():

@@ -1,18 +1,24 @@
 """The parts of the model: what each computes, what it sees, and the readout's own gradient."""
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
-from conftest import WORDS, make, noise_of, same_arrays
+from conftest import WORDS, make, noise_of, parameters, same, same_arrays
 from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from collapse_bench.metrics import score
-from collapse_bench.model import SLOTS, diagonal_normal, plain
+from collapse_bench.model import GENERATIVE, INFERENCE, SLOTS, diagonal_normal, plain
 from collapse_bench.model.autoregressive import AutoregressiveNormal
+from collapse_bench.model.dropout import Dropout
 from collapse_bench.model.latent import LastState, StandardNormal, draw, rate
 from collapse_bench.model.readout import ROWS, Readout, TokenLogLikelihood
-from collapse_bench.model.transformer import positions
+from collapse_bench.model.transformer import attention, causal_mask, positions
+from collapse_bench.plugins import remedy_files
 
 # The readout
 
@@ -49,14 +55,113 @@ def test_token_log_likelihood_is_log_softmax_with_its_gradients(rows):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=2e-5)
 
 
+IN_PARTS = {"one row": 1, "seven rows": 7 * 11, "all rows": 2**25}
+"""Largest numbers of probabilities, for the 11 words of `tokens_of`."""
+in_parts = pytest.mark.parametrize("kept", IN_PARTS.values(), ids=IN_PARTS.keys())
+
+
+@pytest.fixture
+def keep(monkeypatch):
+    """Set the largest number of probabilities held at once."""
+    return lambda kept: monkeypatch.setattr("collapse_bench.model.readout.KEPT", kept)
+
+
+class Formed(TorchDispatchMode):
+    """The rows of everything with `width` columns that is computed inside, and all products."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.width = width
+        self.rows = {}
+        self.products = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        result = function(*arguments, **(keywords or {}))
+        self.products += function is torch.ops.aten.mm.default
+        if isinstance(result, torch.Tensor) and result.shape[1:] == (self.width,):
+            self.rows.setdefault(function, []).append(len(result))
+        return result
+
+
+@in_parts
 @pytest.mark.parametrize("rows", [3, ROWS + 2])
-def test_token_log_likelihood_keeps_its_derivative(rows):
+def test_token_log_likelihood_keeps_its_derivative(rows, kept, keep):
+    keep(kept)
     states, weight, targets, _ = tokens_of(rows, hidden=2, words=3)
-    # The normaliser is in single precision whatever comes in, so the steps cannot be small.
     assert torch.autograd.gradcheck(
         lambda *inputs: TokenLogLikelihood.apply(*inputs, targets),
-        (states, weight), eps=1e-2, atol=2e-3, rtol=1e-3, nondet_tol=0.0, fast_mode=True,
+        (states, weight), eps=1e-6, atol=1e-8, rtol=1e-6, nondet_tol=0.0,
     )  # fmt: skip
+
+
+@in_parts
+@pytest.mark.parametrize("needed", ["states", "weight", "both"])
+@pytest.mark.parametrize("rows", [0, 1, 7, 20, 2 * ROWS + 3])
+def test_in_double_precision_it_is_exact_in_however_many_parts(rows, needed, kept, keep):
+    keep(kept)
+    states, weight, targets, gradient = tokens_of(rows)
+    inputs = {"states": states, "weight": weight}
+    wanted = [each for name, each in inputs.items() if needed in (name, "both")]
+    for each in inputs.values():
+        each.requires_grad_(any(each is one for one in wanted))
+    actual = TokenLogLikelihood.apply(states, weight, targets)
+    expected = reference(states, weight, targets)
+    assert actual.dtype == torch.float64
+    torch.testing.assert_close(actual, expected, rtol=1e-13, atol=1e-13)
+    pairs = zip(
+        torch.autograd.grad(actual, wanted, gradient.double()),
+        torch.autograd.grad(expected, wanted, gradient.double()),
+        strict=True,
+    )
+    for one, other in pairs:
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+@in_parts
+@pytest.mark.parametrize("needed", ["states", "weight", "both"])
+def test_probabilities_are_kept_for_the_weight_alone_and_only_if_they_are_few(needed, kept, keep):
+    keep(kept)
+    states, weight, targets, gradient = tokens_of(20)
+    states.requires_grad_(needed != "weight")
+    weight.requires_grad_(needed != "states")
+    saved = []
+
+    def pack(tensor):
+        saved.append(tensor)
+        return tensor
+
+    with Formed(width=11) as formed:
+        with saved_tensors_hooks(pack, lambda tensor: tensor):
+            nats = TokenLogLikelihood.apply(states, weight, targets)
+        nats.backward(gradient.double())
+    few = kept >= 20 * 11
+    wide = [tensor for tensor in saved if tensor.numel() >= 20 * 11]
+    assert len(wide) == (few and needed != "states")
+    for probabilities in wide:
+        torch.testing.assert_close(probabilities, (states @ weight.t()).softmax(1))
+    # Nothing as wide comes and goes either: a part is as large as it may be, or a single row.
+    assert max(formed.rows[torch.ops.aten._softmax.default]) == min(20, max(1, kept // 11))
+    assert max(formed.rows[torch.ops.aten.mm.default]) == min(20, max(1, kept // 11))
+    # The logits are formed once, or where the backward pass has to form them again, twice.
+    again = needed != "states" and not few
+    assert sum(formed.rows[torch.ops.aten.mm.default]) == 20 * (1 + again)
+    parts = len(formed.rows[torch.ops.aten.mm.default]) // (1 + again)
+    assert formed.products == parts * (1 + again + (2 if needed == "both" else 1))
+
+
+@in_parts
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_certain_and_impossible_targets_have_the_gradient_of_the_limit(dtype, kept, keep):
+    keep(kept)
+    # Logits of 0, -s and -2s: the first word is certain, the others are impossible.
+    s = 2.0**20
+    states = torch.tensor([[s], [2 * s], [s], [2 * s]], dtype=dtype, requires_grad=True)
+    weight = torch.tensor([[0.0], [-1.0], [-2.0]], dtype=dtype, requires_grad=True)
+    actual = TokenLogLikelihood.apply(states, weight, torch.tensor([0, 0, 1, 2]))
+    assert actual.tolist() == [0, 0, -s, -4 * s]
+    of_states, of_weight = torch.autograd.grad(actual.sum(), (states, weight))
+    assert of_states[:, 0].tolist() == [0, 0, -1, -2]
+    assert of_weight[:, 0].tolist() == [-3 * s, s, 2 * s]
 
 
 @pytest.mark.parametrize("frozen", ["states", "weight"])
@@ -109,14 +214,24 @@ def test_the_readout_adds_up_the_tokens_of_each_sentence(batch):
     torch.testing.assert_close(readout(states, batch), expected)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_step_in_lower_precision_is_finite_and_close(architecture, precision, corpus):
-    run = make(architecture, dropout=0.0).run(corpus, precision=precision)
-    exact = make(architecture, dropout=0.0).run(corpus)
-    forward, expected = run.update(run.draw()), exact.update(exact.draw())
-    torch.testing.assert_close(forward.distortion, expected.distortion, rtol=0.02, atol=0.1)
-    assert all(parameter.dtype == torch.float32 for parameter in run.model.parameters())
-    assert all(parameter.isfinite().all() for parameter in run.model.parameters())
+@pytest.mark.parametrize("name", ["", *sorted(remedy_files())], ids=lambda name: name or "vae")
+def test_a_step_in_lower_precision_is_finite_and_close(name, architecture, corpus):
+    steps = []
+    for precision in ("float32", "bfloat16"):
+        torch.manual_seed(1)
+        run = make(architecture, [name] if name else []).run(corpus, precision=precision)
+        steps.append((run, run.update(run.draw())))
+    (exact, expected), (run, forward) = steps
+    assert not torch.equal(forward.distortion, expected.distortion)
+    torch.testing.assert_close(forward.distortion, expected.distortion, rtol=0.005, atol=0.1)
+    torch.testing.assert_close(forward.kl, expected.kl, rtol=0.02, atol=0.002)
+    assert forward.distortion.dtype == forward.kl.dtype == torch.float32
+    assert forward.q.mean.dtype == forward.z.dtype == torch.float32
+    for parameter, other in zip(run.model.parameters(), exact.model.parameters(), strict=True):
+        assert parameter.dtype == parameter.grad.dtype == torch.float32
+        assert parameter.isfinite().all()
+        # Rounded products, no other derivative.
+        assert (parameter.grad - other.grad).norm() < 0.03 * other.grad.norm() + 1e-3
 
 
 # One pass
@@ -243,6 +358,107 @@ def test_dropout_acts_in_training_only(architecture, batch):
     assert torch.equal(model.decoder(batch, z), model.decoder(batch, z))
 
 
+# Dropout
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
+def test_dropout_is_the_identity_in_evaluation_and_at_zero(p):
+    x = torch.randn(4, 5, 6)
+    assert torch.equal(Dropout(p).eval()(x), x)
+    state = torch.get_rng_state()
+    assert torch.equal(Dropout(0.0)(x), x)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_dropout_of_everything_leaves_zeros():
+    x = torch.randn(4, 5, requires_grad=True)
+    y = Dropout(1.0)(x)
+    assert torch.equal(y, torch.zeros(4, 5))
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.8])
+def test_dropout_keeps_its_share_scales_it_up_and_treats_every_entry_alike(p):
+    torch.manual_seed(1)
+    x = torch.rand(1000, 10, 20) + 1
+    y = Dropout(p)(x)
+    kept = y != 0
+    torch.testing.assert_close(y[kept], x[kept] / (1 - p))
+    n, of_one = x.numel(), math.sqrt(p * (1 - p))
+    assert float(kept.double().mean()) == pytest.approx(1 - p, abs=4 * of_one / math.sqrt(n))
+    expected, error = float(x.mean()), 4 * of_one / (1 - p) * float(x.norm()) / n
+    assert float(y.double().mean()) == pytest.approx(expected, abs=error)
+    each = kept.double().mean(0)
+    assert (each - (1 - p)).abs().max() < 5 * of_one / math.sqrt(1000)
+    # No row is like another, and no entry goes with the next.
+    assert len({tuple(row) for row in kept.flatten(1).tolist()}) == 1000
+    together = (kept[:, :, 1:] & kept[:, :, :-1]).double().mean()
+    assert float(together) == pytest.approx((1 - p) ** 2, abs=8 * of_one / math.sqrt(n))
+
+
+def test_the_gradient_of_dropout_passes_where_the_value_does():
+    torch.manual_seed(1)
+    x = torch.randn(40, 50, requires_grad=True)
+    gradient = torch.randn(40, 50)
+    y = Dropout(0.3)(x)
+    y.backward(gradient)
+    scale = (y != 0) / 0.7
+    assert 0 < int((y == 0).sum()) < y.numel()
+    torch.testing.assert_close(x.grad, gradient * scale)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_dropout_keeps_the_precision_and_repeats_with_the_seed(dtype):
+    x, dropout = torch.randn(30, 40).to(dtype), Dropout(0.5)
+    outputs = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        outputs.append(dropout(x))
+    assert all(output.dtype == dtype for output in outputs)
+    assert torch.equal(outputs[0], outputs[1])
+    assert not torch.equal(outputs[0], outputs[2])
+    assert set((outputs[0] / x).flatten().tolist()) == {0.0, 2.0}
+    assert not torch.equal(dropout(x), outputs[2])
+
+
+# Attention
+
+
+@pytest.mark.parametrize("width", [1, 5])
+@pytest.mark.parametrize("kind", ["causal", "sentence"])
+def test_attention_is_that_of_torch_with_its_gradients(kind, width, batch):
+    tokens = batch.mask.shape[1]
+    allowed = {
+        "causal": causal_mask(batch)[:, None],
+        "sentence": batch.mask[:, None, None, :].expand(-1, 1, tokens, -1),
+    }[kind]
+    generator = torch.Generator().manual_seed(1)
+    query, key, value, gradient = (
+        3 * torch.randn(5, 3, tokens, width, dtype=torch.float64, generator=generator)
+        for _ in range(4)
+    )
+    inputs = [each.requires_grad_() for each in (query, key, value)]
+    actual = attention(*inputs, allowed)
+    expected = F.scaled_dot_product_attention(*inputs, attn_mask=allowed)
+    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+    pairs = zip(
+        torch.autograd.grad(actual, inputs, gradient),
+        torch.autograd.grad(expected, inputs, gradient),
+        strict=True,
+    )
+    for one, other in pairs:
+        torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
+
+
+def test_attention_sees_nothing_of_what_is_not_allowed(batch):
+    allowed = batch.mask[:, None, None, :]
+    tokens = batch.mask.shape[1]
+    query, key, value = torch.randn(3, 5, 3, tokens, 4).unbind()
+    before = attention(query, key, value, allowed)
+    padding = ~batch.mask[:, None, :, None].expand_as(key)
+    changed = (each.masked_fill(padding, 1e6) for each in (key, value))
+    assert torch.equal(attention(query, *changed, allowed), before)
+
+
 def test_parts_are_shared_and_parameters_belong_to_one_slot(architecture):
     model = make(architecture).model
     head = nn.Linear(2, 3)
@@ -284,3 +500,22 @@ def test_a_latent_of_size_zero_is_a_language_model(architecture, corpus):
     assert metrics["nll"] == metrics["distortion"] == metrics["negative_elbo"]
     assert metrics["kl"] == metrics["mutual_information"] == metrics["active_units"] == 0
     assert selection.best < selection.history[0]["negative_elbo"] + 1e-9
+
+
+def test_the_language_model_has_nothing_but_a_decoder(architecture, corpus):
+    built = make(architecture, latent=0)
+    model = built.model
+    assert sum(parameter.numel() for parameter in model.parameters_of(INFERENCE)) == 0
+    of_decoder = sum(parameter.numel() for parameter in model.parameters_of(GENERATIVE))
+    assert sum(parameter.numel() for parameter in model.parameters()) == of_decoder > 0
+    run = built.steps(corpus, 3)
+    assert run.updates == {"encoder": 0, "decoder": 3}
+    before = parameters(model)
+    forward = run.update(run.draw(), only=GENERATIVE)
+    assert not same(before, parameters(model))
+    assert forward.z.shape == forward.kl.shape == (5, 0)
+    assert run.updates == {"encoder": 0, "decoder": 4}
+    # Its decoder is that of the VAE, without a latent.
+    vae = make(architecture)
+    words = {name: p.shape for name, p in vae.model.decoder.named_parameters()}
+    assert words.keys() == dict(model.decoder.named_parameters()).keys()

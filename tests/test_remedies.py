@@ -545,6 +545,47 @@ def test_the_inner_loop_ends_when_a_window_gains_nothing(batch, losses, inner):
     assert run.measured == 0
 
 
+def updates_until_a_window_gains_nothing(table, window, longest):
+    """The inner loop over (loss, tokens) of each update, one number after the other."""
+    previous, loss, tokens = math.inf, 0.0, 0
+    for update in range(1, longest + 1):
+        loss += table[update - 1][0]
+        tokens += table[update - 1][1]
+        if update % window == 0:
+            if loss / tokens >= previous:
+                return update
+            previous, loss, tokens = loss / tokens, 0.0, 0
+    return longest
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 5])
+def test_the_inner_loop_compares_windows_by_nats_a_token(window, batch):
+    rng, seen = np.random.default_rng(window), set()
+    for _ in range(60):
+        # Two sentences whose losses are multiples of 1/4, so that sums are exact and ties occur,
+        # and batches with different numbers of tokens.
+        level = np.linspace(6, 2, 20)
+        losses = np.round(4 * level[:, None] * rng.uniform(0.3, 1, (20, 2))) / 4
+        tokens = rng.integers(1, 4, 20)
+        batches = [
+            replace(batch, tokens=int(n), index=torch.tensor([i])) for i, n in enumerate(tokens)
+        ]
+        run = SimpleNamespace(draw=iter(batches[1:]).__next__)
+        taken = []
+
+        def step(batch, only, taken=taken, losses=losses):
+            taken.append((int(batch.index[0]), only))
+            each = torch.tensor(losses[batch.index[0]], dtype=torch.float32, requires_grad=True)
+            return SimpleNamespace(per_sentence=lambda: each)
+
+        AggressiveInference(window=window, longest=20).train_encoder(batches[0], step, run)
+        table = list(zip(losses.sum(1).tolist(), tokens.tolist(), strict=True))
+        expected = updates_until_a_window_gains_nothing(table, window, 20)
+        assert taken == [(i, INFERENCE) for i in range(expected)]
+        seen.add(expected)
+    assert len(seen) > 2
+
+
 def test_the_inner_loop_draws_no_batch_that_it_does_not_use(batch):
     run = FakeRun(batch, [9, 8, 7, 6, 5])
     run.step(AggressiveInference(window=2, longest=5))

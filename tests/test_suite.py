@@ -313,6 +313,10 @@ BAD = {
     "learning rate inf": ("1e-3", ".inf", 4, ["a number above 0, not inf"]),
     "overflow": ("1e-3", "1e999", 4, ["a number above 0, not inf"]),
     "precision": ("1e-3", "1, precision: float16", 4, ["float32 or bfloat16", "did you mean"]),
+    "precision of evaluation": ("samples: 4", "samples: 4, precision: float64", 5,
+                                ["evaluation: precision", "auto, float32 or bfloat16"]),
+    "standard error": ("samples: 4", "samples: 4, standard_error: -0.1", 5,
+                       ["evaluation: standard_error", "at least 0, not -0.1"]),
     "dropout": ("1e-3", "1, dropout: 1.5", 4, ["dropout must be", "between 0 and 1, not 1.5"]),
     # entries
     "name in capitals": ("  vae:", "  VAE:", 9, ["'VAE'", "a-z, 0-9"]),

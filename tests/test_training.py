@@ -9,7 +9,7 @@ from conftest import make, parameters, same
 from torch import nn
 
 from collapse_bench import training
-from collapse_bench.corpus import evaluation_batches
+from collapse_bench.corpus import evaluation_batches, training_batches
 from collapse_bench.evaluation import evaluate, negative_elbo
 from collapse_bench.metrics import posterior_scores
 from collapse_bench.model import GENERATIVE, INFERENCE, SLOTS, diagonal_normal
@@ -165,6 +165,65 @@ def test_the_gradient_is_clipped_as_a_whole(corpus):
     run.update(run.draw())
     norm = torch.stack([parameter.grad.norm() for parameter in run.model.parameters()]).norm()
     assert norm == pytest.approx(1e-3, rel=1e-3)
+
+
+def plain_updates(built, corpus, sequence, clip):
+    """Updates of some slots after one another: autograd, a clipped norm, and Adam as it comes.
+
+    Returns the optimiser and the norm of each gradient before it was clipped.
+    """
+    torch.manual_seed(built.seed)
+    model = built.model.train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01, fused=False, foreach=False)
+    latent = torch.Generator().manual_seed(stream_seed(built.seed, "latent"))
+    batches = training_batches(corpus.train, 5, stream_seed(built.seed, "order"), 0)
+    norms = []
+    for only, batch in zip(sequence, batches, strict=False):
+        optimizer.zero_grad()
+        model(batch, lambda mean: torch.randn(mean.shape, generator=latent)).loss().backward()
+        for parameter in set(model.parameters()) - set(model.parameters_of(only)):
+            parameter.grad = None
+        norms.append(float(nn.utils.clip_grad_norm_(model.parameters(), clip)))
+        optimizer.step()
+    return optimizer, norms
+
+
+SEQUENCES = {
+    "one": [SLOTS],
+    "all": [SLOTS] * 8,
+    "inference": [INFERENCE] * 8,
+    "mixed": [SLOTS, INFERENCE, INFERENCE, GENERATIVE, SLOTS, INFERENCE],
+}
+
+
+@pytest.mark.parametrize(("clip", "bites"), [(0.05, True), (1e3, False)])
+@pytest.mark.parametrize("sequence", SEQUENCES.values(), ids=SEQUENCES.keys())
+def test_updates_are_those_of_a_clipped_norm_and_plain_adam(
+    sequence, clip, bites, architecture, corpus
+):
+    plain, built = make(architecture), make(architecture)
+    optimizer, norms = plain_updates(plain, corpus, sequence, clip)
+    assert all((norm > clip) == bites for norm in norms)
+    assert len(sequence) == 1 or max(norms) > 1.1 * min(norms)
+    torch.manual_seed(built.seed)
+    run = built.run(corpus, clip=clip)
+    for only in sequence:
+        run.update(run.draw(), only=only)
+    pairs = zip(plain.model.parameters(), built.model.parameters(), strict=True)
+    for expected, actual in pairs:
+        # Adam forgets a factor common to all gradients: what it has averaged tells more.
+        averages, others = (
+            each.state.get(parameter, {})
+            for each, parameter in ((run.optimizer, actual), (optimizer, expected))
+        )
+        assert averages.keys() == others.keys()
+        for name, average in others.items():
+            rounding = 1e-5 * float(average.abs().max())
+            torch.testing.assert_close(averages[name], average, rtol=1e-4, atol=rounding)
+        # The derivative by a bias of the keys is zero: Adam makes steps of the rounding there.
+        size = others["exp_avg_sq"].sqrt() if others else torch.ones_like(expected)
+        known = (size > 1e-5 * size.max()) | (size == 0)
+        torch.testing.assert_close(actual[known], expected[known], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])

@@ -51,15 +51,21 @@ class Batch:
         )
 
     def to(self, device: torch.device | str) -> Self:
-        """The same batch on `device`."""
+        """The same batch on `device`; a copy to a GPU is not waited for."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            if torch.device(device).type == "cuda" and tensor.device.type == "cpu":
+                tensor = tensor.pin_memory()
+            return tensor.to(device, non_blocking=True)
+
         return replace(
             self,
-            targets=self.targets.to(device),
-            inputs=self.inputs.to(device),
-            mask=self.mask.to(device),
-            place=self.place.to(device),
-            lengths=self.lengths.to(device),
-            index=self.index.to(device),
+            targets=moved(self.targets),
+            inputs=moved(self.inputs),
+            mask=moved(self.mask),
+            place=moved(self.place),
+            lengths=moved(self.lengths),
+            index=moved(self.index),
         )
 
 

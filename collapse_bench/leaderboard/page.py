@@ -146,7 +146,9 @@ def header(section: Section) -> list[str]:
         f" {sum(len(row.cells) for row in section.rows)} cells finished",
         f"- NLL: importance weighted, S = {samples(done)}; ceiling of MI: ln N ="
         f" {ceiling(section.records[0]):.2f} nats",
-        f"- Training: {training(section.records)}",
+        f"- Sizes: {settings(section.records, 'sizes', 'latent')}",
+        f"- Training: {settings(section.records, 'training', 'budget')}",
+        f"- Evaluation: {settings(section.records, 'evaluation')}",
         f"- Machine: {environment(section.records)}",
     ]
     if not any(record["latent"] == 0 for record in section.records):
@@ -157,13 +159,11 @@ def header(section: Section) -> list[str]:
     return lines
 
 
-def training(records: Sequence[Record]) -> str:
-    """Sizes and settings of the training; several values where the cells differ."""
-    told = []
-    for group, left_out in (("sizes", "latent"), ("training", "budget")):
-        parts = [(record.get("settings") or {}).get(group) or {} for record in records]
-        names = dict.fromkeys(name for part in parts for name in part if name != left_out)
-        told += [f"{escape(n)} {listed(part.get(n) for part in parts)}" for n in names]
+def settings(records: Sequence[Record], section: str, left_out: str = "") -> str:
+    """A section of the suite as it was in these records; several values where they differ."""
+    parts = [(record.get("settings") or {}).get(section) or {} for record in records]
+    names = dict.fromkeys(name for part in parts for name in part if name != left_out)
+    told = [f"{escape(n)} {listed(part.get(n) for part in parts)}" for n in names]
     return ", ".join(told) or "not recorded"
 
 
@@ -203,12 +203,14 @@ def convergence(done: Sequence[Record]) -> str:
 
 
 def samples(done: Sequence[Record]) -> str:
-    """S of the importance-weighted NLL, with the range of the effective sample size."""
+    """S of the importance-weighted NLL and its effective sample size, least to most of a cell."""
     latent = [record for record in done if record["latent"] > 0]
-    sizes = [size for r in latent if (size := number_of(r, "metrics", "ess")) is not None]
-    effective = f" (effective: {number(min(sizes), 1)} to {number(max(sizes), 1)})" if sizes else ""
-    drawn = listed((r.get("metrics") or {}).get("nll_samples") for r in latent)
-    return f"{drawn} draws a sentence{effective}"
+
+    def least_to_most(metric: str) -> str:
+        values = [v for r in latent if (v := number_of(r, "metrics", metric)) is not None]
+        return f"{number(min(values), 1)} to {number(max(values), 1)}" if values else "not recorded"
+
+    return f"{least_to_most('nll_samples')} draws a sentence (effective: {least_to_most('ess')})"
 
 
 def environment(records: Sequence[Record]) -> str:
@@ -217,10 +219,15 @@ def environment(records: Sequence[Record]) -> str:
     def value(name: str) -> str:
         return listed((record.get("environment") or {}).get(name) for record in records)
 
+    products = listed(
+        f"{told.get('training')} in training and {told.get('evaluation')} in evaluation"
+        for record in records
+        if (told := (record.get("environment") or {}).get("precision"))
+    )
     return (
-        f"{value('device')}, threads: {value('threads')}, {value('platform')}; collapse_bench"
-        f" {value('collapse_bench')} (commit {value('commit')}), Python {value('python')},"
-        f" torch {value('torch')}"
+        f"{value('device')}, products in {products}, threads: {value('threads')},"
+        f" {value('platform')}; collapse_bench {value('collapse_bench')} (commit"
+        f" {value('commit')}), Python {value('python')}, torch {value('torch')}"
     )
 
 

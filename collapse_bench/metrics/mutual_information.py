@@ -13,8 +13,12 @@ from scipy.special import logsumexp
 
 Floats = NDArray[np.floating]
 
-ROWS = 512
-"""Rows of the N x N matrix that are held at once."""
+ROWS = 256
+"""Rows of the N x N matrix that are held at once: memory is linear in N, time is quadratic."""
+
+
+VANISHING = 1e-290
+"""A sum of float64 numbers, the largest of them at most 1, that may have lost its digits."""
 
 
 class Information(NamedTuple):
@@ -33,10 +37,10 @@ def log_density_matrix(z: Floats, mean: Floats, scale: Floats) -> Floats:
         scale: standard deviations, [N, D].
     """
     precision = scale**-2.0
-    quadratic = z**2 @ precision.T - 2 * z @ (mean * precision).T + (mean**2 * precision).sum(1)
-    return np.asarray(
-        -0.5 * quadratic - np.log(scale).sum(1) - 0.5 * z.shape[1] * np.log(2 * np.pi)
-    )
+    # -(z - mean)^2 / 2 scale^2, multiplied out: one product for all pairs.
+    matrix = np.hstack([z**2, z]) @ np.hstack([-0.5 * precision, mean * precision]).T
+    matrix -= (0.5 * mean**2 * precision + np.log(scale) + 0.5 * np.log(2 * np.pi)).sum(1)
+    return np.asarray(matrix)
 
 
 def mutual_information(z: Floats, mean: Floats, scale: Floats) -> Information:
@@ -60,8 +64,18 @@ def mutual_information(z: Floats, mean: Floats, scale: Floats) -> Information:
     for start in range(0, n, ROWS):
         density = log_density_matrix(z[start : start + ROWS], mean, scale)  # [R, N]
         row = np.arange(len(density))
-        own = density[row, start + row].copy()
-        lower[start + row] = own - (logsumexp(density, axis=1) - np.log(n))
-        density[row, start + row] = -np.inf
-        upper[start + row] = own - (logsumexp(density, axis=1) - np.log(n - 1))
+        itself = (row, start + row)
+        own, largest = density[itself], density.max(axis=1)
+        density -= largest[:, None]
+        relative = np.exp(density)
+        lower[start + row] = own - largest - np.log(relative.sum(axis=1)) + np.log(n)
+        relative[itself] = 0
+        others = relative.sum(axis=1)
+        # Where a posterior is so far above all others that these vanish beside it, they are looked
+        # at by themselves.
+        alone = others < VANISHING
+        density[itself] = -np.inf
+        log_others = np.log(others, where=~alone, out=np.empty_like(others))
+        log_others[alone] = logsumexp(density[alone], axis=1)
+        upper[start + row] = own - largest - log_others + np.log(n - 1)
     return Information(lower, upper)

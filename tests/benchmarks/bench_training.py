@@ -92,7 +92,8 @@ def test_vocabulary_product(side, race, benchmark, machine, cells, corpus):
     lengths = torch.full((SENTENCES,), LENGTH)
     everywhere = torch.ones_like(targets, dtype=torch.bool)
     tokens = targets.numel()
-    batch = Batch(targets, targets, everywhere, lengths, torch.arange(SENTENCES), tokens)
+    place = torch.arange(tokens)
+    batch = Batch(targets, targets, everywhere, place, lengths, torch.arange(SENTENCES), tokens)
 
     def plain():
         for _ in range(PRODUCTS):

@@ -1,0 +1,87 @@
+"""One cell from its settings to its record, in this process."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import SIZES, TRAINING, make
+
+from collapse_bench.cell import Job, code_digest, describe, run_cell
+from collapse_bench.evaluation import evaluate
+from collapse_bench.model import GENERATIVE
+from collapse_bench.record import read_arrays
+from collapse_bench.suite import Cell, CorpusSettings, Entry, Evaluation
+
+
+@pytest.fixture
+def job(corpus, tmp_path):
+    """A cell of the plain VAE, or with a latent of 0 of the language model."""
+
+    def job(architecture="lstm", *, latent=8, budget=300, training=TRAINING, **evaluation):
+        cell = Cell(
+            "tiny",
+            Entry("vae" if latent else "language_model"),
+            architecture,
+            1,
+            CorpusSettings(),
+            replace(SIZES, latent=latent),
+            training,
+            Evaluation(**{"samples": 16, "precision": "float32"} | evaluation),
+        )
+        return Job(cell, "id", tmp_path, corpus, budget, "cpu", 1, {}, code_digest())
+
+    yield job
+    # A worker process has this for itself.
+    torch.set_flush_denormal(False)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_a_record_says_in_which_precision_it_was_computed(native, job, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": native})
+    auto = "bfloat16" if native else "float32"
+    for training in ("auto", "float32", "bfloat16"):
+        for evaluation in ("auto", "float32", "bfloat16"):
+            settings = replace(TRAINING, precision=training)
+            record = describe(job(training=settings, precision=evaluation))
+            assert record["environment"]["precision"] == {
+                "training": auto if training == "auto" else training,
+                "evaluation": auto if evaluation == "auto" else evaluation,
+            }
+            # What was asked for is a setting of the cell.
+            assert record["settings"]["training"]["precision"] == training
+            assert record["settings"]["evaluation"]["precision"] == evaluation
+
+
+def test_a_cell_is_evaluated_as_its_suite_asks(job, tmp_path, monkeypatch):
+    asked = {}
+
+    def spied(model, split, **keywords):
+        asked.update(keywords)
+        return evaluate(model, split, **keywords)
+
+    monkeypatch.setattr("collapse_bench.cell.evaluate", spied)
+    record = run_cell(job(standard_error=1e9, precision="bfloat16", batch=3), lambda said: None)
+    assert record["status"] == "done", record["error"]
+    expected = {"samples": 16, "standard_error": 1e9, "batch": 3, "precision": "bfloat16"}
+    assert expected.items() <= asked.items()
+    assert record["metrics"]["nll_samples"] == 8
+    assert read_arrays(tmp_path)["draws"].tolist() == [8] * 6
+
+
+def test_the_parameters_of_a_record_are_those_that_are_trained(architecture, job):
+    records = {
+        latent: run_cell(job(architecture, latent=latent), lambda said: None) for latent in (8, 0)
+    }
+    for latent, record in records.items():
+        assert record["status"] == "done", record["error"]
+        model = make(architecture, latent=latent).model
+        count = {
+            8: sum(parameter.numel() for parameter in model.parameters()),
+            0: sum(parameter.numel() for parameter in model.parameters_of(GENERATIVE)),
+        }[latent]
+        assert record["cost"]["parameters"] == count
+        assert record["cost"]["decoder_updates"] > 0
+    assert records[8]["cost"]["encoder_updates"] == records[8]["cost"]["decoder_updates"]
+    assert records[0]["cost"]["encoder_updates"] == 0
+    # One draw of nothing is exact.
+    assert records[0]["metrics"]["nll_samples"] == records[0]["metrics"]["ess"] == 1
