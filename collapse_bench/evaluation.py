@@ -97,10 +97,9 @@ def evaluate(
                 "posterior_sample": z.flatten(1),
             }
             if samples:
-                with products_in(precision, device.type):
-                    arrays |= _importance_weights(
-                        model, sentences, q, p, noise, samples, standard_error
-                    )
+                arrays |= _importance_weights(
+                    model, sentences, q, p, noise, samples, standard_error, precision
+                )
             parts.append({name: array.cpu() for name, array in arrays.items()})
     order = torch.cat([part.pop("index") for part in parts]).argsort()
     return {name: torch.cat([part[name] for part in parts])[order].numpy() for name in parts[0]}
@@ -136,6 +135,7 @@ def _importance_weights(
     noise: SentenceNoise,
     samples: int,
     standard_error: float,
+    precision: str,
 ) -> dict[str, Tensor]:
     """`distortion`, `log_weights` and `draws` of B sentences that have been encoded."""
     most_q, most_p = proposal_draws(samples)
@@ -157,7 +157,9 @@ def _importance_weights(
         row = going_on.repeat(len(numbers))
         # As many at a time as the batch has sentences, however few of them go on.
         for n, r in zip(number.split(len(draws)), row.split(len(draws)), strict=True):
-            likelihood[r, n] = model.log_likelihood(batch.rows(r), z[n, r]).to(likelihood.dtype)
+            with products_in(precision, likelihood.device.type):
+                decoded = model.log_likelihood(batch.rows(r), z[n, r])
+            likelihood[r, n] = decoded.to(likelihood.dtype)
         share_q, share_p = torch.tensor([from_q, from_p], device=draws.device).div(total).log()
         proposal = torch.logaddexp(of_q + share_q, of_p + share_p)
         log_weights[going_on] = (likelihood + of_p - proposal)[going_on]

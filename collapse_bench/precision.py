@@ -1,4 +1,4 @@
-"""In which precision the products of a model are computed; every sum and softmax is in float32."""
+"""In which precision the products of a model are computed; likelihoods are summed in float32."""
 
 import torch
 

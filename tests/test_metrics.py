@@ -261,7 +261,7 @@ def test_equal_weights_have_no_error():
     error = monte_carlo_error(np.full((3, 7), -800.0), np.full((3, 1), -800.0))
     np.testing.assert_array_equal(error, np.zeros(3))
     # What differs between the strata is known, and no error.
-    error = monte_carlo_error(np.full((3, 14), -1.0), np.full((3, 2), -5.0))
+    error = monte_carlo_error(np.full((3, 56), -1.0), np.full((3, 8), -5.0))
     np.testing.assert_array_equal(error, np.zeros(3))
 
 
@@ -272,20 +272,23 @@ def test_a_single_draw_tells_nothing_of_its_error(of_q, of_p):
 
 
 def test_monte_carlo_error_by_hand():
-    # Weights 1, 3 and 2, 2, 5: variances 2 and 3 of sums of 2 and 3, whose total is 13.
-    of_q, of_p = np.log([[1.0, 3.0]]), np.log([[2.0, 2.0, 5.0]])
-    expected = math.sqrt(2 * 2 + 3 * 3) / 13
+    # Each number twice: sums of 8 and 18, and variances of 4 / 3 and 12 / 5 for one draw.
+    of_q, of_p = np.log([[1.0, 3, 1, 3]]), np.log([[2.0, 2, 5, 2, 2, 5]])
+    expected = math.sqrt(4 * 4 / 3 + 6 * 12 / 5) / 26
     np.testing.assert_allclose(monte_carlo_error(of_q, of_p), [expected])
-    # One draw of a stratum shows no variation: then 1, 3, 2 are as from one, with variance 1.
-    np.testing.assert_allclose(monte_carlo_error(of_q, of_p[:, :1]), [math.sqrt(3) / 6])
-    np.testing.assert_allclose(monte_carlo_error(of_p[:, :1], of_q), [math.sqrt(3) / 6])
-    np.testing.assert_allclose(monte_carlo_error(of_q, np.zeros((1, 0))), [math.sqrt(2 * 2) / 4])
+    np.testing.assert_allclose(monte_carlo_error(of_p, of_q), [expected])
+    np.testing.assert_allclose(
+        monte_carlo_error(of_q, np.zeros((1, 0))), [math.sqrt(4 * 4 / 3) / 8]
+    )  # fmt: skip
+    # One draw of a stratum shows no variation: 1, 3, 1, 3, 2 are as from one, with variance 1.
+    np.testing.assert_allclose(monte_carlo_error(of_q, of_p[:, :1]), [math.sqrt(5) / 10])
+    np.testing.assert_allclose(monte_carlo_error(of_p[:, :1], of_q), [math.sqrt(5) / 10])
 
 
 @given(shift=st.floats(-1e4, 1e4), seed=st.integers(0, 99))
 def test_the_scale_of_the_weights_does_not_matter_to_their_error(shift, seed):
     rng = np.random.default_rng(seed)
-    of_q, of_p = 3 * rng.normal(size=(4, 14)), 3 * rng.normal(size=(4, 2))
+    of_q, of_p = 3 * rng.normal(size=(4, 56)), 3 * rng.normal(size=(4, 8))
     np.testing.assert_allclose(
         monte_carlo_error(of_q + shift, of_p + shift), monte_carlo_error(of_q, of_p), rtol=1e-9
     )

@@ -7,6 +7,10 @@ from scipy.special import logsumexp
 Floats = NDArray[np.floating]
 
 
+STRATUM = 4
+"""Draws from which on a variance is believed."""
+
+
 def proposal_draws(samples: int) -> tuple[int, int]:
     """How many of S draws come from the posterior and from the prior: about one in eight.
 
@@ -47,8 +51,8 @@ def monte_carlo_error(from_posterior: Floats, from_prior: Floats) -> Floats:
     """Standard error of a sentence's importance-weighted NLL, in nats, by the delta method.
 
     Draws from the posterior and from the prior are strata: only what varies within each is an
-    error of the mean weight. A stratum of fewer than two draws shows no variation; then all draws
-    count as one, which is cautious.
+    error of the mean weight. A stratum of fewer than `STRATUM` draws may by chance seem not to vary
+    and end the draws too soon; then all draws count as one stratum, which is cautious.
 
     Args:
         from_posterior: log weights of the draws from the posterior, [N, A].
@@ -61,7 +65,7 @@ def monte_carlo_error(from_posterior: Floats, from_prior: Floats) -> Floats:
     both = np.concatenate(strata, axis=1)
     if both.shape[1] < 2:
         return np.full(len(both), np.inf)
-    if min(part.shape[1] for part in strata) < 2:
+    if min(part.shape[1] for part in strata) < STRATUM:
         strata = [both]
     largest = both.max(axis=1, keepdims=True)
     variance = sum(part.shape[1] * np.exp(part - largest).var(axis=1, ddof=1) for part in strata)

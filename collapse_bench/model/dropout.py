@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 
 class Dropout(nn.Dropout):
-    """`nn.Dropout` with another way to draw what is kept; in training its output is a copy."""
+    """`nn.Dropout` with another way to draw what is kept."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x of any shape, with a share `p` of its entries zero and the others scaled up."""

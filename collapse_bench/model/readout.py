@@ -57,14 +57,17 @@ class TokenLogLikelihood(torch.autograd.Function):
         of_weight = None
         if ctx.needs_input_grad[1]:
             scaled = gradient * states
-            of_weight = torch.zeros_like(weight).index_add_(0, targets, scaled)
+            # A sum of many parts would lose digits in a narrow dtype.
+            dtype = _wide(weight) if probabilities is None else weight.dtype
+            of_weight = torch.zeros_like(weight, dtype=dtype)
+            of_weight.index_add_(0, targets, scaled.to(dtype))
             for part in _parts(states, weight):
-                if probabilities is None:
-                    again = states[part] @ weight.t()
-                    _softmax_(again)
-                    of_weight -= again.t() @ scaled[part]
-                else:
-                    of_weight -= probabilities.t() @ scaled
+                p = probabilities
+                if p is None:
+                    p = states[part] @ weight.t()
+                    _softmax_(p)
+                of_weight -= p.t() @ scaled[part]
+            of_weight = of_weight.to(weight.dtype)
         return of_states, of_weight, None
 
 

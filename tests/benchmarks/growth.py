@@ -6,22 +6,22 @@ point has been measured. The text is random ids: vocabulary and length are exact
 """
 
 import argparse
-import io
 import json
 import math
 import os
 import statistics
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from growth_point import BATCH, EMBEDDING, Point
 from ratios import table
+
+POINT_SCRIPT = Path(__file__).with_name("growth_point.py")
 
 SIZES = {
     "vocabulary": (1_000, 10_000, 30_000, 100_000),
@@ -40,40 +40,11 @@ QUICK = {
 CORNER = {"vocabulary": (10_000, 100_000), "length": 256}
 QUICK_CORNER = {"vocabulary": (1_000, 2_000), "length": 16}
 
-BATCH, BATCHES = 32, 8
-"""Sentences in a training step, and steps before the sentences come again."""
-EMBEDDING, HIDDEN, LAYERS, HEADS = 256, 256, 1, 4
-SEED = 1
-
-WORKERS = 2
-CELL_SENTENCES, CELL_WIDTH, CELL_LATENT, CELL_BUDGET, CELL_SAMPLES = 400, 32, 8, 15_000, 4
-"""A tiny cell: sentences of `newswire`, embedding and hidden, latent, tokens, draws."""
-
-WARM_UP, LEAST, MOST = 2, 3, 100
-"""Repetitions before the measured ones, and the fewest and the most of those."""
-SECONDS, QUICK_SECONDS = 3.0, 0.1
-"""No further repetition is begun after so long."""
-
 LINEAR, SQUARE = 1.1, 2.1
 """Largest exponents of what grows linearly and with the square; a tenth is for noise."""
 LEAST_MIB = 1.0
 """Two processes that do the same differ by almost as much: less counts as this in an exponent."""
 CORNER_LIMIT = 2.0
-COPIES = 4
-"""Weights, gradients and Adam's two moments."""
-
-
-@dataclass(frozen=True)
-class Point:
-    """What one process measures; sizes that its work does not have are ignored."""
-
-    work: str
-    architecture: str = "lstm"
-    vocabulary: int = 10_000
-    length: int = 22
-    latent: int = 32
-    sentences: int = 0
-    cells: int = 0
 
 
 @dataclass(frozen=True)
@@ -128,164 +99,6 @@ SERIES = (
 )  # fmt: skip
 
 
-# One point, in a process of its own
-
-
-def measure_here(point: Point, quick: bool) -> dict[str, Any]:
-    """Import, do a point's work, and tell seconds, the peak in MiB, and how much of it came with
-    the work and not with the imports.
-    """
-    import torch
-
-    from collapse_bench import cell, precision, runner
-
-    if point.work == "step":
-        import torch._dynamo  # else the optimiser imports it
-
-    torch.set_num_threads(runner.cores())
-    torch.set_flush_denormal(True)  # as a cell does
-    facts: dict[str, Any] = {
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "precision": precision.resolve_precision("auto", "cpu"),
-    }
-    before = cell._peak_memory_mib()
-    facts |= WORKS[point.work](point, QUICK_SECONDS if quick else SECONDS)
-    peak = cell._peak_memory_mib()
-    return facts | {"imports": before, "peak": peak, "beyond": peak - before}
-
-
-def training_step(point: Point, limit: float) -> dict[str, Any]:
-    """Draw a batch and update on it; parameters and their copy in MiB."""
-    from collapse_bench.model import Dimensions, build_model
-    from collapse_bench.precision import resolve_precision
-    from collapse_bench.remedy import chain
-    from collapse_bench.suite import Training
-    from collapse_bench.training import TrainingRun
-
-    settings = Training(budget=10**12, batch=BATCH, precision="auto")
-    dimensions = Dimensions(
-        point.vocabulary, EMBEDDING, HIDDEN, point.latent, LAYERS, HEADS, settings.dropout
-    )
-    model = build_model(point.architecture, dimensions).train()
-    text = random_text(point.vocabulary, point.length)
-    run = TrainingRun(model, chain([]), text, settings, budget=10**12, seed=SEED)
-    seconds = median_seconds(lambda: run.update(run.draw()), limit)
-    reduced = resolve_precision(settings.precision, "cpu") == "bfloat16"
-    return {
-        "seconds": seconds,
-        "parameters": COPIES * sum(p.nbytes for p in model.parameters()) / 2**20,
-        "copy": reduced * model.readout.weight.nbytes / 2 / 2**20,
-    }
-
-
-def random_text(vocabulary: int, length: int) -> Any:
-    """A corpus of sentences of T tokens, EOS counted, any of the V - 4 words being as likely.
-
-    A training step sees ids only, so there are no words to them.
-    """
-    import numpy as np
-
-    from collapse_bench.corpus import Corpus, Split
-    from collapse_bench.corpus.vocabulary import SPECIALS, Vocabulary
-
-    n = BATCH * BATCHES
-    ids = np.random.default_rng(SEED).integers(len(SPECIALS), vocabulary, n * (length - 1))
-    split = Split(ids.astype(np.int32), np.arange(n + 1) * (length - 1))
-    words = Vocabulary.of_words([])
-    return Corpus("random", "random", "", False, words, train=split, valid=split, test=split)
-
-
-def information(point: Point, limit: float) -> dict[str, Any]:
-    """Mutual information of N posteriors, as the evaluation leaves them."""
-    from collapse_bench.metrics import mutual_information
-
-    z, mean, scale = posteriors(point)
-    return {"seconds": median_seconds(lambda: mutual_information(z, mean, scale), limit)}
-
-
-def units(point: Point, limit: float) -> dict[str, Any]:
-    """Active units of N posteriors."""
-    from collapse_bench.metrics import active_units
-
-    _, mean, _ = posteriors(point)
-    return {"seconds": median_seconds(lambda: active_units(mean), limit)}
-
-
-def posteriors(point: Point) -> tuple[Any, Any, Any]:
-    """Draws, means and scales, each [N, D], float32."""
-    import numpy as np
-
-    rng = np.random.default_rng(SEED)
-    shape = point.sentences, point.latent
-    mean, noise = (rng.standard_normal(shape, np.float32) for _ in range(2))
-    scale = rng.uniform(0.5, 1, shape).astype(np.float32)
-    return mean + scale * noise, mean, scale
-
-
-def cells(point: Point, limit: float) -> dict[str, Any]:
-    """A run of tiny cells that differ in their seed; the peak is of the process that starts them.
-
-    Raises:
-        RuntimeError: a cell has failed.
-    """
-    from collapse_bench import runner
-    from collapse_bench.corpus import load_corpus
-    from collapse_bench.plugins import remedy_files
-    from collapse_bench.progress import Progress
-
-    chosen = [tiny_cell(seed) for seed in range(point.cells)]
-    corpus = load_corpus(chosen[0].corpus, None, say=lambda text: None)
-    with tempfile.TemporaryDirectory() as folder:
-        jobs = runner.plan(
-            chosen, corpus, Path(folder), budget=None, workers=WORKERS, device="cpu",
-            remedy_files=remedy_files(),
-        )  # fmt: skip
-        began = time.perf_counter()
-        records = runner.run_jobs(jobs, WORKERS, Progress(len(jobs), io.StringIO()))
-        seconds = time.perf_counter() - began
-    if errors := [record["error"] for record in records if record["status"] != "done"]:
-        raise RuntimeError(errors[0])
-    largest = max(record["cost"]["peak_memory_mib"] for record in records)
-    return {"seconds": seconds, "largest_cell": largest}
-
-
-def tiny_cell(seed: int) -> Any:
-    """A plain VAE on a little generated text."""
-    from collapse_bench.suite import Cell, CorpusSettings, Entry, Evaluation, Sizes, Training
-
-    return Cell(
-        suite="growth",
-        entry=Entry("vae"),
-        architecture="lstm",
-        seed=seed,
-        corpus=CorpusSettings(sentences=CELL_SENTENCES),
-        sizes=Sizes(embedding=CELL_WIDTH, hidden=CELL_WIDTH, latent=CELL_LATENT),
-        training=Training(budget=CELL_BUDGET, validations=2),
-        evaluation=Evaluation(samples=CELL_SAMPLES),
-    )
-
-
-WORKS: dict[str, Callable[[Point, float], dict[str, Any]]] = {
-    "step": training_step,
-    "information": information,
-    "units": units,
-    "cells": cells,
-}
-
-
-def median_seconds(work: Callable[[], Any], limit: float) -> float:
-    """Median duration of `work` once it is warm; `limit` as `SECONDS`."""
-    for _ in range(WARM_UP):
-        work()
-    durations: list[float] = []
-    while len(durations) < LEAST or (sum(durations) < limit and len(durations) < MOST):
-        began = time.perf_counter()
-        work()
-        durations.append(time.perf_counter() - began)
-    return statistics.median(durations)
-
-
 # All points
 
 
@@ -322,8 +135,8 @@ class Curve:
 
     @property
     def met(self) -> bool:
-        """Whether neither grows faster than it may; a step makes one exponent large, not both."""
-        of_time, of_memory = map(min, self.exponents(), self.exponents(2))
+        """Whether neither grows faster than it may, over all sizes."""
+        of_time, of_memory = self.exponents()
         return of_time <= self.series.time and of_memory <= self.series.memory
 
 
@@ -336,14 +149,14 @@ def curve_of(series: Series, quick: bool) -> Curve:
 
 @cache
 def in_a_process(point: Point, quick: bool) -> dict[str, Any]:
-    """`measure_here` in a fresh process, once for a point that belongs to two series.
+    """`growth_point.measure` in a fresh process, once for a point that belongs to two series.
 
     Raises:
         subprocess.CalledProcessError: it has failed; its traceback has been shown.
     """
     # As the runner sets it for its workers.
     environment = os.environ | {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64"}
-    command = [sys.executable, __file__, "--point", json.dumps(asdict(point))]
+    command = [sys.executable, POINT_SCRIPT, json.dumps(asdict(point))]
     command += ["--quick"] * quick
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     result = json.loads(done.stdout)
@@ -361,10 +174,9 @@ Time is the median of warm repetitions, memory the peak of a fresh process. Trai
 {BATCH} sentences of T tokens, embedding and hidden {EMBEDDING}, and unless they vary
 V = {Point.vocabulary:,}, T = {Point.length}, D = {Point.latent}, as posteriors have. An
 exponent is the slope of the logarithm of time, or of memory beyond that of the imports, over the
-logarithm of the size: 1 is linear. It is given over all points and over the last two, where fixed
-costs weigh least; a step from one way of working to another raises one of them, and the smaller is
-held against the limit. Memory below {LEAST_MIB:g} MiB counts as {LEAST_MIB:g}.
-`make growth` writes this page."""
+logarithm of the size: 1 is linear. The one over all points is held against the limit; beside it
+stands that over the last two, where fixed costs weigh least but a step weighs most. Memory below {LEAST_MIB:g} MiB counts as
+{LEAST_MIB:g}. `make growth` writes this page."""
 
 
 def page(curves: Sequence[Curve], corner: str) -> str:
@@ -519,16 +331,12 @@ def panel(at: Any, curves: Sequence[Curve], values: str, colours: dict[str, str]
 
 
 def main() -> None:
-    """Measure everything and write `growth.md` and `growth.png`; or measure one point."""
+    """Measure everything and write `growth.md` and `growth.png`."""
     parser = argparse.ArgumentParser(description="Growth of time and memory with every size.")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, metavar="DIR",
                         help="where growth.md and growth.png go (%(default)s)")  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="tiny sizes: does it work?")
-    parser.add_argument("--point", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.point:
-        print(json.dumps(measure_here(Point(**options.point), options.quick)))
-        return
     curves = [curve_of(series, options.quick) for series in SERIES]
     corner = corner_section(options.quick)
     options.out.mkdir(parents=True, exist_ok=True)
