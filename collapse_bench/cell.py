@@ -72,7 +72,7 @@ def run_cell(job: Job, report: Report) -> dict[str, Any]:
         result |= {"status": "failed", "error": traceback.format_exc()}
     result["cost"] |= {
         "seconds": round(time.monotonic() - began, 1),
-        "peak_memory_mib": round(_peak_memory_mib(), 1),
+        "peak_memory_mib": round(peak_memory_mib(), 1),
     }
     record.write_record(job.folder, result)
     return result
@@ -192,7 +192,8 @@ def _once_a_second(report: Report) -> Callable[[TrainingRun, Forward], None]:
     return after_step
 
 
-def _peak_memory_mib() -> float:
+def peak_memory_mib() -> float:
+    """Most memory that this process has held so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)
 

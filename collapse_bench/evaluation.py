@@ -4,7 +4,7 @@ Dropout and word dropout are off and the objective is the plain one, whatever th
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -60,7 +60,8 @@ def evaluate(
         seed: of the noise.
         standard_error: nats; a sentence whose NLL has a smaller Monte-Carlo error gets no further
             draws. They come in rounds, each doubling their number, the first of `FIRST_ROUND`.
-            With 0 there is one round, of S.
+            With 0 there is one round, of S. The error is itself an estimate, which cannot see a
+            large weight that no draw has hit.
         precision: of the decoder's products; posteriors are in float32 whatever it is.
 
     Returns:
@@ -75,6 +76,11 @@ def evaluate(
     """
     device = next(model.parameters()).device
     noise = SentenceNoise(len(split), seed)
+
+    def log_likelihood(sentences: Batch, z: Tensor) -> Tensor:
+        with products_in(precision, device.type):
+            return model.log_likelihood(sentences, z)
+
     parts: list[dict[str, Tensor]] = []
     with evaluating(model):
         for sentences in evaluation_batches(split, batch):
@@ -98,7 +104,14 @@ def evaluate(
             }
             if samples:
                 arrays |= _importance_weights(
-                    model, sentences, q, p, noise, samples, standard_error, precision
+                    log_likelihood,
+                    sentences,
+                    q,
+                    p,
+                    noise,
+                    samples=samples,
+                    standard_error=standard_error,
+                    at_once=batch,
                 )
             parts.append({name: array.cpu() for name, array in arrays.items()})
     order = torch.cat([part.pop("index") for part in parts]).argsort()
@@ -128,39 +141,39 @@ class SentenceNoise:
 
 
 def _importance_weights(
-    model: SequenceVAE,
+    log_likelihood: Callable[[Batch, Tensor], Tensor],
     batch: Batch,
     q: Distribution,
     p: Distribution,
     noise: SentenceNoise,
+    *,
     samples: int,
     standard_error: float,
-    precision: str,
+    at_once: int,
 ) -> dict[str, Tensor]:
     """`distortion`, `log_weights` and `draws` of B sentences that have been encoded."""
-    most_q, most_p = proposal_draws(samples)
-    z = torch.stack(
-        [
-            draw(d, noise.of(batch, number)(q.mean))
-            for number, d in enumerate([q] * most_q + [p] * most_p)
-        ]
-    )  # [S, B, D] or [S, B, n, D]
-    of_q, of_p = (torch.stack([d.log_prob(each) for each in z], dim=1) for d in (q, p))  # [B, S]
-    likelihood, log_weights = (torch.full_like(of_q, -math.inf) for _ in range(2))
+    most_q, _ = proposal_draws(samples)
+    sentences, device = len(batch.lengths), batch.lengths.device
+    empty = torch.full((sentences, samples), -math.inf, dtype=q.mean.dtype, device=device)
+    likelihood, of_q, of_p, log_weights = (empty.clone() for _ in range(4))
     draws = torch.zeros_like(batch.lengths)
-    going_on = torch.arange(len(draws), device=draws.device)
+    going_on = torch.arange(sentences, device=device)
     done_q = done_p = 0
     for total in rounds_of_draws(samples, standard_error):
         from_q, from_p = proposal_draws(total)
-        numbers = [*range(done_q, from_q), *range(most_q + done_p, most_q + from_p)]
-        number = torch.tensor(numbers, device=draws.device).repeat_interleave(len(going_on))
-        row = going_on.repeat(len(numbers))
-        # As many at a time as the batch has sentences, however few of them go on.
-        for n, r in zip(number.split(len(draws)), row.split(len(draws)), strict=True):
-            with products_in(precision, likelihood.device.type):
-                decoded = model.log_likelihood(batch.rows(r), z[n, r])
-            likelihood[r, n] = decoded.to(likelihood.dtype)
-        share_q, share_p = torch.tensor([from_q, from_p], device=draws.device).div(total).log()
+        new = [*range(done_q, from_q), *range(most_q + done_p, most_q + from_p)]
+        z = torch.stack(
+            [draw(q if n < most_q else p, noise.of(batch, n)(q.mean)) for n in new]
+        )  # [new, B, D] or [new, B, n, D]
+        of_q[:, new] = torch.stack([q.log_prob(each) for each in z], dim=1)
+        of_p[:, new] = torch.stack([p.log_prob(each) for each in z], dim=1)
+        # However few sentences go on, as many as ever are decoded at once.
+        which = torch.arange(len(new), device=device).repeat_interleave(len(going_on))
+        row, column = going_on.repeat(len(new)), torch.tensor(new, device=device)[which]
+        for part in torch.arange(len(row), device=device).split(at_once):
+            w, r, c = which[part], row[part], column[part]
+            likelihood[r, c] = log_likelihood(batch.rows(r), z[w, r]).to(likelihood.dtype)
+        share_q, share_p = torch.tensor([from_q, from_p], device=device).div(total).log()
         proposal = torch.logaddexp(of_q + share_q, of_p + share_p)
         log_weights[going_on] = (likelihood + of_p - proposal)[going_on]
         draws[going_on] = total
@@ -170,7 +183,7 @@ def _importance_weights(
             log_weights[going_on, :from_q].cpu().numpy(),
             log_weights[going_on, most_q : most_q + from_p].cpu().numpy(),
         )
-        going_on = going_on[torch.from_numpy(error > standard_error).to(going_on.device)]
+        going_on = going_on[torch.from_numpy(~(error <= standard_error)).to(device)]
         if not len(going_on):
             break
         done_q, done_p = from_q, from_p

@@ -21,7 +21,7 @@ from collapse_bench.model import (
     SequenceVAE,
     plain,
 )
-from collapse_bench.precision import products_in
+from collapse_bench.precision import products_in, resolve_precision
 from collapse_bench.remedy import Remedy
 
 DECAY_FROM, LAST_RATE = 0.5, 0.05
@@ -33,7 +33,7 @@ CONVERGED = 0.1
 
 
 LOOK = 50
-"""Steps between two looks at whether a GPU has met a gradient that is not finite."""
+"""Updates between two looks at whether a GPU has met a gradient that is not finite."""
 
 
 class BudgetSpentError(Exception):
@@ -127,6 +127,8 @@ class TrainingRun:
         self.meter = Meter(model.decoder, budget)
         self.optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate, fused=True)
         self._broken = torch.zeros((), device=self.device)
+        self._since_look = 0
+        self._precision = resolve_precision(settings.precision, self.device.type)
         self._latent = torch.Generator(self.device).manual_seed(stream_seed(seed, "latent"))
         self._batches = self._draws(corpus.train)
 
@@ -167,7 +169,7 @@ class TrainingRun:
         """
         self.optimizer.zero_grad(set_to_none=True)
         with self._training(only):
-            with products_in(self.settings.precision, self.device.type):
+            with products_in(self._precision, self.device.type):
                 forward: Forward = self.model(
                     batch,
                     self._noise,
@@ -185,7 +187,8 @@ class TrainingRun:
         self.optimizer.found_inf = self._broken  # type: ignore[attr-defined]
         self.optimizer.param_groups[0]["lr"] = self.learning_rate
         self.optimizer.step()
-        if self.device.type == "cpu" or self.steps % LOOK == 0:
+        self._since_look += 1
+        if self.device.type == "cpu" or self._since_look == LOOK:
             self.check_gradients()
         for side, slots in {"encoder": INFERENCE, "decoder": ("decoder",)}.items():
             trained = self.model.parameters_of(tuple(slot for slot in slots if slot in only))
@@ -193,14 +196,16 @@ class TrainingRun:
         return forward
 
     def check_gradients(self) -> None:
-        """Waits for a GPU, which is therefore asked every `LOOK` steps only.
+        """Waits for a GPU, which is therefore asked every `LOOK` updates only.
 
         Raises:
             DivergedError: a gradient was not finite; the model is as it was before that.
         """
+        self._since_look = 0
         if self._broken:
+            before = "" if self.device.type == "cpu" else " or shortly before"
             raise DivergedError(
-                f"the gradient is not finite at step {self.steps}, "
+                f"the gradient is not finite at step {self.steps}{before}, "
                 f"{self.meter.tokens} tokens decoded"
             )
 
@@ -223,7 +228,7 @@ class TrainingRun:
         """Per-sentence arrays of the validation split; 0 samples leave the decoder out."""
         return evaluate(
             self.model, self.validation, samples=samples, batch=2 * self.settings.batch,
-            seed=stream_seed(self.seed, "validation"), precision=self.settings.precision,
+            seed=stream_seed(self.seed, "validation"), precision=self._precision,
         )  # fmt: skip
 
     def measure(self, metric: str) -> float:

@@ -188,7 +188,7 @@ def test_golden_header():
         " quarters of the budget; the others gained more or have too few validations to tell, so"
         " **their numbers are of this budget and not final**",
         "- Seeds: 1, 2; 3 of 3 cells finished",
-        "- NLL: importance weighted, S = 16.0 to 16.0 draws a sentence (effective: 12.0 to 12.0);"
+        "- NLL: importance weighted, S = 16.0 draws a sentence (effective: 12.0);"
         " ceiling of MI: ln N = 3.00 nats",
         "- Sizes: hidden 8",
         "- Training: batch 32, precision auto",

@@ -53,10 +53,12 @@ class Batch:
     def to(self, device: torch.device | str) -> Self:
         """The same batch on `device`; a copy to a GPU is not waited for."""
 
+        to_gpu = torch.device(device).type == "cuda"
+
         def moved(tensor: Tensor) -> Tensor:
-            if torch.device(device).type == "cuda" and tensor.device.type == "cpu":
-                tensor = tensor.pin_memory()
-            return tensor.to(device, non_blocking=True)
+            from_host = to_gpu and tensor.device.type == "cpu"
+            tensor = tensor.pin_memory() if from_host else tensor
+            return tensor.to(device, non_blocking=from_host)
 
         return replace(
             self,

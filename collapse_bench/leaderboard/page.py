@@ -208,7 +208,8 @@ def samples(done: Sequence[Record]) -> str:
 
     def least_to_most(metric: str) -> str:
         values = [v for r in latent if (v := number_of(r, "metrics", metric)) is not None]
-        return f"{number(min(values), 1)} to {number(max(values), 1)}" if values else "not recorded"
+        ends = dict.fromkeys(number(end(values), 1) for end in (min, max) if values)
+        return " to ".join(ends) or "not recorded"
 
     return f"{least_to_most('nll_samples')} draws a sentence (effective: {least_to_most('ess')})"
 

@@ -71,7 +71,8 @@ def _rate_of_factorised_normal(q: Normal, p: AutoregressiveNormal) -> Tensor:
     later = excess(variance[:, 1:] / left) + change / left
     kl = 0.5 * torch.cat([first, later], dim=1)
     floor = mean.shape[2] * committed_rate(p.a, mean.shape[1])
-    if (kl.detach().sum((1, 2)) < floor - 1e-3).any():
+    # A GPU would have to be waited for at every step.
+    if kl.device.type == "cpu" and (kl.detach().sum((1, 2)) < floor - 1e-3).any():
         raise ArithmeticError(f"the rate fell below the committed {floor:.4f} nats")
     return kl
 

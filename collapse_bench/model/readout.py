@@ -74,6 +74,8 @@ class TokenLogLikelihood(torch.autograd.Function):
 def _parts(states: Tensor, weight: Tensor) -> list[slice]:
     """The R tokens in parts of at most `KEPT` probabilities, but at least one token."""
     rows = max(1, KEPT // len(weight))
+    if rows > ROWS:
+        rows -= rows % ROWS
     return [slice(start, start + rows) for start in range(0, max(1, len(states)), rows)]
 
 

@@ -62,7 +62,7 @@ class DeltaVae(Remedy):
         delta: the committed rate, nats per sentence. The default is 0.15 for each of 32 latent
             dimensions, as in public text settings; the paper's text figures are per token.
         length: vectors in the latent sequence.
-        stride: tokens from one slot to the next.
+        stride: tokens from one vector to the next.
     """
 
     delta: Annotated[float, Above(0)] = 4.8

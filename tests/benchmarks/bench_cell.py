@@ -15,7 +15,7 @@ from collapse_bench.cell import run_cell
 from collapse_bench.corpus import load_corpus
 from collapse_bench.plugins import remedy_files
 
-SHARE = 10
+SHARE = 20
 """One in so many tokens of the budget and held-out sentences: the cell's proportions hold, except
 that the corpus is loaded whole."""
 ROUNDS, LOADING_ROUNDS, START_UP_ROUNDS = 2, 7, 5

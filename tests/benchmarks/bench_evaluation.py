@@ -1,7 +1,5 @@
 """Likelihood, mutual information and active units of a model that has been trained a little."""
 
-import inspect
-
 import numpy as np
 import pytest
 
@@ -11,36 +9,32 @@ from collapse_bench.evaluation import evaluate
 from collapse_bench.metrics import posterior_scores, score
 
 SAMPLES = 500
-SENTENCES, SPREAD = 4, 16
+SENTENCES, SPREAD = 4, 8
 """Sentences of the NLL at equal K, of average length, and of that to a standard error, of any."""
 STANDARD_ERROR = 0.05
 ROUNDS, SPREAD_ROUNDS, POSTERIOR_ROUNDS = 5, 3, 7
 SEED = 1
 
-PARAMETERS = inspect.signature(evaluate).parameters
-PRECISION = {"precision": "auto"} if "precision" in PARAMETERS else {}
-ADAPTIVE = pytest.mark.skipif(
-    "standard_error" not in PARAMETERS,
-    reason="evaluate() has no standard_error: it draws the same number for every sentence",
-)
 
-
-def likelihood(race, pair, split, batch, rounds, *, work, unit, **keywords):
+def likelihood(race, benchmark, pair, split, batch, rounds, *, work, unit, **keywords):
     """NLL with `SAMPLES` draws a sentence; `keywords` may ask for fewer of ours."""
+    draws = []
 
     def plain():
         return float(np.mean(reference.importance_weighted_nll(pair.reference, split, SAMPLES)))
 
     def ours():
         arrays = evaluate(
-            pair.bench, split, samples=SAMPLES, batch=batch, seed=SEED, **PRECISION, **keywords
+            pair.bench, split, samples=SAMPLES, batch=batch, seed=SEED, precision="auto", **keywords
         )
+        draws.append(float(arrays["draws"].mean()))
         return score(arrays).metrics["nll"]
 
     race(reference=plain, bench=ours, rounds=rounds, work=work, unit=unit, sentences=len(split))
+    benchmark.extra_info["draws_of_bench"] = draws[-1]
 
 
-def to_standard_error(race, pair, corpus, suite):
+def to_standard_error(race, benchmark, pair, corpus, suite):
     """NLL until no sentence's has a larger Monte-Carlo standard error than `STANDARD_ERROR`.
 
     The reference takes all of its draws for every sentence and does not look at the error, as the
@@ -48,7 +42,7 @@ def to_standard_error(race, pair, corpus, suite):
     """
     split = of_every_length(corpus.test)
     likelihood(
-        race, pair, split, suite.evaluation.batch, SPREAD_ROUNDS,
+        race, benchmark, pair, split, suite.evaluation.batch, SPREAD_ROUNDS,
         work=len(split), unit="sentences", standard_error=STANDARD_ERROR,
     )  # fmt: skip
 
@@ -68,34 +62,32 @@ def of_every_length(split):
 
 @SIDES
 @pytest.mark.benchmark(group="nll")
-def test_nll(side, race, collapsing, corpus, suite):
+def test_nll(side, race, benchmark, collapsing, corpus, suite):
     split = of_average_length(corpus.test)
     likelihood(
-        race, collapsing, split, suite.evaluation.batch, ROUNDS,
+        race, benchmark, collapsing, split, suite.evaluation.batch, ROUNDS,
         work=SAMPLES * split.n_tokens, unit="token evaluations",
     )  # fmt: skip
 
 
-@ADAPTIVE
 @SIDES
 @pytest.mark.benchmark(group="nll_to_standard_error")
-def test_nll_to_standard_error(side, race, collapsing, corpus, suite):
-    to_standard_error(race, collapsing, corpus, suite)
+def test_nll_to_standard_error(side, race, benchmark, collapsing, corpus, suite):
+    to_standard_error(race, benchmark, collapsing, corpus, suite)
 
 
-@ADAPTIVE
 @SIDES
 @pytest.mark.benchmark(group="nll_to_standard_error_informative")
-def test_nll_to_standard_error_informative(side, race, informative, corpus, suite):
+def test_nll_to_standard_error_informative(side, race, benchmark, informative, corpus, suite):
     """Where z matters, so that some sentences need many draws."""
-    to_standard_error(race, informative, corpus, suite)
+    to_standard_error(race, benchmark, informative, corpus, suite)
 
 
 def posterior_metric(race, pair, split, batch, plain, metric):
     """A metric that needs no decoder, from the weights and the text on: encoding is part of it."""
 
     def ours():
-        arrays = evaluate(pair.bench, split, samples=0, batch=batch, seed=SEED, **PRECISION)
+        arrays = evaluate(pair.bench, split, samples=0, batch=batch, seed=SEED, precision="auto")
         return posterior_scores(arrays).metrics[metric]
 
     race(

@@ -9,6 +9,7 @@ from benchmarks.conftest import SIDES, new_reference, new_run
 from collapse_bench.corpus import Batch
 from collapse_bench.evaluation import evaluating
 from collapse_bench.model import INFERENCE
+from collapse_bench.precision import products_in
 
 ROUNDS = 5
 SENTENCES, LENGTH = 32, 22
@@ -104,8 +105,7 @@ def test_vocabulary_product(side, race, benchmark, machine, cells, corpus):
     def ours():
         for _ in range(PRODUCTS):
             states.grad = readout.weight.grad = None
-            reduced = cell.training.precision != "float32"
-            with torch.autocast("cpu", torch.bfloat16, enabled=reduced):
+            with products_in(cell.training.precision, "cpu"):
                 log_likelihood = readout(states, batch)
             log_likelihood.sum().backward()
 

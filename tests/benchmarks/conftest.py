@@ -101,6 +101,7 @@ def race(benchmark, side):
 
     Both sides then see the same machine: its clock, its temperature, its caches and allocator, and
     whatever else runs on it change in the course of minutes, which is more than what is measured.
+    What the other side's rounds took is kept too, so that ratios can be taken pair by pair.
     """
 
     def run(
@@ -113,13 +114,18 @@ def race(benchmark, side):
     ) -> Any:
         timed, other = (reference, bench) if side == "reference" else (bench, reference)
 
+        seconds: list[float] = []
+
         def one_round_of_the_other() -> None:  # pedantic() takes what it returns for arguments
+            began = time.perf_counter()
             other()
+            seconds.append(time.perf_counter() - began)
 
         benchmark.extra_info.update(facts)
         result = benchmark.pedantic(
             timed, setup=one_round_of_the_other, rounds=rounds, warmup_rounds=warmup_rounds
         )
+        benchmark.extra_info["other_seconds"] = seconds[-rounds:]
         if isinstance(result, int | float):
             benchmark.extra_info["value"] = float(result)
         return result

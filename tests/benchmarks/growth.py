@@ -175,7 +175,8 @@ Time is the median of warm repetitions, memory the peak of a fresh process. Trai
 V = {Point.vocabulary:,}, T = {Point.length}, D = {Point.latent}, as posteriors have. An
 exponent is the slope of the logarithm of time, or of memory beyond that of the imports, over the
 logarithm of the size: 1 is linear. The one over all points is held against the limit; beside it
-stands that over the last two, where fixed costs weigh least but a step weighs most. Memory below {LEAST_MIB:g} MiB counts as
+stands that over the last two, where fixed costs weigh least but a step weighs most. Memory below
+{LEAST_MIB:g} MiB counts as
 {LEAST_MIB:g}. `make growth` writes this page."""
 
 

@@ -26,7 +26,7 @@ CELL_SENTENCES, CELL_WIDTH, CELL_LATENT, CELL_BUDGET, CELL_SAMPLES = 400, 32, 8,
 
 WARM_UP, LEAST, MOST = 2, 3, 100
 """Repetitions before the measured ones, and the fewest and the most of those."""
-SECONDS, QUICK_SECONDS = 3.0, 0.1
+SECONDS, QUICK_SECONDS = 1.5, 0.1
 """No further repetition is begun after so long."""
 
 COPIES = 4
@@ -64,9 +64,9 @@ def measure(point: Point, quick: bool) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "precision": precision.resolve_precision("auto", "cpu"),
     }
-    before = cell._peak_memory_mib()
+    before = cell.peak_memory_mib()
     facts |= WORKS[point.work](point, QUICK_SECONDS if quick else SECONDS)
-    peak = cell._peak_memory_mib()
+    peak = cell.peak_memory_mib()
     return facts | {"imports": before, "peak": peak, "beyond": peak - before}
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -76,14 +77,31 @@ def ratio_table(groups: dict[str, Sides]) -> str:
         medians = {side: each["stats"]["median"] for side, each in sides.items()}
         target = TARGETS.get(name)
         ratio = medians["reference"] / medians["bench"] if len(medians) == 2 else None
+        pairs = paired_ratios(sides) if ratio else []
+        paired = (
+            f"{statistics.median(pairs):.2f} ({min(pairs):.2f}-{max(pairs):.2f})" if pairs else ""
+        )
         met = "" if target is None or ratio is None else "yes" if ratio >= target else "no"
         rows.append([
             name, *(seconds(medians.get(side)) for side in ("reference", "bench")),
-            "" if ratio is None else f"{ratio:.2f}", "" if target is None else f"{target:g}", met,
+            "" if ratio is None else f"{ratio:.2f}", paired,
+            "" if target is None else f"{target:g}", met,
         ])  # fmt: skip
     missing = [name for name, target in TARGETS.items() if target and name not in groups]
-    rows += [[name, "not run", "", "", f"{TARGETS[name]:g}", "no"] for name in missing]
-    return table(["group", "reference median", "bench median", "ratio", "target", "met?"], rows)
+    rows += [[name, "not run", "", "", "", f"{TARGETS[name]:g}", "no"] for name in missing]
+    head = ["group", "reference median", "bench median", "ratio", "pair by pair", "target", "met?"]
+    return table(head, rows)
+
+
+def paired_ratios(sides: Sides) -> list[float]:
+    """Reference over bench for every timed round and the round of the other side before it."""
+    ratios = []
+    for side, each in sides.items():
+        other = each["extra_info"]["other_seconds"]
+        for own_seconds, other_seconds in zip(each["stats"]["data"], other, strict=True):
+            ratio = own_seconds / other_seconds
+            ratios.append(ratio if side == "reference" else 1 / ratio)
+    return ratios
 
 
 def rate_table(groups: dict[str, Sides]) -> str:
@@ -136,6 +154,10 @@ def machine_lines(groups: dict[str, Sides], machine: dict[str, Any]) -> str:
             f"vocabulary product of the bench: {share:.0%} of the bfloat16 ceiling "
             f"(target {SHARE_TARGET:.0%})"
         )
+    for name, sides in groups.items():
+        drawn = sides.get("bench", {}).get("extra_info", {}).get("draws_of_bench")
+        if drawn is not None:
+            lines.append(f"{name}: the bench drew {drawn:.0f} times a sentence")
     if first := groups.get("start_up_first_step", {}).get("bench"):
         parts = ("import", "build", "step")
         times = (f"{part} {first['extra_info'][f'{part}_seconds']:.2f} s" for part in parts)
