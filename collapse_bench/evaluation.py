@@ -154,8 +154,9 @@ def _importance_weights(
     """`distortion`, `log_weights` and `draws` of B sentences that have been encoded."""
     most_q, _ = proposal_draws(samples)
     sentences, device = len(batch.lengths), batch.lengths.device
-    empty = torch.full((sentences, samples), -math.inf, dtype=q.mean.dtype, device=device)
-    likelihood, of_q, of_p, log_weights = (empty.clone() for _ in range(4))
+    of_q = torch.zeros(sentences, samples, dtype=q.mean.dtype, device=device)
+    of_p = torch.zeros_like(of_q)
+    likelihood, log_weights = (torch.full_like(of_q, -math.inf) for _ in range(2))
     draws = torch.zeros_like(batch.lengths)
     going_on = torch.arange(sentences, device=device)
     done_q = done_p = 0
