@@ -87,6 +87,14 @@ def active_units(row: Row) -> str:
     return f"{count}/{row.done[0]['latent']}"
 
 
+def effective(row: Row) -> str:
+    """Effective sample size out of the draws."""
+    size, draws = row.metric("ess"), row.metric("nll_samples")
+    if row.is_language_model or size is None or draws is None:
+        return NONE
+    return f"{shown(size, 1)} of {number(draws.mean, 1)}"
+
+
 def updates(row: Row) -> str:
     """Gradient updates of the encoder's side and of the decoder's."""
     encoder, decoder = row.cost("encoder_updates"), row.cost("decoder_updates")
@@ -165,10 +173,10 @@ COLUMNS = (
     ),
     Column(
         "ESS",
-        "draws",
-        "effective sample size of the draws behind the NLL; near 1, one draw decides, and the NLL"
-        " is loose",
-        lambda r: NONE if r.is_language_model else shown(r.metric("ess"), 1),
+        "of S draws",
+        "effective sample size of the draws behind a sentence's NLL, mean over sentences; near 1,"
+        " one draw decides, and the NLL is loose",
+        effective,
     ),
     Column(
         "PPL",
