@@ -437,10 +437,3 @@ def test_the_small_batch_is_not_always_the_longest():
     small = {b.index.tolist()[0] for e in range(20) for b in training_batches(split, 8, 1, e)
              if len(b.index) == 1}  # fmt: skip
     assert len(small) > 2
-
-
-@needs_ptb
-def test_loading_ptb_takes_seconds():
-    start = time.perf_counter()
-    load_corpus(CorpusSettings(name="ptb"), DATA, print)
-    assert time.perf_counter() - start < 5
