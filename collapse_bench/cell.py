@@ -170,7 +170,8 @@ def _train_and_score(job: Job, report: Report, result: dict[str, Any]) -> None:
     record.write_model(job.folder, model.state_dict())
     record.write_arrays(job.folder, arrays)
     job.corpus.vocabulary.save(job.folder / record.VOCABULARY)
-    result["metrics"], result["standard_errors"] = scores
+    result["metrics"] |= scores.metrics
+    result["standard_errors"] = scores.standard_errors
 
 
 def _once_a_second(report: Report) -> Callable[[TrainingRun, Forward], None]:

@@ -170,7 +170,8 @@ def _start(job: Job) -> Worker:
 
 def _work(job: Job, reports: Connection, parent: int) -> None:
     """The worker process: signals are for its parent to handle."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     _die_with(parent)
 
     def report(text: dict[str, float]) -> None:

@@ -28,6 +28,7 @@ from collapse_bench.leaderboard.table import (
 METRICS = {
     "nll": 104.0,
     "nll_samples": 16,
+    "nll_monte_carlo_error": 0.125,
     "ess": 12.0,
     "negative_elbo": 104.1,
     "distortion": 104.0,
@@ -159,18 +160,18 @@ def test_golden_table():
     section = sections_of(keys(records), records)[0]
     squeezed = [re.sub(r" +", " ", line) for line in table(section.rows)]
     assert squeezed[:1] + squeezed[2:] == [
-        "| entry | verdict | NLL | gap to LM | R | MI | AU | D | R + D | ESS | PPL | min"
+        "| entry | verdict | NLL | gap to LM | R | MI | AU | D | R + D | ESS | MC error | PPL | min"
         " | Mtokens | updates | ok/n |",
-        "| **controls** | | | | | | | | | | | | | | |",
+        "| **controls** | | | | | | | | | | | | | | | |",
         "| language_model | no latent | 103.50 | – | – | – | – | 103.50 | 104.10"
-        " | – | 115.2 | 1.5 | 1.50 | 1,234 / 1,234 | 1/1 |",
+        " | – | – | 115.2 | 1.5 | 1.50 | 1,234 / 1,234 | 1/1 |",
         "| vae | collapsed | 104.00 (0.70) | +0.50 | 0.10 (0.01) | 0.05 – 0.06 | 0/32 | 104.00"
-        " | 104.10 | 12.0 of 16.0 | 115.2 | 1.5 | 1.50 | 1,234 / 1,234 | 1/1 |",
-        "| **build (what the model is)** | | | | | | | | | | | | | | |",
+        " | 104.10 | 12.0 of 16.0 | 0.12 | 115.2 | 1.5 | 1.50 | 1,234 / 1,234 | 1/1 |",
+        "| **build (what the model is)** | | | | | | | | | | | | | | | |",
         "| word_dropout | not collapsed | 103.25 | -0.25 | 6.00 | 2.00 – 0.06 † | 0/32 | 104.00"
-        " | 104.10 | 12.0 of 16.0 | 115.2 | 1.5 | 1.50 | 1,234 / 1,234 | 1/1 |",
-        "| **objective (how much each term counts)** | | | | | | | | | | | | | | |",
-        "| kl_annealing | – | – | – | – | – | – | – | – | – | – | – | – | – | 0/1 |",
+        " | 104.10 | 12.0 of 16.0 | 0.12 | 115.2 | 1.5 | 1.50 | 1,234 / 1,234 | 1/1 |",
+        "| **objective (how much each term counts)** | | | | | | | | | | | | | | | |",
+        "| kl_annealing | – | – | – | – | – | – | – | – | – | – | – | – | – | – | 0/1 |",
     ]
     assert [re.sub(r" +", " ", line) for line in unfinished(section.rows)][2:] == [
         r"| kl_annealing | lstm | 1 | diverged | NaN \| loss |"

@@ -385,6 +385,7 @@ def test_score_gives_every_metric_its_definition(rng):
     expected = {
         "nll": nll.mean(),
         "nll_samples": 16,
+        "nll_monte_carlo_error": 0,
         "ess": 16,
         "negative_elbo": (arrays["distortion"] + kl).mean(),
         "distortion": arrays["distortion"].mean(),

@@ -154,8 +154,8 @@ def test_a_run_leaves_the_contract_and_is_not_repeated(bench):
     assert (record["entry"], record["architecture"], record["seed"]) == ("vae", "lstm", 1)
     assert set(record["corpus"]) >= {"name", "requested", "sha256", "sentences", "tokens"}
     assert set(record["metrics"]) == {
-        "nll", "nll_samples", "ess", "negative_elbo", "distortion", "kl", "mutual_information",
-        "mutual_information_upper", "active_units", "perplexity",
+        "nll", "nll_samples", "nll_monte_carlo_error", "ess", "negative_elbo", "distortion", "kl",
+        "mutual_information", "mutual_information_upper", "active_units", "perplexity",
     }  # fmt: skip
     assert set(record["cost"]) >= {
         "seconds", "tokens_decoded", "encoder_updates", "decoder_updates", "peak_memory_mib",

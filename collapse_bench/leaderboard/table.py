@@ -95,6 +95,16 @@ def effective(row: Row) -> str:
     return f"{shown(size, 1)} of {number(draws.mean, 1)}"
 
 
+def monte_carlo_error(row: Row) -> str:
+    """Error of a sentence's NLL, marked where it is above what the suite asks for."""
+    error = row.metric("nll_monte_carlo_error")
+    if row.is_language_model or error is None:
+        return NONE
+    settings = (row.done[0].get("settings") or {}).get("evaluation") or {}
+    asked = settings.get("standard_error") or math.inf
+    return number(error.mean) + (" ‡" if error.mean > asked else "")
+
+
 def updates(row: Row) -> str:
     """Gradient updates of the encoder's side and of the decoder's."""
     encoder, decoder = row.cost("encoder_updates"), row.cost("decoder_updates")
@@ -177,6 +187,14 @@ COLUMNS = (
         "effective sample size of the draws behind a sentence's NLL, mean over sentences; near 1,"
         " one draw decides, and the NLL is loose",
         effective,
+    ),
+    Column(
+        "MC error",
+        NATS,
+        "standard error of a sentence's NLL, from the draws behind it, mean over sentences; ‡ where"
+        " it is above what the suite asks for, since the draws ran out: the NLL is then too high by"
+        " about half its square, or more",
+        monte_carlo_error,
     ),
     Column(
         "PPL",

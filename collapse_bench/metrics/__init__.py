@@ -12,6 +12,7 @@ from collapse_bench.metrics.active_units import active_units
 from collapse_bench.metrics.likelihood import (
     effective_sample_size,
     importance_weighted_nll,
+    monte_carlo_errors,
     perplexity,
     proposal_draws,
 )
@@ -25,6 +26,8 @@ Arrays = Mapping[str, NDArray[Any]]
 METRICS = {
     "nll": "importance-weighted negative log-likelihood, nats a sentence",
     "nll_samples": "draws behind a sentence's NLL, mean over sentences",
+    "nll_monte_carlo_error": "standard error of a sentence's NLL, mean over sentences, nats; of one"
+    " draw none is known",
     "ess": "effective sample size of those draws, mean over sentences",
     "negative_elbo": "distortion + rate, nats a sentence",
     "distortion": "-log p(x|z) for z from the posterior, nats a sentence",
@@ -70,7 +73,7 @@ def posterior_scores(arrays: Arrays) -> Scores:
 
 
 def score(arrays: Arrays) -> Scores:
-    """Every metric of `METRICS`.
+    """Every metric of `METRICS` that is known.
 
     Raises:
         IdentityError: see `check_identities`.
@@ -88,8 +91,11 @@ def score(arrays: Arrays) -> Scores:
         "ess": float(effective_sample_size(log_weights).mean()),
         "perplexity": perplexity(nll, arrays["tokens"]),
     }
+    if draws.min() > 1:
+        errors = monte_carlo_errors(log_weights, draws)
+        metrics["nll_monte_carlo_error"] = float(errors.mean())
     scores = Scores(
-        {name: metrics[name] for name in METRICS},
+        {name: metrics[name] for name in METRICS if name in metrics},
         {**means.standard_errors, **posterior.standard_errors},
     )
     check_identities(scores, draws, _standard_error(negative_elbo - nll))

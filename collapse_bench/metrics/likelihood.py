@@ -72,6 +72,28 @@ def monte_carlo_error(from_posterior: Floats, from_prior: Floats) -> Floats:
     return np.asarray(np.sqrt(variance) / np.exp(both - largest).sum(axis=1))
 
 
+def monte_carlo_errors(log_weights: Floats, draws: NDArray[np.integer]) -> Floats:
+    """`monte_carlo_error` of sentences that have had different numbers of draws.
+
+    Args:
+        log_weights: [N, S], those of posterior draws first, as an evaluation leaves them.
+        draws: how many there were for each sentence, [N].
+
+    Returns:
+        [N].
+    """
+    errors = np.empty(len(draws))
+    most_from_posterior, _ = proposal_draws(log_weights.shape[1])
+    for total in np.unique(draws):
+        weights = log_weights[draws == total]
+        from_posterior, from_prior = proposal_draws(int(total))
+        errors[draws == total] = monte_carlo_error(
+            weights[:, :from_posterior],
+            weights[:, most_from_posterior : most_from_posterior + from_prior],
+        )
+    return errors
+
+
 def effective_sample_size(log_weights: Floats) -> Floats:
     """(sum w)^2 / sum w^2 of each sentence (Kong 1992), from 1 to S.
 
