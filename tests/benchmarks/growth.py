@@ -72,7 +72,7 @@ class Series:
 
 AGAIN = (
     "A batch with more probabilities than the readout holds at once is done in parts, and they are "
-    "computed again in the backward pass: a fourth product beside three, at most 4/3 of the time."
+    "computed again in the backward pass: a fourth product beside three, and a sum over the parts."
 )
 SERIES = (
     Series("vocabulary", "V", "words", "LSTM training step", Point("step"), note=AGAIN),
