@@ -59,7 +59,7 @@ class Training:
         clip: Largest norm of the gradient.
         dropout: Share of the decoder's embeddings and outputs that is dropped.
         validations: Validation passes in a run.
-        precision: Of the products in training and validation, everything else being in float32;
+        precision: Of the products in training and validation; weights are in float32.
             `auto` is bfloat16 where the device has instructions for it.
     """
 

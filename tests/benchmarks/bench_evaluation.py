@@ -79,7 +79,7 @@ def test_nll_to_standard_error(side, race, benchmark, collapsing, corpus, suite)
 @SIDES
 @pytest.mark.benchmark(group="nll_to_standard_error_informative")
 def test_nll_to_standard_error_informative(side, race, benchmark, informative, corpus, suite):
-    """Where z matters, so that some sentences need many draws."""
+    """Where posteriors have left the prior, so that sentences need many draws."""
     to_standard_error(race, benchmark, informative, corpus, suite)
 
 

@@ -217,7 +217,7 @@ def collapsing(cells, corpus) -> Pair:
 
 @pytest.fixture(scope="session")
 def informative(cells, corpus) -> Pair:
-    """A VAE that pays a tenth of the rate, so that its posteriors differ."""
+    """A VAE that pays a tenth of the rate: its posteriors leave the prior before they inform."""
     return trained(
         cells["lstm"], corpus, lambda forward: replace(forward, kl=LIGHT_RATE * forward.kl)
     )
