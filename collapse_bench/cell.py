@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import platform
 import resource
 import subprocess
@@ -13,16 +14,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 import collapse_bench
 from collapse_bench import record
 from collapse_bench.corpus import Corpus
 from collapse_bench.evaluation import evaluate
-from collapse_bench.metrics import METRICS, score
+from collapse_bench.metrics import Scores, score, verdict, versioned
 from collapse_bench.model import Dimensions, Forward, SequenceVAE, build_model
 from collapse_bench.precision import resolve_precision
-from collapse_bench.remedy import Remedy, chain, levers_of, load_remedy
+from collapse_bench.remedy import Remedy, by_construction, chain, levers_of, load_remedy
 from collapse_bench.suite import Cell, identity
 from collapse_bench.training import DivergedError, Selection, TrainingRun, stream_seed, train
 
@@ -115,11 +118,14 @@ def describe(job: Job) -> dict[str, Any]:
         "budget": job.budget,
         "latent": cell.sizes.latent,
         "levers": [],
+        "by_construction": [],
         "remedies": [asdict(remedy) for remedy in cell.entry.remedies],
         "settings": identity(cell, job.corpus.name, job.corpus.sha256, job.budget),
-        "corpus": job.corpus.record(),
-        "metrics": dict.fromkeys(METRICS),
+        "corpus": job.corpus.record() | {"hub": cell.corpus.hub, "revision": cell.corpus.revision},
+        "metrics": {},
         "standard_errors": {},
+        "verdict": None,
+        "sentences_sha256": None,
         "validation": {"negative_elbo": None, "tokens": 0, "converged": False},
         "state": {},
         "cost": {
@@ -131,6 +137,7 @@ def describe(job: Job) -> dict[str, Any]:
             "parameters": 0,
         },
         "environment": _environment(job),
+        "scored": provenance(job.code),
     }
 
 
@@ -140,6 +147,7 @@ def _train_and_score(job: Job, report: Report, result: dict[str, Any]) -> None:
     model, remedies = build(cell, job.corpus.vocabulary.size, job.remedy_files)
     model.to(job.device)
     result["levers"] = levers_of(remedies)
+    result["by_construction"] = by_construction(remedies)
     run = TrainingRun(
         model, chain(remedies), job.corpus, cell.training, budget=job.budget, seed=cell.seed
     )
@@ -157,21 +165,41 @@ def _train_and_score(job: Job, report: Report, result: dict[str, Any]) -> None:
             "parameters": sum(p.numel() for p in model.parameters()),
         }
         record.write_history(job.folder, selection.history)
-    arrays = evaluate(
+    arrays = evaluate_cell(cell, model, job.corpus)
+    scores = score(arrays)
+    record.write_model(job.folder, model.state_dict())
+    job.corpus.vocabulary.save(job.folder / record.VOCABULARY)
+    write_scores(job.folder, result, arrays, scores)
+
+
+def evaluate_cell(cell: Cell, model: SequenceVAE, corpus: Corpus) -> dict[str, NDArray[Any]]:
+    """The per-sentence arrays of a cell's model on the test split: see `evaluate`."""
+    return evaluate(
         model,
-        job.corpus.test,
+        corpus.test,
         samples=cell.evaluation.samples if cell.sizes.latent else 1,
         standard_error=cell.evaluation.standard_error,
         batch=cell.evaluation.batch,
         seed=stream_seed(cell.seed, "test"),
         precision=cell.evaluation.precision,
     )
-    scores = score(arrays)
-    record.write_model(job.folder, model.state_dict())
-    record.write_arrays(job.folder, arrays)
-    job.corpus.vocabulary.save(job.folder / record.VOCABULARY)
-    result["metrics"] |= scores.metrics
-    result["standard_errors"] = scores.standard_errors
+
+
+def write_scores(
+    folder: Path, result: dict[str, Any], arrays: Mapping[str, NDArray[Any]], scores: Scores
+) -> None:
+    """Write the arrays, and put what they say into the record, which is not written here."""
+    result["sentences_sha256"] = record.write_arrays(folder, arrays)
+    result["metrics"] = versioned(scores.metrics)
+    result["standard_errors"] = versioned(scores.standard_errors)
+    result["verdict"] = verdict_of(result["latent"], arrays, scores)
+
+
+def verdict_of(latent: int, arrays: Mapping[str, NDArray[Any]], scores: Scores) -> str:
+    """The verdict of a cell, by `metrics.verdict`, where no posterior has been refined."""
+    if not latent:
+        return "no latent"
+    return verdict(scores.metrics, math.log(len(np.asarray(arrays["tokens"]))))
 
 
 def _once_a_second(report: Report) -> Callable[[TrainingRun, Forward], None]:
@@ -199,12 +227,15 @@ def peak_memory_mib() -> float:
     return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)
 
 
+def provenance(code: str) -> dict[str, Any]:
+    """Which code did something, for the record; `code` is its digest."""
+    return {"collapse_bench": collapse_bench.__version__, "commit": _commit(), "code": code}
+
+
 def _environment(job: Job) -> dict[str, Any]:
     device = torch.cuda.get_device_name() if job.device == "cuda" else "cpu"
     return {
-        "collapse_bench": collapse_bench.__version__,
-        "commit": _commit(),
-        "code": job.code,
+        **provenance(job.code),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "device": device,

@@ -22,8 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb.
 
     Returns:
-        0 all cells done; 1 some failed; 2 bad suite or usage; 3 corpus missing; 128 + n on
-        signal n.
+        0 all is well; 1 cells failed, or numbers do not agree; 2 bad suite or usage; 3 corpus
+        missing; 128 + n on signal n.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -67,13 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         "--workers", type=_positive_number, metavar="N", help="cells at a time (one a core)"
     )
     run.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    run.add_argument(
-        "--data",
-        type=Path,
-        metavar="DIR",
-        default=os.environ.get("COLLAPSE_BENCH_DATA"),
-        help="folder of corpora ($COLLAPSE_BENCH_DATA)",
-    )
+    _data_argument(run)
     run.set_defaults(verb=_run)
 
     board = verbs.add_parser("leaderboard", help="records to tables and pictures")
@@ -81,6 +75,38 @@ def _parser() -> argparse.ArgumentParser:
     board.add_argument("--runs", type=Path, default=Path("runs"), help="(%(default)s)")
     board.add_argument("--out", type=Path, default=Path("leaderboard"), help="(%(default)s)")
     board.set_defaults(verb=_leaderboard)
+
+    scoring = verbs.add_parser(
+        "score", help="score finished cells again, from their arrays and from their models"
+    )
+    scoring.add_argument(
+        "cells", type=Path, nargs="+", metavar="CELL", help="a folder, runs/<suite>/<cell id>"
+    )
+    scoring.add_argument(
+        "--write",
+        choices=("model", "arrays"),
+        help="write new scores into the record, from the model evaluated anew or from the arrays,"
+        " in place of comparing",
+    )
+    _data_argument(scoring)
+    _plugin_argument(scoring)
+    scoring.set_defaults(verb=_score)
+
+    diagnosing = verbs.add_parser("diagnose", help="is a model collapsed, and how?")
+    diagnosing.add_argument(
+        "cell", type=Path, metavar="CELL_OR_CHECKPOINT", help="a cell's folder or its model file"
+    )
+    diagnosing.add_argument(
+        "--picture", type=Path, metavar="FILE", help="a PNG (diagnosis.png in the cell's folder)"
+    )
+    _data_argument(diagnosing)
+    _plugin_argument(diagnosing)
+    diagnosing.set_defaults(verb=_diagnose)
+
+    verifying = verbs.add_parser(
+        "verify", help="hold the measurements against models whose answers are known"
+    )
+    verifying.set_defaults(verb=_verify)
 
     check = verbs.add_parser("check", help="everything that is wrong with a suite, at once")
     _suite_arguments(check)
@@ -96,6 +122,16 @@ def _parser() -> argparse.ArgumentParser:
 def _suite_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("suite", type=Path, metavar="SUITE", help="a YAML file")
     _plugin_argument(parser)
+
+
+def _data_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        default=os.environ.get("COLLAPSE_BENCH_DATA"),
+        help="folder of corpora ($COLLAPSE_BENCH_DATA)",
+    )
 
 
 def _plugin_argument(parser: argparse.ArgumentParser) -> None:
@@ -180,7 +216,7 @@ def _run(options: argparse.Namespace) -> int:
 def _leaderboard(options: argparse.Namespace) -> int:
     from collapse_bench.leaderboard import write_leaderboard
     from collapse_bench.record import read_records
-    from collapse_bench.suite import belongs, cells_of
+    from collapse_bench.suite import belongs, cells_of, curves_of
 
     suite, _ = _load(options)
     cells = cells_of(suite)
@@ -189,8 +225,62 @@ def _leaderboard(options: argparse.Namespace) -> int:
     if len(records) < len(everything):
         _say(f"{len(everything) - len(records)} records of earlier settings are left out")
     expected = [(cell.entry.name, cell.architecture, cell.seed) for cell in cells]
-    print(write_leaderboard(suite.name, expected, records, options.out))
+    page = write_leaderboard(suite.name, expected, records, options.out, curves_of(suite))
+    print(page)
     return 0
+
+
+def _score(options: argparse.Namespace) -> int:
+    from collapse_bench.plugins import remedy_files
+    from collapse_bench.rescoring import read_finished, rescore, restore, score_anew
+
+    files, differing = remedy_files(options.plugin), 0
+    for folder in options.cells:
+        result = read_finished(folder, oldest=1 if options.write == "model" else 2)
+        restored = restore(folder, result, files, options.data, _say)
+        if options.write:
+            result = score_anew(folder, restored, result, from_model=options.write == "model")
+            useful = result["metrics"]["useful_information@1"]
+            print(f"{folder}: {result['verdict']}, useful information {useful:.2f}", flush=True)
+            continue
+        lines = rescore(folder, restored, result)
+        agree = all(line.agrees for line in lines)
+        print(f"{folder}: {'agrees' if agree else 'DIFFERS'}")
+        print(f"  {'metric':36} {'record':>14} {'from arrays':>14} {'from model':>14}")
+        for line in lines:
+            numbers = [
+                f"{'-':>14}" if value is None else f"{value:14.6f}"
+                for value in (line.recorded, line.from_arrays, line.from_model)
+            ]
+            print(f"  {line.name:36} {' '.join(numbers)}{'' if line.agrees else '  differs'}")
+        differing += not agree
+    return 1 if differing else 0
+
+
+def _diagnose(options: argparse.Namespace) -> int:
+    from collapse_bench.plugins import remedy_files
+    from collapse_bench.rescoring import diagnose_cell
+
+    folder = options.cell if options.cell.is_dir() else options.cell.parent
+    diagnosis = diagnose_cell(folder, remedy_files(options.plugin), options.data, _say)
+    print(diagnosis)
+    picture = options.picture or folder / "diagnosis.png"
+    diagnosis.draw(picture, title=folder.resolve().name)
+    print(f"\npicture: {picture}")
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from collapse_bench.verification import table, verify
+
+    checks = []
+    for check in verify():
+        checks.append(check)
+        print(f"{'ok' if check.passed else 'FAIL':4} {check.model}: {check.what}", file=sys.stderr)
+    failed = [check for check in checks if not check.passed]
+    print("\n".join(table(checks)))
+    print(f"\n{len(checks) - len(failed)} of {len(checks)} checks passed")
+    return 1 if failed else 0
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -220,8 +310,9 @@ def _list(options: argparse.Namespace) -> int:
     elif options.what == "metrics":
         from collapse_bench.metrics import METRICS
 
-        for name, meaning in METRICS.items():
-            print(f"{name}: {meaning}")
+        for name, metric in METRICS.items():
+            print(f"{name}@{metric.version} ({metric.unit}): {metric.meaning}")
+            print(f"    cannot see: {metric.blind}")
     else:
         from collapse_bench.suite import Architecture, CorpusName
 

@@ -1,36 +1,66 @@
 """A model on held-out sentences: per-sentence arrays, by the same code for every entry.
 
 Dropout and word dropout are off and the objective is the plain one, whatever the training was.
+The exactly solvable models of `truth` and a user's own go through the same functions.
 """
 
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution, Normal
 
-from collapse_bench.corpus import Batch, Split, evaluation_batches
+from collapse_bench.corpus import Split, evaluation_batches
+from collapse_bench.errors import UserError
+from collapse_bench.latent_model import Rows
 from collapse_bench.metrics.likelihood import monte_carlo_error, proposal_draws
-from collapse_bench.model import Noise, SequenceVAE
+from collapse_bench.model import Noise
 from collapse_bench.model.latent import base, draw, rate
 from collapse_bench.precision import products_in
 
 FIRST_ROUND = 8
 """Draws that every sentence gets, where their number depends on the error."""
 
+FIRST_WORDS = 3
+"""Words of a sentence that are kept, for what the first of them tell of the latent."""
+
+
+class Sentences(Protocol):
+    """B sentences as a model takes them: a `Batch` of a corpus, or `Rows` of anything."""
+
+    @property
+    def lengths(self) -> Tensor: ...
+    @property
+    def index(self) -> Tensor: ...
+    def rows(self, index: Tensor) -> Any: ...
+    def to(self, device: torch.device | str) -> Any: ...
+
+
+class Evaluable(Protocol):
+    """What is asked of a model: `SequenceVAE` and `Scored` offer it."""
+
+    def posterior(self, batch: Any, noise: Noise) -> Distribution: ...
+    @property
+    def prior(self) -> Callable[[Distribution, Any], Distribution]: ...
+    def log_likelihood(self, batch: Any, z: Tensor) -> Tensor: ...
+    def log_likelihood_by_position(self, batch: Any, z: Tensor) -> Tensor | None: ...
+    def modules(self) -> Iterator[nn.Module]: ...
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
 
 @contextmanager
-def evaluating(model: SequenceVAE) -> Iterator[None]:
-    """No gradients and eval mode inside; every part in the mode it was in afterwards."""
+def evaluating(model: Evaluable, gradients: bool = False) -> Iterator[None]:
+    """Eval mode inside, without gradients or with; every part in the mode it was in afterwards."""
     modes = {module: module.training for module in model.modules()}
-    model.eval()
+    for module in modes:
+        module.training = False
     try:
-        with torch.no_grad():
+        with torch.set_grad_enabled(gradients):
             yield
     finally:
         for module, mode in modes.items():
@@ -38,14 +68,15 @@ def evaluating(model: SequenceVAE) -> Iterator[None]:
 
 
 def evaluate(
-    model: SequenceVAE,
-    split: Split,
+    model: Evaluable,
+    split: Split | Rows,
     *,
     samples: int,
     batch: int,
     seed: int,
     standard_error: float = 0.0,
     precision: str = "float32",
+    shuffled: bool = True,
 ) -> dict[str, NDArray[Any]]:
     """Score every sentence of a split, in the split's order.
 
@@ -63,35 +94,33 @@ def evaluate(
             With 0 there is one round, of S. The error is itself an estimate, which cannot see a
             large weight that no draw has hit.
         precision: of the decoder's products; posteriors are in float32 whatever it is.
+        shuffled: whether each sentence is also decoded with another one's z.
 
     Returns:
         `tokens` [N] (EOS counted), `kl` [N, K], `posterior_mean`, `posterior_scale` and
         `posterior_sample` [N, D] and, unless `samples` is 0, `distortion` [N] (mean over the
         posterior's draws in the first round), `log_weights` [N, S], those of posterior draws first,
-        -inf where nothing was drawn, and `draws` [N], how many were. Nats, float32; a latent
+        -inf where nothing was drawn, `draws` [N], how many were, and, if `shuffled`,
+        `shuffled_log_likelihood` [N], log p(x|z') with z' the posterior sample of another sentence
+        of the same length (see `partners`). Of a corpus also `first_words` [N, 3], ids, -1 past the
+        end, and `label_<name>` [N] of each of its labels. Nats, in the model's dtype; a latent
         sequence is flattened.
 
     Raises:
-        TypeError: the posterior is not a diagonal normal.
+        UserError: the posterior is not a diagonal normal.
     """
-    device = next(model.parameters()).device
+    device = device_of(model)
     noise = SentenceNoise(len(split), seed)
 
-    def log_likelihood(sentences: Batch, z: Tensor) -> Tensor:
+    def log_likelihood(sentences: Sentences, z: Tensor) -> Tensor:
         with products_in(precision, device.type):
             return model.log_likelihood(sentences, z)
 
     parts: list[dict[str, Tensor]] = []
     with evaluating(model):
-        for sentences in evaluation_batches(split, batch):
+        for sentences in batches_of(split, batch):
             sentences = sentences.to(device)
-            q = model.posterior(sentences, noise.of(sentences, -1))
-            if not isinstance(base(q), Normal):
-                raise TypeError(
-                    f"the posterior is a {type(base(q)).__name__}: mutual information and active "
-                    f"units are defined here for diagonal normals, as model.diagonal_normal makes "
-                    f"them"
-                )
+            q = normal_posterior(model, sentences, noise.of(sentences, -1))
             p: Distribution = model.prior(q, sentences)
             z = draw(q, noise.of(sentences, 0)(q.mean))
             arrays = {
@@ -114,8 +143,85 @@ def evaluate(
                     at_once=batch,
                 )
             parts.append({name: array.cpu() for name, array in arrays.items()})
-    order = torch.cat([part.pop("index") for part in parts]).argsort()
-    return {name: torch.cat([part[name] for part in parts])[order].numpy() for name in parts[0]}
+        found = _in_order(parts)
+        if samples and shuffled:
+            z_shape = (len(split), *q.mean.shape[1:])
+            others = found["posterior_sample"][partners(found["tokens"], seed)].reshape(z_shape)
+            parts = []
+            for sentences in batches_of(split, batch):
+                z = torch.from_numpy(others[sentences.index.numpy()]).to(device)
+                nats = log_likelihood(sentences.to(device), z)
+                parts.append({"index": sentences.index, "shuffled_log_likelihood": nats.cpu()})
+            found |= _in_order(parts)
+    return found | _known_of(split)
+
+
+def device_of(model: Evaluable) -> torch.device:
+    """Where the model's parameters are; the CPU where it has none."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+def batches_of(split: Split | Rows, size: int) -> Iterator[Any]:
+    """Every sentence once, from short to long, as the model takes them."""
+    return split.batches(size) if isinstance(split, Rows) else evaluation_batches(split, size)
+
+
+def normal_posterior(model: Evaluable, sentences: Any, noise: Noise) -> Distribution:
+    """The posterior, which has to be a diagonal normal.
+
+    Raises:
+        UserError: it is not.
+    """
+    q = model.posterior(sentences, noise)
+    if not isinstance(base(q), Normal):
+        raise UserError(
+            f"the posterior is a {type(base(q)).__name__}: mutual information and active units need"
+            f" its density at other sentences' draws and are defined here for diagonal normals;"
+            f" return torch.distributions.Normal(mean, scale) or collapse_bench.model."
+            f"diagonal_normal(mean, scale)"
+        )
+    return q
+
+
+def partners(tokens: NDArray[np.integer], seed: int) -> NDArray[np.int64]:
+    """For each sentence another one, of the same length where there is one, at random.
+
+    A sentence without one gets a neighbour in length, and a single sentence itself.
+
+    Args:
+        tokens: `[N]`.
+        seed: of the choice.
+
+    Returns:
+        `[N]` indices, none its own but for N = 1.
+    """
+    shuffled = np.random.default_rng(seed).permutation(len(tokens))
+    order = shuffled[np.argsort(tokens[shuffled], kind="stable")]
+    partner = np.empty(len(tokens), dtype=np.int64)
+    partner[order] = np.roll(order, 1)
+    for group in np.split(order, np.flatnonzero(np.diff(tokens[order])) + 1):
+        if len(group) > 1:
+            partner[group] = np.roll(group, 1)
+    return partner
+
+
+def _in_order(parts: list[dict[str, Tensor]]) -> dict[str, NDArray[Any]]:
+    """The arrays of all batches, in the split's order."""
+    order = torch.cat([part["index"] for part in parts]).argsort()
+    names = [name for name in parts[0] if name != "index"]
+    return {name: torch.cat([part[name] for part in parts])[order].numpy() for name in names}
+
+
+def _known_of(split: Split | Rows) -> dict[str, NDArray[Any]]:
+    """First words and labels of a corpus's sentences."""
+    if isinstance(split, Rows):
+        return {}
+    first = np.full((len(split), FIRST_WORDS), -1, dtype=np.int64)
+    for i, row in enumerate(first):
+        words = split.sentence(i)[:FIRST_WORDS]
+        row[: len(words)] = words
+    labels = {f"label_{name}": np.asarray(values) for name, values in split.labels.items()}
+    return {"first_words": first, **labels}
 
 
 class SentenceNoise:
@@ -126,7 +232,7 @@ class SentenceNoise:
         self.seed = seed
         self.drawn: dict[tuple[int, torch.Size], Tensor] = {}
 
-    def of(self, batch: Batch, draw: int) -> Noise:
+    def of(self, batch: Sentences, draw: int) -> Noise:
         """The noise of a batch for the draw of that number; -1 is what a refining head uses."""
 
         def noise(mean: Tensor) -> Tensor:
@@ -141,8 +247,8 @@ class SentenceNoise:
 
 
 def _importance_weights(
-    log_likelihood: Callable[[Batch, Tensor], Tensor],
-    batch: Batch,
+    log_likelihood: Callable[[Any, Tensor], Tensor],
+    batch: Sentences,
     q: Distribution,
     p: Distribution,
     noise: SentenceNoise,

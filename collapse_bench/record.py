@@ -1,5 +1,7 @@
 """A finished cell on disk: one folder, whose record is written last and atomically."""
 
+import hashlib
+import io
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -11,7 +13,9 @@ from numpy.typing import NDArray
 
 from collapse_bench.errors import UserError
 
-SCHEMA = 1
+SCHEMA = 2
+"""Raised when what a record holds changes; one of schema 1 has to be scored anew."""
+
 RECORD = "record.json"
 SENTENCES = "sentences.npz"
 MODEL = "model.safetensors"
@@ -31,11 +35,18 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_arrays(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write the per-sentence arrays that every metric can be computed from again."""
+def write_arrays(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Write the per-sentence arrays that every metric can be computed from again.
+
+    Returns:
+        SHA-256 of what was written, for the record.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    with _replacing(folder / SENTENCES) as temporary, temporary.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    with _replacing(folder / SENTENCES) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
+    return hashlib.sha256(buffer.getbuffer()).hexdigest()
 
 
 def write_history(folder: Path, rows: Sequence[Mapping[str, float]]) -> None:
@@ -56,11 +67,32 @@ def write_model(folder: Path, weights: Mapping[str, Any]) -> None:
         save_file({name: value.contiguous() for name, value in weights.items()}, temporary)
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """One record.
+def read_model(folder: Path, model: Any) -> None:
+    """Load the weights of a finished cell into a model of the same build.
 
     Raises:
-        UserError: the file is not a record.
+        UserError: the file is missing, damaged, or of another build.
+    """
+    from safetensors.torch import load_file
+
+    try:
+        model.load_state_dict(load_file(folder / MODEL))
+    except Exception as error:
+        first = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"{folder / MODEL}: cannot be loaded: {first}; run the suite again"
+        ) from error
+
+
+def read_record(path: Path, oldest: int = SCHEMA) -> dict[str, Any]:
+    """One record.
+
+    Args:
+        path: of its file.
+        oldest: schema that is still taken.
+
+    Raises:
+        UserError: the file is not a record, or one of another schema.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -70,10 +102,14 @@ def read_record(path: Path) -> dict[str, Any]:
             f"{path}: not a record ({type(error).__name__}: {error}); delete its folder and run "
             f"the suite again"
         ) from error
-    if schema != SCHEMA:
+    if not (isinstance(schema, int) and oldest <= schema <= SCHEMA):
+        if schema == 1:
+            way_out = f"score it anew with `python -m collapse_bench score --write {path.parent}`"
+        else:
+            way_out = "read it with the version that wrote it"
         raise UserError(
-            f"{path}: a record of schema {schema!r}, this version reads {SCHEMA}; read it with the "
-            f"version that wrote it, or delete its folder and run the suite again"
+            f"{path}: a record of schema {schema!r}, this version reads {SCHEMA}; {way_out}, or "
+            f"delete its folder and run the suite again"
         )
     return dict(record)
 
@@ -87,17 +123,31 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
     return [read_record(path) for path in sorted(folder.glob(f"*/{RECORD}"))]
 
 
-def read_arrays(folder: Path) -> dict[str, NDArray[Any]]:
+def read_arrays(folder: Path, sha256: str | None = None) -> dict[str, NDArray[Any]]:
     """The per-sentence arrays of a finished cell.
 
+    Args:
+        folder: the cell's.
+        sha256: what the record says of the file; None where it says nothing.
+
     Raises:
-        UserError: the file is missing or damaged.
+        UserError: the file is missing, damaged, or not the one that the record was made from.
     """
+    path = folder / SENTENCES
+    way_out = f"make it again from the model with `python -m collapse_bench score --write {folder}`"
     try:
-        with np.load(folder / SENTENCES, allow_pickle=False) as arrays:
+        content = path.read_bytes()
+        if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+            raise UserError(
+                f"{path}: not the file that the record was made from: its SHA-256 differs, so it "
+                f"was cut short or edited; {way_out}"
+            )
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             return dict(arrays)
+    except UserError:
+        raise
     except Exception as error:
-        raise UserError(f"{folder / SENTENCES}: cannot be read: {error}") from error
+        raise UserError(f"{path}: cannot be read: {error}; {way_out}") from error
 
 
 class _replacing:

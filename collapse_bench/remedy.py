@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import nn
 
@@ -59,7 +59,13 @@ class Remedy:
 
     Override the levers that it uses. Wrap a remedy or a part to change it; only this class is
     there to be subclassed.
+
+    Attributes:
+        by_construction: metrics that say nothing of what was learned, since this remedy sets or
+            moves them whatever the model learns; the leaderboard marks them.
     """
+
+    by_construction: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         settings.check(self)
@@ -139,6 +145,11 @@ def levers_of(remedies: Sequence[Remedy]) -> list[str]:
         for lever in LEVERS
         if any(getattr(type(remedy), lever) is not getattr(Remedy, lever) for remedy in remedies)
     ]
+
+
+def by_construction(remedies: Sequence[Remedy]) -> list[str]:
+    """The metrics that hold by construction under any of these remedies, each once."""
+    return list(dict.fromkeys(name for remedy in remedies for name in remedy.by_construction))
 
 
 def load_remedy(name: str, values: Mapping[str, Any], files: Mapping[str, Path]) -> Remedy:

@@ -228,7 +228,7 @@ class TrainingRun:
         """Per-sentence arrays of the validation split; 0 samples leave the decoder out."""
         return evaluate(
             self.model, self.validation, samples=samples, batch=2 * self.settings.batch,
-            seed=stream_seed(self.seed, "validation"), precision=self._precision,
+            seed=stream_seed(self.seed, "validation"), precision=self._precision, shuffled=False,
         )  # fmt: skip
 
     def measure(self, metric: str) -> float:

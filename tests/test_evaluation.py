@@ -260,7 +260,10 @@ def test_draws_do_not_depend_on_the_batch(learned, corpus):
     for other in (few, together):
         assert np.array_equal(single["draws"], other["draws"])
         for each in single:
-            np.testing.assert_allclose(single[each], other[each], rtol=3e-6, atol=1e-5)
+            if each.startswith("label_"):
+                assert np.array_equal(single[each], other[each])
+            else:
+                np.testing.assert_allclose(single[each], other[each], rtol=3e-6, atol=1e-5)
 
 
 def test_nothing_is_decoded_that_is_not_drawn(learned, corpus, monkeypatch):
@@ -274,7 +277,8 @@ def test_nothing_is_decoded_that_is_not_drawn(learned, corpus, monkeypatch):
 
     monkeypatch.setattr(learned, "log_likelihood", counted)
     arrays = adaptive(learned, corpus.train, 0.25)
-    assert np.array_equal(np.bincount(decoded, minlength=60), arrays["draws"])
+    # Once more with another sentence's z.
+    assert np.array_equal(np.bincount(decoded, minlength=60), arrays["draws"] + 1)
 
 
 @pytest.mark.parametrize("samples", [20, 64])

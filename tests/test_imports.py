@@ -12,7 +12,7 @@ import collapse_bench
 ROOT = Path(collapse_bench.__file__).parent
 
 MAY_IMPORT = {
-    "__init__": set(),
+    "__init__": {"diagnosis"},
     "__main__": {"cli"},
     "errors": set(),
     "settings": {"errors"},
@@ -23,13 +23,20 @@ MAY_IMPORT = {
     "model": {"corpus"},
     "remedy": {"model", "corpus", "settings", "errors", "plugins"},
     "remedies": {"remedy", "model", "corpus", "settings", "errors"},
-    "evaluation": {"model", "corpus", "metrics", "precision"},
+    "latent_model": {"model", "errors"},
+    "evaluation": {"latent_model", "model", "corpus", "metrics", "precision", "errors"},
     "metrics": set(),
     "training": {"remedy", "model", "corpus", "evaluation", "metrics", "precision"},
+    "diagnosis": {"evaluation", "latent_model", "model", "corpus", "metrics", "errors"},
+    "truth": {"evaluation", "latent_model", "model", "metrics", "errors"},
+    "verification": {"truth", "diagnosis", "evaluation", "latent_model", "metrics"},
     "record": {"errors"},
     "cell": {
         "suite", "remedy", "model", "corpus", "training", "evaluation", "metrics", "record",
         "precision",
+    },
+    "rescoring": {
+        "cell", "suite", "remedy", "model", "corpus", "metrics", "record", "errors", "diagnosis",
     },
     "progress": {"cell"},
     "runner": {

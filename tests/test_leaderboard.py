@@ -6,35 +6,49 @@ import math
 import random
 import re
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
+from scipy import stats
 
 from collapse_bench.errors import UserError
 from collapse_bench.leaderboard import write_leaderboard
+from collapse_bench.leaderboard.curves import curve_of, swept
+from collapse_bench.leaderboard.figure import limits_of, limits_of_use, rate_panel, use_panel
+from collapse_bench.leaderboard.markdown import escape, number, shown
 from collapse_bench.leaderboard.page import render
+from collapse_bench.leaderboard.ranking import TOLERANCE, ranked
 from collapse_bench.leaderboard.section import sections_of
-from collapse_bench.leaderboard.statistics import Estimate, estimate, t_half_width
-from collapse_bench.leaderboard.table import (
-    COLUMNS,
-    escape,
-    number,
-    shown,
-    table,
-    unfinished,
-    verdict,
+from collapse_bench.leaderboard.statistics import (
+    Estimate,
+    bca_interval,
+    estimate,
+    holm,
+    interquartile_interval,
+    interquartile_mean,
+    probability_of_improvement,
+    sign_flip_p,
+    t_interval,
 )
+from collapse_bench.leaderboard.table import DIAGNOSTICS, MAIN, diagnostics, main_table, unfinished
+from collapse_bench.metrics import key_of
 
 METRICS = {
     "nll": 104.0,
     "nll_samples": 16,
     "nll_monte_carlo_error": 0.125,
+    "nll_gain_of_doubling": 0.05,
     "ess": 12.0,
     "negative_elbo": 104.1,
     "distortion": 104.0,
     "kl": 0.1,
+    "useful_rate": 0.04,
+    "useful_information": 0.04,
     "mutual_information": 0.05,
     "mutual_information_upper": 0.06,
+    "mutual_information_he2019": 0.03,
     "active_units": 0,
     "perplexity": 115.2,
 }
@@ -43,9 +57,10 @@ METRICS = {
 def record(entry="vae", seed=1, architecture="lstm", corpus=(), status="done", **changes):
     """A finished record; metrics may be given by name."""
     metrics = METRICS | {name: changes.pop(name) for name in list(changes) if name in METRICS}
+    errors = changes.pop("standard_errors", {})
     levers = changes.pop("levers", [])
     return {
-        "schema": 1,
+        "schema": 2,
         "suite": "tiny",
         "cell": f"{entry}-{architecture}-{seed}-00c0ffee",
         "entry": entry,
@@ -71,8 +86,10 @@ def record(entry="vae", seed=1, architecture="lstm", corpus=(), status="done", *
         },
         "remedies": [{"name": entry, "settings": {}}] if levers else [],
         "latent": 32,
-        "metrics": metrics if status == "done" else {},
-        "standard_errors": {},
+        "metrics": {key_of(n): v for n, v in metrics.items()} if status == "done" else {},
+        "standard_errors": {key_of(name): value for name, value in errors.items()},
+        "by_construction": [],
+        "verdict": "collapsed" if status == "done" else None,
         "validation": {"negative_elbo": 104.0, "tokens": 900, "converged": False},
         "cost": {
             "seconds": 90.0,
@@ -96,6 +113,7 @@ def record(entry="vae", seed=1, architecture="lstm", corpus=(), status="done", *
 
 def language_model(seed=1, **changes):
     changes = {"latent": 0, "kl": 0.0, "nll": 103.5, "distortion": 103.5} | changes
+    changes = {"useful_rate": 0.0, "useful_information": 0.0, "verdict": "no latent"} | changes
     return record("language_model", seed, **changes)
 
 
@@ -103,8 +121,8 @@ def keys(records):
     return [(r["entry"], r["architecture"], r["seed"]) for r in records]
 
 
-def page_of(records, expected=None):
-    return render("tiny", sections_of(expected or keys(records), records))
+def page_of(records, expected=None, curves=()):
+    return render("tiny", sections_of(expected or keys(records), records), dict(curves))
 
 
 def rows_of(page):
@@ -113,27 +131,153 @@ def rows_of(page):
     return [[c.strip() for c in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
 
 
-def row_of(page, entry):
-    titles = [column.title for column in COLUMNS]
-    cells = next(row for row in rows_of(page) if row[0] == entry and len(row) == len(titles))
+def row_of(page, entry, columns=MAIN):
+    titles = [column.title for column in columns]
+    at = titles.index("entry")
+    cells = next(r for r in rows_of(page) if len(r) == len(titles) and r[at] == entry)
     return dict(zip(titles, cells, strict=True))
 
 
-def test_the_interval_is_students():
+def rows_in(records):
+    """The rows of the only architecture of the only section."""
+    return sections_of(keys(records), records)[0].rows
+
+
+def entries_in(page):
+    """The first entries of the main tables, with the lines above groups."""
+    at = [column.title for column in MAIN].index("entry")
+    return [row[at] for row in rows_of(page) if len(row) == len(MAIN)][2:]
+
+
+def seeds_of(entry, useful, nll=104.0, **changes):
+    """A finished record for each value of useful information."""
+    return [
+        record(entry, seed, useful_information=value, nll=nll, levers=["step"], **changes)
+        for seed, value in enumerate(useful, 1)
+    ]
+
+
+def test_the_interval_of_few_seeds_is_students():
     # Quantiles of one and two degrees of freedom have closed forms.
-    assert t_half_width([0.0, 2.0]) == pytest.approx(math.tan(math.pi * 0.475))
+    low, high = t_interval([0.0, 2.0])
+    assert (high - low) / 2 == pytest.approx(math.tan(math.pi * 0.475))
+    assert (high + low) / 2 == 1.0
     quantile = 0.95 / math.sqrt(2 * 0.975 * 0.025)
-    assert t_half_width([1.0, 2.0, 3.0]) == pytest.approx(quantile / math.sqrt(3))
-    assert t_half_width([4.0, 4.0, 4.0]) == 0.0
+    assert t_interval([1.0, 2.0, 3.0])[1] == pytest.approx(2 + quantile / math.sqrt(3))
+    assert t_interval([4.0, 4.0, 4.0]) == (4.0, 4.0)
+
+
+def test_from_ten_seeds_on_the_interval_is_bootstrapped():
+    values = [float(v) for v in np.random.default_rng(0).exponential(size=10)]
+    nine, ten = estimate(values[:9]), estimate(values)
+    assert nine.interval == t_interval(values[:9])
+    assert ten.interval == bca_interval(values) != t_interval(values)
+    assert "±" in shown(nine)
+    assert shown(ten).endswith("]")
+
+
+def test_bca_follows_the_skew_and_tends_to_students():
+    many = np.random.default_rng(1).normal(size=400)
+    np.testing.assert_allclose(bca_interval(many), t_interval(many), atol=0.01)
+    low, high = bca_interval([*np.linspace(0, 1, 11), 9.0])
+    assert high - 14.5 / 12 > 14.5 / 12 - low > 0
+    assert bca_interval([2.5] * 10) == (2.5, 2.5)
+
+
+def test_bca_corrects_bias_and_acceleration():
+    values = np.array([*np.linspace(0, 1, 11), 9.0])
+    means = np.random.default_rng(3).choice(values, (40_000, len(values))).mean(axis=1)
+    bias = stats.norm.ppf((means < values.mean()).mean())
+    skew = values - values.mean()
+    acceleration = (skew**3).sum() / (6 * (skew**2).sum() ** 1.5)
+    corrected = bias + stats.norm.ppf([0.025, 0.975])
+    levels = stats.norm.cdf(bias + corrected / (1 - acceleration * corrected))
+    assert levels[0] > 0.03  # far from the 0.025 of the plain percentiles
+    np.testing.assert_allclose(bca_interval(values), np.quantile(means, levels), rtol=0.05)
 
 
 def test_an_estimate_leaves_no_seed_out():
     assert estimate([]) is None
     assert estimate([1.0, None]) is None
-    assert estimate([1.5], 0.2) == Estimate(1.5, 0.2, 1)
+    assert estimate([1.5], 0.2) == Estimate(1.5, 1, error=0.2)
     assert shown(estimate([1.0, math.nan])) == "not finite"
     assert shown(estimate([1.0, 3.0], 0.2)) == "2.00 ± 12.71"
     assert shown(estimate([1.5], 0.25)) == "1.50 (0.25)"
+    assert not estimate([1.5]).excludes_zero
+    assert not estimate([1.0, 3.0]).excludes_zero
+    assert not estimate([0.0, 0.0]).excludes_zero
+    assert estimate([1.0, 1.1]).excludes_zero
+
+
+def test_a_sign_flip_test_of_n_seeds_ends_at_2_to_the_1_minus_n():
+    assert sign_flip_p([3.0]) == 1.0
+    assert sign_flip_p([5.0, 4.0]) == 0.5
+    assert sign_flip_p([-0.1] * 6) == 2.0**-5
+    assert sign_flip_p([0.0, 0.0, 0.0]) == 1.0
+    # The eight sums of +-1 +-2 +-4 are 7, 5, 3 and 1 from 0, two each.
+    assert sign_flip_p([1.0, 2.0, -4.0]) == 1.0
+    assert sign_flip_p([1.0, -2.0, 4.0]) == 0.75
+    for broken in ([], [1.0, math.nan]):
+        with pytest.raises(ValueError, match="finite"):
+            sign_flip_p(broken)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.floats(-9, 9).map(lambda x: round(x, 2)), min_size=2, max_size=8))
+def test_the_sign_flip_test_is_scipys(differences):
+    # Rounding, so that equal sums are equal in either order of addition.
+    told = stats.permutation_test(
+        (np.array(differences),),
+        lambda x: round(abs(float(x.sum())), 6),
+        permutation_type="samples",
+        alternative="greater",
+        vectorized=False,
+        n_resamples=np.inf,
+    )
+    assert sign_flip_p(differences) == pytest.approx(told.pvalue)
+
+
+def test_many_seeds_are_flipped_at_random_and_always_the_same_way():
+    differences = np.random.default_rng(2).normal(0.5, 1, 40)
+    p = sign_flip_p(differences)
+    assert p == sign_flip_p(differences)
+    assert p == pytest.approx(stats.ttest_1samp(differences, 0).pvalue, rel=0.3)
+    assert sign_flip_p([1.0] * 40) == 2.0**-14
+
+
+def test_holm_by_hand():
+    assert holm([]) == []
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.5, 0.001]) == pytest.approx([1.0, 1.0, 0.003])
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
+def test_holm_lies_between_no_correction_and_bonferronis(p):
+    adjusted = holm(p)
+    assert all(a <= b <= min(1, len(p) * a) + 1e-12 for a, b in zip(p, adjusted, strict=True))
+    assert holm(p[::-1]) == adjusted[::-1]
+
+
+def test_the_interquartile_mean_leaves_out_a_quarter_at_either_end():
+    assert interquartile_mean([[-100.0, 1.0], [2.0, 100.0]]) == 1.5
+    assert interquartile_mean([[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 80.0]]) == 4.5
+    assert interquartile_mean([[7.0]]) == 7.0
+
+
+def test_its_interval_resamples_seeds_within_their_task():
+    assert interquartile_interval([[1.0], [2.0, 3.0]]) is None
+    assert interquartile_interval([[1.0, 1.0], [9.0, 9.0]]) == (5.0, 5.0)
+    # Every resample keeps two of each task: the middle two are the larger and the smaller of them.
+    assert interquartile_interval([[1.0, 2.0], [11.0, 12.0]]) == (6.0, 7.0)
+    assert interquartile_interval([[0.0] * 7 + [1000.0], [0.0] * 8]) == (0.0, 0.0)
+
+
+def test_probability_of_improvement_counts_ties_half():
+    x, y = [1.0, 2.0, 3.0], [2.0, 0.0]
+    u = stats.mannwhitneyu(x, y).statistic / 6
+    assert probability_of_improvement([(x, y)]) == pytest.approx(u)
+    assert probability_of_improvement([(x, y), (y, x)]) == 0.5
+    assert probability_of_improvement([([1.0], [0.0]), ([1.0], [1.0])]) == 0.75
 
 
 @pytest.mark.parametrize(
@@ -157,25 +301,31 @@ def test_golden_table():
         record("word_dropout", levers=["build"], nll=103.25, kl=6.0, mutual_information=2.0),
         record("kl_annealing", levers=["objective"], status="diverged", error="bad\nNaN | loss"),
     ]
-    section = sections_of(keys(records), records)[0]
-    squeezed = [re.sub(r" +", " ", line) for line in table(section.rows)]
+    groups = ranked(rows_in(records))
+    squeezed = [re.sub(r" +", " ", line) for line in main_table(groups)]
     assert squeezed[:1] + squeezed[2:] == [
-        "| entry | verdict | NLL | gap to LM | R | MI | AU | D | R + D | ESS | MC error | PPL | min"
-        " | Mtokens | updates | ok/n |",
-        "| **controls** | | | | | | | | | | | | | | | |",
-        "| language_model | no latent | 103.50 | – | – | – | – | 103.50 | 104.10"
-        " | – | – | 115.2 | 1.5 | 1.50 | 1,234 / 1,234 | 1/1 |",
-        "| vae | collapsed | 104.00 (0.70) | +0.50 | 0.10 (0.01) | 0.05 – 0.06 | 0/32 | 104.00"
-        " | 104.10 | 12.0 of 16.0 | 0.12 | 115.2 | 1.5 | 1.50 | 1,234 / 1,234 | 1/1 |",
-        "| **build (what the model is)** | | | | | | | | | | | | | | | |",
-        "| word_dropout | not collapsed | 103.25 | -0.25 | 6.00 | 2.00 – 0.06 † | 0/32 | 104.00"
-        " | 104.10 | 12.0 of 16.0 | 0.12 | 115.2 | 1.5 | 1.50 | 1,234 / 1,234 | 1/1 |",
-        "| **objective (how much each term counts)** | | | | | | | | | | | | | | | |",
-        "| kl_annealing | – | – | – | – | – | – | – | – | – | – | – | – | – | – | 0/1 |",
+        "| place | entry | lever | verdict | useful information | NLL | gap to LM | U | R | MI"
+        " | MI of He 2019 | AU | effective units | D | collapsed |",
+        "| – | language_model | – | no latent | – | 103.50 | – | – | – | – | – | – | – | 103.50"
+        " | – |",
+        "| | **NLL at most 1.0 nat above the language model** | | | | | | | | | | | | | |",
+        "| – | vae | – | collapsed | 0.04 | 104.00 (0.70) | +0.50 | 0.04 | 0.10 (0.01)"
+        " | 0.05 – 0.06 | 0.03 | 0/32 | – | 104.00 | 1/1 |",
+        "| – | word_dropout | build | collapsed | 0.04 | 103.25 | -0.25 | 0.04 | 6.00"
+        " | 2.00 – 0.06 † | 0.03 | 0/32 | – | 104.00 | 1/1 |",
+        "| | **no gap to the language model, or no useful information, to rank by** | | | | | | | |"
+        " | | | | | |",
+        "| – | kl_annealing | objective | – | – | – | – | – | – | – | – | – | – | – | diverged 1 |",
     ]
-    assert [re.sub(r" +", " ", line) for line in unfinished(section.rows)][2:] == [
+    rows = [row for group in groups for row in group.rows]
+    assert [re.sub(r" +", " ", line) for line in unfinished(rows)][2:] == [
         r"| kl_annealing | lstm | 1 | diverged | NaN \| loss |"
     ]
+    row = row_of("\n".join(diagnostics(rows)), "vae", DIAGNOSTICS)
+    assert row["ESS"] == "12.0 of 16.0"
+    assert row["R + D"] == "104.10"
+    assert row["updates"] == "1,234 / 1,234"
+    assert row["shuffle gap"] == row["AU by threshold"] == "–"
 
 
 def test_golden_header():
@@ -221,7 +371,7 @@ def test_several_seeds_give_an_interval_over_seeds_and_paired_gaps():
     assert row["NLL"] == "102.50 ± 6.35"
     assert row["gap to LM"] == "+1.00 ± 0.00"
     assert row["AU"] == "(0.0 ± 0.0)/32"
-    assert row["ok/n"] == "2/2"
+    assert row["collapsed"] == "2/2"
 
 
 def test_the_gap_is_to_the_same_architecture():
@@ -229,44 +379,42 @@ def test_the_gap_is_to_the_same_architecture():
     assert row_of(page_of(records), "vae")["gap to LM"] == "–"
 
 
-@pytest.mark.parametrize(
-    ("kl", "information", "said"),
-    [
-        (0.49, 0.4, "collapsed"),
-        (3.2, 0.04, "rate without information"),
-        (3.2, 2.0, "not collapsed"),
-        (math.nan, 2.0, "unknown"),
-        (3.2, None, "unknown"),
-    ],
-)
-def test_the_verdict_follows_its_rule(kl, information, said):
-    assert verdict(record(kl=kl, mutual_information=information)) == said
-
-
 def test_seeds_that_disagree_are_counted():
-    row = row_of(page_of([record(seed=1), record(seed=2, kl=3.0)]), "vae")
-    assert row["verdict"] == "collapsed 1/2, rate without information 1/2"
+    page = page_of([record(seed=1), record(seed=2, verdict="healthy", useful_information=3.0)])
+    row = row_of(page, "vae")
+    assert row["verdict"] == "collapsed 1/2, healthy 1/2"
+    assert row["collapsed"] == "1/2"
+
+
+def test_collapsed_is_what_uses_less_than_a_tenth_of_a_nat():
+    page = page_of(seeds_of("idea", [0.0999, 0.1, -0.01, 5.0]))
+    assert row_of(page, "idea")["collapsed"] == "2/4"
 
 
 def test_nothing_that_failed_or_is_missing_disappears():
     expected = [("vae", "lstm", s) for s in (1, 2, 3)] + [("delta_vae", "lstm", 1)]
     page = page_of([record(), record(seed=2, status="killed", error=None)], expected)
-    assert row_of(page, "vae")["ok/n"] == "1/3"
-    assert row_of(page, "delta_vae")["ok/n"] == "0/1"
+    assert row_of(page, "vae")["collapsed"] == "1/1, killed 1, missing 1"
+    assert row_of(page, "vae", DIAGNOSTICS)["ok/n"] == "1/3"
+    assert row_of(page, "delta_vae", DIAGNOSTICS)["ok/n"] == "0/1"
     assert ["vae", "lstm", "2", "killed", "no error was recorded"] in rows_of(page)
     assert ["vae", "lstm", "3", "missing", "no record"] in rows_of(page)
 
 
 def test_records_beyond_the_suite_are_shown():
     page = page_of([record(), record("old_idea", levers=["step"])], [("vae", "lstm", 1)])
-    assert row_of(page, "old_idea")["ok/n"] == "1/1"
+    assert row_of(page, "old_idea", DIAGNOSTICS)["ok/n"] == "1/1"
 
 
 def test_null_and_nan_are_never_a_number():
-    row = row_of(page_of([language_model(), record(nll=math.nan, kl=None, cost={})]), "vae")
+    changes = {"nll": math.nan, "kl": None, "cost": {}, "verdict": None}
+    page = page_of([language_model(), record(**changes)])
+    row = row_of(page, "vae")
     assert row["NLL"] == row["gap to LM"] == "not finite"
-    assert row["R"] == row["min"] == "–"
+    assert row["R"] == row["place"] == "–"
+    assert row_of(page, "vae", DIAGNOSTICS)["min"] == "–"
     assert row["verdict"] == "unknown"
+    assert entries_in(page)[1].startswith("**no gap")
 
 
 @pytest.mark.parametrize("other", [{"budget": 2000}, {"corpus": {"sha256": "ffff"}.items()}])
@@ -274,37 +422,277 @@ def test_corpora_and_budgets_never_mix(other):
     page = page_of([language_model(), record(), record("vae", nll=99.0, **other)], [])
     assert page.count("\n## ptb") == 2
     assert "2 combinations of corpus, digest and budget" in page
-    gaps = [row[3] for row in rows_of(page) if row[0] == "vae" and len(row) == len(COLUMNS)]
+    at = [column.title for column in MAIN].index("gap to LM")
+    gaps = [row[at] for row in rows_of(page) if len(row) == len(MAIN) and row[1] == "vae"]
     assert sorted(gaps) == ["+0.50", "–"]
 
 
-def test_levers_group_the_rows():
+def test_rows_are_ordered_by_useful_information_among_those_that_do_not_pay_for_it():
     records = [
-        record("chain", levers=["build", "objective"]),
-        record("plugin", levers=[], remedies=[{"name": "plugin", "settings": {}}]),
-        record("stepper", levers=["step"]),
-        record("vae"),
-        language_model(),
+        *(language_model(s) for s in (1, 2)),
+        *seeds_of("dear", [9.0, 9.1], nll=103.5 + TOLERANCE + 0.01),
+        *seeds_of("little", [0.5, 0.6]),
+        *seeds_of("dearer", [9.5, 9.6], nll=110.0),
+        *seeds_of("much", [2.5, 2.6], nll=103.5 + TOLERANCE, kl=1.0),
+        *seeds_of("blind", [0.0, 0.1], kl=50.0, mutual_information=8.0, active_units=32),
+        *(record("crashed", s, status="failed", levers=["step"]) for s in (1, 2)),
     ]
-    first = [row[0] for row in rows_of(page_of(records)) if len(row) == len(COLUMNS)][2:]
-    names = ["language_model", "vae", "stepper", "chain", "plugin"]
-    assert [name for name in first if not name.startswith("**")] == names
+    expected = [
+        *("language_model", "**NLL at most 1.0 nat above the language model**"),
+        *("much", "little", "blind"),
+        *("**NLL more than 1.0 nat above the language model**", "dearer", "dear"),
+        *("**no gap to the language model, or no useful information, to rank by**", "crashed"),
+    ]
+    assert entries_in(page_of(records)) == expected
+    random.Random(0).shuffle(records)
+    assert entries_in(page_of(records)) == expected
+
+
+def places(records):
+    return {row.entry: row.place for group in ranked(rows_in(records)) for row in group.rows}
+
+
+def test_ties_share_a_place_unless_the_paired_interval_excludes_zero():
+    control = [language_model(s) for s in (1, 2, 3)]
+    best, tied = [3.0, 4.0, 5.0], [2.8, 4.1, 4.7]
+    told = places(
+        [
+            *control,
+            *seeds_of("best", best),
+            *seeds_of("tied", tied),
+            # Within the spread of the seeds, but lower by the same amount in each of them.
+            *seeds_of("third", [2.5, 3.5, 4.51]),
+            *seeds_of("as_third", [2.4, 3.6, 4.3]),
+            *seeds_of("dear", [9.0, 9.0, 9.0], nll=120.0),
+            *seeds_of("single", [8.0]),
+        ]
+    )
+    assert told == {
+        **{"language_model": None, "dear": None, "single": None},
+        **{"best": 1, "tied": 1, "third": 3, "as_third": 3},
+    }
+
+
+def test_a_single_seed_and_a_missing_language_model_give_no_place_and_say_why():
+    one = [language_model(), *seeds_of("a", [1.0]), *seeds_of("b", [2.0])]
+    assert set(places(one).values()) == {None}
+    assert "No places: a single seed" in page_of(one)
+    none = [*seeds_of("a", [1.0, 1.0]), *seeds_of("b", [2.0, 2.0])]
+    assert places(none) == {"b": None, "a": None}
+    assert "No places: without a language model" in page_of(none)
+    both = [*none, language_model(1), language_model(2)]
+    assert places(both) == {"language_model": None, "b": 1, "a": 2}
+    assert "No places" not in page_of(both)
+
+
+def test_marks_say_what_a_value_is_worth():
+    changes = {
+        "kl": 4.8,
+        "by_construction": ["kl", "active_units"],
+        "nll_gain_of_doubling": 0.11,
+        "mutual_information": 1.9,
+        "nll_monte_carlo_error": 0.3,
+        "settings": {"evaluation": {"standard_error": 0.2}},
+    }
+    page = page_of([language_model(), record("delta_vae", levers=["build"], **changes), record()])
+    row = row_of(page, "delta_vae")
+    assert (row["R"], row["AU"], row["NLL"]) == ("4.80 §", "0/32 §", "104.00 ¶")
+    assert row["MI"] == "1.90 – 0.06 †"  # 0.6 ln 20 = 1.797
+    assert row_of(page, "delta_vae", DIAGNOSTICS)["MC error"] == "0.30 ‡"
+    assert not re.search("[§†‡¶]", "".join(row_of(page, "vae").values()))
+    for mark in "§†‡¶":
+        assert f"\n- {mark} " in page
+
+
+def test_one_unsettled_seed_marks_the_row():
+    records = [record(seed=1, nll_gain_of_doubling=0.15), record(seed=2, nll_gain_of_doubling=0.0)]
+    assert row_of(page_of(records), "vae")["NLL"].endswith("¶")
+
+
+def test_a_metric_of_another_version_is_no_number_and_is_listed():
+    old = record()
+    old["metrics"]["nll@0"] = old["metrics"].pop(key_of("nll"))
+    old["metrics"]["retired@3"] = 1.0
+    page = page_of([language_model(), old, record(seed=2)])
+    row = row_of(page, "vae")
+    assert row["NLL"] == "–"
+    assert row["R"] == "0.10 ± 0.00"
+    assert "### Cells scored by another version" in page
+    assert "python -m collapse_bench score CELL --write" in page
+    assert ["vae-lstm-1-00c0ffee", "nll"] in rows_of(page)
+    assert "Cells scored by another version" not in page_of([language_model(), record()])
+
+
+def section_of(page, title):
+    """The table rows of a part of the page, without its heads."""
+    part = page.split(f"#### {title}")[1].split("\n#")[0]
+    return [row for row in rows_of(part) if not row[0].startswith("-")], part
+
+
+def test_differences_to_the_plain_vae_are_paired_and_adjusted():
+    records = [
+        *(language_model(s) for s in (1, 2)),
+        *(record("vae", s, useful_information=0.1 * s, nll=104.0 + s) for s in (1, 2)),
+        *(record("a", s, useful_information=1 + 0.1 * s, nll=103.5 + s, levers=["step"])
+          for s in (1, 2)),
+        *(record("b", s, useful_information=0.3 * s, nll=104.0 + s, levers=["step"])
+          for s in (1, 2, 3)),
+        *(record("c", s, status="failed", levers=["step"]) for s in (1, 2)),
+    ]  # fmt: skip
+    rows, part = section_of(page_of(records), "Against the plain VAE: lstm")
+    assert rows[1:] == [
+        ["a", "2", "+1.00 ± 0.00", "0.500", "1.000", "-0.50 ± 0.00", "0.500", "1.000"],
+        ["b", "2", "+0.30 ± 1.27", "0.500", "1.000", "+0.00 ± 0.00", "1.000", "1.000"],
+    ]
+    assert "no p is below 2^(1-n) = 0.5" in part
+    assert "too few seeds for any difference to be significant" in part
+
+
+def test_the_page_says_what_the_seeds_can_show():
+    def said(seeds, others):
+        names = [f"e{i}" for i in range(others)]
+        records = [record("vae", s) for s in range(seeds)]
+        records += [record(n, s, levers=["step"]) for n in names for s in range(seeds)]
+        return section_of(page_of(records), "Against the plain VAE: lstm")[1]
+
+    assert "too few seeds for any" in said(5, 1)
+    assert "too few seeds" not in said(6, 1)
+    assert "2^(1-n) = 0.0312, which after Holm's correction for m = 2 is 0.0625" in said(6, 2)
+    assert "too few seeds for a difference to stay significant" in said(6, 2)
+    assert "#### Against the plain VAE" not in page_of([language_model(), record()])
+
+
+def test_several_tasks_are_summed_up_and_one_is_not():
+    def of(architecture, shift):
+        return [
+            *(language_model(s, architecture=architecture, nll=103.5 - shift / 8) for s in (1, 2)),
+            *(record("vae", s, architecture, useful_information=shift + s) for s in (1, 2)),
+            *(record("dear", s, architecture, useful_information=9.0, nll=110.0, levers=["step"])
+              for s in (1, 2)),
+            *(record("good", s, architecture, useful_information=shift + 1 + s, levers=["step"])
+              for s in (1, 2)),
+        ]  # fmt: skip
+
+    lonely = record("half", levers=["step"], useful_information=5.0)
+    page = page_of([*of("lstm", 0.0), *of("transformer", 2.0), lonely])
+    rows = rows_of(page.split("## Over all 2 tasks")[1].split("\n#")[0])[2:]
+    # vae has 1, 2 and 3, 4; good 2, 3 and 4, 5: it wins three of four pairs and ties in one.
+    assert [row[:1] + row[2:] for row in rows] == [
+        ["good", "0.88", "+0.75", "2 + 2"],
+        ["vae", "–", "+0.75", "2 + 2"],
+        ["dear", "1.00", "+6.75", "2 + 2"],
+    ]
+    assert [row[1].split(" ")[0] for row in rows] == ["3.50", "2.50", "9.00"]
+    assert "## Over all" not in page_of(of("lstm", 0.0))
+
+
+def sweep(*points, seed=1):
+    """Finished records of a swept entry from (R, useful information, NLL)."""
+    return [
+        record(f"knob-{i}", seed, levers=["step"], **values)
+        for i, (r, u, n) in enumerate(points)
+        for values in [{"kl": r, "useful_information": u, "nll": n, "distortion": n - u}]
+    ]
+
+
+def names_of(records):
+    return list(dict.fromkeys(r["entry"] for r in records if r["entry"].startswith("knob")))
+
+
+def test_a_curve_goes_through_its_points_and_never_beyond():
+    records = sweep((4.0, 3.0, 104.0), (1.0, 0.8, 103.0), (2.0, 1.5, 103.2), (9.0, 3.1, 107.0))
+    curve = curve_of("knob", rows_in(records))
+    assert curve.rates.tolist() == [1.0, 2.0, 4.0, 9.0]
+    np.testing.assert_allclose(curve.at("nll", curve.rates), [103.0, 103.2, 104.0, 107.0])
+    assert np.isnan(curve.at("nll", [0.99, 9.01, -1.0, 1e9])).all()
+    path = curve.path()
+    assert (path[0], path[-1]) == (1.0, 9.0)
+    assert set(curve.rates) <= set(path)
+    for name in ("nll", "useful_information"):
+        along = curve.at(name, path)
+        assert (np.diff(along) >= -1e-12).all()
+        assert (np.diff(path) > 0).all()
+    assert np.isnan(curve.at("gap", path)).all()  # there is no language model
+    assert math.isnan(curve.most_useful(2.0))
+
+
+def test_points_of_one_rate_become_their_mean_and_seeds_too():
+    twice = [(1.0, 1.0, 103.0), (1.0, 2.0, 105.0), (2.0, 2.0, 104.0)]
+    assert curve_of("knob", rows_in(sweep(*twice))) is None
+    curve = curve_of("knob", rows_in(sweep(*twice, (3.0, 2.5, 106.0))))
+    assert curve.rates.tolist() == [1.0, 2.0, 3.0]
+    assert curve.measures["nll"].tolist() == [104.0, 104.0, 106.0]
+    points = [(1.0, 1.0, 103.0), (2.0, 2.0, 104.0), (3.0, 3.0, 105.0)]
+    seeds = [*sweep(*points), *sweep(*[(r + 1, u, n) for r, u, n in points], seed=2)]
+    assert curve_of("knob", rows_in(seeds)).rates.tolist() == [1.5, 2.5, 3.5]
+
+
+def test_a_failed_point_is_none_of_the_curves():
+    records = sweep((1.0, 1.0, 103.0), (2.0, 2.0, 104.0), (3.0, 2.5, 106.0))
+    failed = {**records[1], "status": "failed", "metrics": {}}
+    assert curve_of("knob", rows_in([records[0], failed, records[2]])) is None
+    rows = rows_in(records)
+    assert swept(rows, {"knob": names_of(records), "gone": ["gone-1"]})["gone"] is None
+
+
+def test_matched_tables_read_the_curve_where_it_was_measured():
+    records = [
+        language_model(nll=103.0),
+        *sweep((1.0, 0.75, 103.0), (2.0, 1.5, 104.0), (4.0, 3.0, 106.0)),
+    ]
+    curves = {"knob": names_of(records), "few": ["few-1"]}
+    rows, part = section_of(page_of(records, curves=curves), "At the same rate")
+    # All three are straight lines, which a monotone cubic follows exactly.
+    assert rows[1:4] == [
+        ["knob", "NLL", "–", "103.00", "104.00", "106.00", "–", "–"],
+        ["knob", "D", "–", "102.25", "102.50", "103.00", "–", "–"],
+        ["knob", "useful information", "–", "0.75", "1.50", "3.00", "–", "–"],
+    ]
+    assert rows[5][0] == "knob"
+    told = [float(cell) for cell in rows[5][1:]]
+    assert told == pytest.approx([0.75, 1.125, 1.5, 2.25], abs=0.02)
+    assert "No curve of few: fewer than 3 finished points" in part
+    far = page_of([*records[1:], language_model(nll=90.0)], curves=curves)
+    assert section_of(far, "At the same rate")[0][5] == ["knob", "–", "–", "–", "–"]
+    assert "#### At the same rate" not in page_of(records)
+
+
+def test_what_z_tells_of_attributes_is_shown_where_they_are_known():
+    known = record()
+    known["metrics"] |= {
+        key_of("information_about_topic"): 0.75,
+        key_of("global_information_share"): 0.25,
+    }
+    page = page_of([language_model(), known])
+    rows, _ = section_of(page, "What z tells of the known attributes: lstm")
+    assert rows == [["entry", "share", "topic"], ["vae", "0.25", "0.75"]]
+    assert "#### What z tells" not in page_of([record()])
+
+
+@pytest.mark.parametrize(
+    ("levers", "said"),
+    [(["build"], "build"), (["build", "step"], "several"), (["<b>"], "?"), ([], "?")],
+)
+def test_the_lever_is_a_column(levers, said):
+    page = page_of([record("idea", levers=levers, remedies=[{"name": "idea", "settings": {}}])])
+    assert row_of(page, "idea")["lever"] == said
 
 
 def test_a_cell_that_failed_early_takes_its_lever_from_its_siblings():
     failed = record("plugin", 9, status="failed", remedies=[{"name": "plugin", "settings": {}}])
     for records in ([record("plugin", levers=["step"]), failed], [failed]):
-        kinds = {row.kind for row in sections_of([], records)[0].rows}
-        assert kinds == {"step" if len(records) == 2 else "unknown"}
+        levers = {row.lever for row in sections_of([], records)[0].rows}
+        assert levers == {"step" if len(records) == 2 else "unknown"}
 
 
 def test_the_same_records_in_any_order_give_the_same_bytes(tmp_path):
     records = [language_model(s) for s in (1, 2)] + [record(seed=s, kl=float(s)) for s in (1, 2)]
     records.append(record("word_dropout", architecture="transformer", levers=["build"], kl=9.0))
-    expected = keys(records)
-    first = write_leaderboard("tiny", expected, records, tmp_path / "a")
+    records += sweep((1.0, 0.7, 103.0), (2.0, 1.5, 104.0), (150.0, 3.0, 106.0))
+    expected, curves = keys(records), {"knob": names_of(records)}
+    first = write_leaderboard("tiny", expected, records, tmp_path / "a", curves)
     random.Random(0).shuffle(records)
-    write_leaderboard("tiny", expected, copy.deepcopy(records), tmp_path / "b")
+    write_leaderboard("tiny", expected, copy.deepcopy(records), tmp_path / "b", curves)
     assert first == tmp_path / "a" / "tiny.md"
     files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*.*"))
     assert len(files) == 2 + len(records)
@@ -314,16 +702,40 @@ def test_the_same_records_in_any_order_give_the_same_bytes(tmp_path):
     assert copied == records[0]
 
 
+def test_a_curve_is_drawn_between_its_ends_and_everything_is_in_sight(tmp_path):
+    records = [language_model(nll=103.0)]
+    records += sweep((1.0, 0.7, 103.0), (2.0, 1.5, 104.0), (150.0, 3.0, 106.0))
+    rows, names = rows_in(records), names_of(records)
+    style = ("#0072B2", "o")
+    of_entry = dict.fromkeys(["language_model", *names], style)
+    curves = list(swept(rows, {"knob": names}).values())
+    for panel, limits, ends, start in (
+        (rate_panel, limits_of(rows), (1.0, 150.0), 102.3),
+        (use_panel, limits_of_use(rows), (0.0, 3.0), 0.7),
+    ):
+        axes = Figure().subplots()
+        panel(axes, rows, curves, limits, of_entry, {"knob": style})
+        mine = [line for line in axes.lines if line.get_color() == style[0]]
+        path, height = max((line.get_data() for line in mine), key=lambda data: len(data[0]))
+        assert (path.min(), path.max(), height[0]) == pytest.approx((*ends, start))
+        assert limits[0] < ends[0] < ends[1] < limits[1]
+        assert sum(line.get_marker() == "o" for line in mine) == 3  # not the language model
+    write_leaderboard("tiny", [], records, tmp_path / "with", {"knob": names})
+    write_leaderboard("tiny", [], records, tmp_path / "without", {})
+    pictures = [(tmp_path / place / "tiny.png").read_bytes() for place in ("with", "without")]
+    assert pictures[0] != pictures[1]
+
+
 def test_only_the_records_of_the_page_stay_beside_it(tmp_path):
-    write_leaderboard("tiny", [], [record(), record(seed=2)], tmp_path)
+    write_leaderboard("tiny", [], [record(), record(seed=2)], tmp_path, {})
     (tmp_path / "tiny" / "notes.json").write_text("{}")
-    write_leaderboard("tiny", [], [record()], tmp_path)
+    write_leaderboard("tiny", [], [record()], tmp_path, {})
     names = {path.name for path in (tmp_path / "tiny").iterdir()}
     assert names == {"vae-lstm-1-00c0ffee.json", "notes.json"}
 
 
 def test_a_page_without_a_finished_cell_is_written(tmp_path):
-    page = write_leaderboard("tiny", [], [record(status="failed", error="boom")], tmp_path)
+    page = write_leaderboard("tiny", [], [record(status="failed", error="boom")], tmp_path, {})
     assert "no cell has finished" in page.read_text(encoding="utf-8")
     assert (tmp_path / "tiny.png").stat().st_size > 0
 
@@ -332,7 +744,7 @@ def test_a_page_without_a_finished_cell_is_written(tmp_path):
     ("records", "words"),
     [
         ([], ["no records of suite 'tiny'", "collapse_bench run"]),
-        ([record(schema=7)], ["vae-lstm-1-00c0ffee", "schema 7", "schema 1"]),
+        ([record(schema=1)], ["vae-lstm-1-00c0ffee", "schema 1", "schema 2", "score CELL"]),
         ([record(seed=None)], ["vae-lstm-None-00c0ffee", "'seed'", "int"]),
         ([{**record(), "corpus": None}], ["'name'", "str"]),
         ([record(), record(cell="vae-lstm-1-00c0ffe0")], ["vae/lstm/1", "00c0ffe0", "remove"]),
@@ -341,7 +753,7 @@ def test_a_page_without_a_finished_cell_is_written(tmp_path):
 )
 def test_what_cannot_be_shown_is_refused(tmp_path, records, words):
     with pytest.raises(UserError) as refused:
-        write_leaderboard("tiny", [], records, tmp_path)
+        write_leaderboard("tiny", [], records, tmp_path, {})
     assert all(word in str(refused.value) for word in words)
     assert not list(tmp_path.rglob("*"))
 
@@ -357,13 +769,13 @@ NASTY = st.one_of(
 @given(entry=NASTY, architecture=NASTY, corpus=NASTY, status=NASTY, error=NASTY)
 def test_no_name_can_change_the_table(entry, architecture, corpus, status, error):
     records = [
-        record(entry, architecture=architecture, corpus={"name": corpus}.items()),
+        record(entry, architecture=architecture, corpus={"name": corpus}.items(), verdict=error),
         record(entry, 2, architecture, {"name": corpus}.items(), status, error=error),
     ]
     page = page_of(records)
-    widths = {len(COLUMNS), 3} | ({5} if status != "done" else set())
+    widths = {len(MAIN), len(DIAGNOSTICS), 4} | ({5} if status != "done" else set())
     assert {len(row) for row in rows_of(page)} == widths
-    for text in (entry, architecture, corpus, status):
+    for text in (entry, architecture, corpus, status, error):
         bare = re.sub(r"\\[\\|<>&\[\]()!`*~$#@:._]", " ", escape(text))
         assert not re.search(r"[|<>\[\]`*~$\\\x00-\x1f\u2028\u202e]|://|www\.", bare)
     assert len(page.split("\n")) == len(page.splitlines()) + 1
@@ -374,7 +786,7 @@ def test_no_name_can_change_the_table(entry, architecture, corpus, status, error
 @given(entry=NASTY)
 def test_no_name_can_break_the_picture(tmp_path_factory, entry):
     cell = record(entry, cell="x-lstm-1-00c0ffee")
-    write_leaderboard("tiny", [], [cell], tmp_path_factory.mktemp("out"))
+    write_leaderboard("tiny", [], [cell], tmp_path_factory.mktemp("out"), {entry: [entry]})
 
 
 def test_every_entry_is_told_with_all_its_settings():

@@ -13,14 +13,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from collapse_bench.errors import SuiteError, UserError
+from collapse_bench.settings import schema_of_file
 from collapse_bench.suite import (
     Cell,
     CorpusSettings,
     Entry,
     RemedySettings,
     Suite,
+    Sweep,
     cell_id,
     cells_of,
+    curves_of,
     identity,
     load_suite,
     select,
@@ -47,6 +50,7 @@ class KlAnnealing(Remedy):
     shape: Literal["linear", "logistic"] = "linear"
     early: bool = False
     slots: tuple[str, ...] = ("prior",)
+    period: float | str | None = None
 '''
 
 GOOD = """\
@@ -128,6 +132,7 @@ def test_settings_of_a_remedy_are_resolved_to_one_normal_form(load):
         "shape": "linear",
         "early": False,
         "slots": ("prior",),
+        "period": None,
     }
     assert repr(dropout.settings) == "{'rate': 1.0}"
 
@@ -247,6 +252,118 @@ def test_an_identity_is_json(load):
         assert json.loads(json.dumps(whole, allow_nan=False))["seed"] == cell.seed
 
 
+# Sweeps.
+
+SWEPT = """\
+  w: [kl_annealing, {word_dropout: {rate: {sweep: [0.2, 1, .5]}}}]
+  shape: [{kl_annealing: {shape: {sweep: [logistic, linear]}, warmup: 0.5}}]
+"""
+ONE_BY_ONE = """\
+  w-0.2: [kl_annealing, {word_dropout: {rate: 0.2}}]
+  w-1: [kl_annealing, {word_dropout: {rate: 1}}]
+  w-0.5: [kl_annealing, {word_dropout: {rate: 0.5}}]
+  shape-logistic: [{kl_annealing: {shape: logistic, warmup: 0.5}}]
+  shape-linear: [{kl_annealing: {shape: linear, warmup: 0.5}}]
+"""
+
+
+def test_a_sweep_is_its_values_written_one_by_one(load):
+    swept, one_by_one = cells_of(load(GOOD + SWEPT)), cells_of(load(GOOD + ONE_BY_ONE))
+    assert [cell.name for cell in swept] == [cell.name for cell in one_by_one]
+    assert [_id(cell) for cell in swept] == [_id(cell) for cell in one_by_one]
+    assert [c.entry.remedies for c in swept] == [c.entry.remedies for c in one_by_one]
+
+
+def test_an_entry_of_a_sweep_knows_where_it_comes_from(load):
+    suite = load(GOOD + SWEPT)
+    assert [entry.sweep for entry in suite.entries] == [
+        *[None] * 4,
+        *[Sweep("w", "word_dropout.rate", rate) for rate in (0.2, 1, 0.5)],
+        *[Sweep("shape", "kl_annealing.shape", shape) for shape in ("logistic", "linear")],
+    ]
+
+
+def test_curves_are_the_names_of_what_each_swept_entry_stands_for(load):
+    suite = load(GOOD + SWEPT)
+    assert curves_of(suite) == {
+        "w": ["w-0.2", "w-1", "w-0.5"],
+        "shape": ["shape-logistic", "shape-linear"],
+    }
+    assert set().union(*curves_of(suite).values()) < {entry.name for entry in suite.entries}
+    assert curves_of(load(GOOD)) == {}
+
+
+@pytest.mark.parametrize(
+    ("setting", "values", "names"),
+    [
+        ("warmup", "0.60, 1e-3, 1e-7, 1", ["0.6", "0.001", "1e-07", "1"]),
+        ("updates", "-5, 007", ["-5", "7"]),
+        ("early", "true, False", ["true", "false"]),
+        ("period", "null, 3, 2.5", ["null", "3", "2.5"]),
+    ],
+)
+def test_values_are_named_as_yaml_writes_them(load, setting, values, names):
+    text = f"  a: [{{kl_annealing: {{{setting}: {{sweep: [{values}]}}}}}}]\n"
+    assert curves_of(load(GOOD + text)) == {"a": [f"a-{name}" for name in names]}
+
+
+def test_settings_without_a_default_may_be_swept(tmp_path):
+    remedy, path = tmp_path / "free_bits.py", tmp_path / "trial.yaml"
+    remedy.write_text("class FreeBits(Remedy):\n    bits: float\n    share: float\n")
+
+    def load(settings: str) -> Suite:
+        path.write_text(GOOD.partition("  lang")[0] + f"  a: [{{free_bits: {settings}}}]\n")
+        return load_suite(path, {"free_bits": remedy})
+
+    entries = load("{bits: {sweep: [1, 2]}, share: 0}").entries
+    settings = [entry.remedies[0].settings for entry in entries]
+    assert settings == [{"bits": 1.0, "share": 0.0}, {"bits": 2.0, "share": 0.0}]
+    with pytest.raises(SuiteError, match="must sweep one setting"):
+        load("{bits: {sweep: [1, 2]}, share: {sweep: [0, 1]}}")
+    with pytest.raises(SuiteError, match="share is missing"):
+        load("{bits: {sweep: [1, 2]}}")
+
+
+def test_no_setting_of_a_remedy_is_a_mapping_that_a_sweep_could_be_taken_for(tmp_path):
+    for annotation in ("dict", "dict[str, float]", "dict[str, int] | None"):
+        remedy = tmp_path / "mapped.py"
+        remedy.write_text(f"class Mapped(Remedy):\n    a: {annotation} = None\n")
+        with pytest.raises(UserError, match="the annotation of a must be"):
+            schema_of_file(remedy, "Mapped")
+
+
+def test_each_value_of_a_sweep_is_told_with_its_own_line(load):
+    text = GOOD + "  a:\n  - word_dropout:\n      rate:\n        sweep:\n"
+    problems = problems_with(
+        load, text + "        - 0.5\n        - 2\n        - '1'\n        - .5\n"
+    )
+    assert [problem.partition(" ")[0] for problem in problems] == ["17:", "18:", "19:"]
+    assert "word_dropout: rate must be a number between 0 and 1, not 2" in problems[0]
+    assert "not '1'; write a plain number, without quotes" in problems[1]
+    assert "a sweep of rate must not repeat 0.5; remove it" in problems[2]
+
+
+def test_problems_beside_a_sweep_are_told_once(load):
+    text = "  a: [{kl_annealing: {warmup: {sweep: [0, .5, 1]}, updates: 1.5, shap: linear}}]\n"
+    problems = problems_with(load, GOOD + text)
+    assert len(problems) == 2
+    assert any("updates must be a whole number, not 1.5" in problem for problem in problems)
+    assert any("unknown setting 'shap'" in p and "slots, updates, warmup" in p for p in problems)
+
+
+def test_a_bad_name_of_a_swept_entry_is_told_once(load):
+    problems = problems_with(load, GOOD + "  A: [{word_dropout: {rate: {sweep: [0, 1]}}}]\n")
+    assert [problem.partition(" must")[0] for problem in problems] == ["12: entry 'A': the name"]
+
+
+def test_the_entries_of_a_sweep_count_as_cells(load):
+    many = ", ".join(str(i / 2600) for i in range(2600))
+    problems = problems_with(
+        load, GOOD + f"  a: [{{word_dropout: {{rate: {{sweep: [{many}]}}}}}}]\n"
+    )
+    assert problems == ["1: suite: must not have more than 10000 cells, not 10416"]
+
+
 # Bad suites. Each is GOOD with one text replaced: (old, new, line, what the message must hold).
 
 BAD = {
@@ -346,6 +463,50 @@ BAD = {
     "setting choice": ("vae: []", "vae: [{kl_annealing: {shape: lin}}]", 9, ["mean linear?"]),
     "setting list": ("vae: []", "vae: [{kl_annealing: {slots: prior}}]", 9, ["must be a list"]),
     "broken remedy": ("vae: []", "vae: [broken]", 9, ["broken.py:1: is not Python"]),
+    # sweeps
+    "sweep of one": ("rate: 0.5", "rate: {sweep: [2]}", 10,
+                     ["sweep of rate must have 2 values or more, not 1; write rate: value"]),
+    "its only value": ("rate: 0.5", "rate: {sweep: [2]}", 10, ["between 0 and 1, not 2"]),
+    "sweep of none": ("rate: 0.5", "rate: {sweep: []}", 10, ["2 values or more, not 0"]),
+    "sweep of null": ("rate: 0.5", "rate: {sweep: }", 10,
+                      ["between 0 and 1, or {sweep: [value, value, ...]}, not {'sweep': None}"]),
+    "sweep of a number": ("rate: 0.5", "rate: {sweep: 0.5}", 10, ["or {sweep: [value, value"]),
+    "sweep misspelt": ("rate: 0.5", "rate: {sweeep: [0, 1]}", 10, ["or {sweep: [", "'sweeep'"]),
+    "sweep and more": ("rate: 0.5", "rate: {sweep: [0, 1], x: 1}", 10, ["rate must be", "'x': 1"]),
+    "empty mapping": ("rate: 0.5", "rate: {}", 10, ["or {sweep: [value, value, ...]}, not {}"]),
+    "sweep of a sweep": ("rate: 0.5", "rate: {sweep: [{sweep: [0, 1]}, 0]}", 10,
+                         ["rate must be a number between 0 and 1, not {'sweep': [0, 1]}"]),
+    "value too large": ("rate: 0.5", "rate: {sweep: [0.5, 1.5]}", 10,
+                        ["word_dropout: rate must be a number between 0 and 1, not 1.5"]),
+    "value twice": ("rate: 0.5", "rate: {sweep: [0.5, 1, 0.50]}", 10, ["not repeat 0.5; remove"]),
+    "value in two ways": ("rate: 0.5", "rate: {sweep: [1, 1.0]}", 10, ["must not repeat 1.0"]),
+    "name in two ways": ("vae: []", "vae: [{kl_annealing: {period: {sweep: [null, 'null']}}}]", 9,
+                         ["must not repeat 'null'"]),
+    "sweep of the unknown": ("rate: 0.5", "rat: {sweep: [0, 1]}", 10, ["'rat'", "mean rate?"]),
+    "sweep without remedy": ("{latent: 0}", "{latent: {sweep: [0, 1]}}", 8, ["latent must be"]),
+    "sweep of a size": ("hidden: 64", "hidden: {sweep: [32, 64]}", 3, ["a whole number at least"]),
+    "two knobs": ("[kl_annealing, {word_dropout: {rate: 1}}]",
+                  "[{kl_annealing: {warmup: {sweep: [0, 1]}}}, {word_dropout: {rate: {sweep: [0, 1]"
+                  "}}}]", 11, ["entry kl_annealing+word_dropout: must sweep one setting, not "
+                  "'kl_annealing.warmup' and 'word_dropout.rate'; give the rest one value"]),
+    "two knobs of one": ("vae: []",
+                         "vae: [{kl_annealing: {warmup: {sweep: [0, 1]}, updates: {sweep: []}}}]",
+                         9, ["'kl_annealing.warmup' and 'kl_annealing.updates'"]),
+    "name of a value": ("vae: []", "vae: [{kl_annealing: {slots: {sweep: [[a], [b]]}}}]", 9,
+                        ["entry vae: its sweep makes an entry 'vae-[\"a\"]'", "a-z, 0-9",
+                         "with a name of your own"]),
+    "name of a sweep": ("  word_dropout: [{word_dropout: {rate: 0.5}}]",
+                        f"  {'w' * 61}: [{{word_dropout: {{rate: {{sweep: [0, 0.5]}}}}}}]", 10,
+                        ["1 to 64 characters"]),
+    "name of an entry": ("  vae: []", "  word: [{kl_annealing: {period: {sweep: [x, y]}}}]\n"
+                         "  word-y: []", 9, ["entry word: its sweep makes an entry 'word-y', a name"
+                         " that entry word-y on line 10 takes; rename one"]),
+    "name of a swept entry": ("  vae: []", "  word-y: [{word_dropout: {rate: {sweep: [0, 1]}}}]\n"
+                              "  word: [{kl_annealing: {period: {sweep: [x, y]}}}]", 10,
+                              ["'word-y', a name that entry word-y on line 9 takes"]),
+    "names of two sweeps": ("  vae: []", "  a-b: [{kl_annealing: {period: {sweep: [x, c]}}}]\n"
+                            "  a: [{kl_annealing: {period: {sweep: [b-c, y]}}}]", 10,
+                            ["entry a: its sweep makes an entry 'a-b-c'", "entry a-b on line 9"]),
     # YAML itself
     "alias": ("seeds: [1, 2]", "seeds: &a [1, 2]\nsizes_: *a", 7, ["aliases such as *a"]),
     "anchor": ("seeds: [1, 2]", "seeds: &a [1, 2]", 6, ["anchors such as &a", "remove it"]),
@@ -434,14 +595,14 @@ PIECES = st.sampled_from(
         *"[]{}:,-&*!|>'\"%@`#?\\~.<é \t\n\x00\u202e",
         *["{}", "[]", "<<", "*a", "&a ", "!!set ", "\n---\n", "\n...\n", "\n  ", ": ", "- ", "? "],
         *["null", "true", ".nan", "1e999", "-1", "0x1", "9" * 30, '"\\UFFFFFFFF"', '"\\uD800"'],
-        *["word_dropout", "latent", "vae", "path", "|\n"],
+        *["word_dropout", "latent", "vae", "path", "|\n", "{sweep: [0, 1]}", "{sweep: ["],
     ]
 )
 
 
 @st.composite
 def mutated(draw) -> str:
-    text = GOOD
+    text = GOOD + SWEPT
     for _ in range(draw(st.integers(1, 6))):
         start = draw(st.integers(0, len(text)))
         end = min(len(text), start + draw(st.integers(0, 12)))

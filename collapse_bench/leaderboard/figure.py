@@ -1,125 +1,212 @@
-"""Sections -> the rate-distortion picture: where each entry pays, and what it gets for it."""
+"""Sections -> the picture: where each entry pays, and what its decoder gets for it."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
-from collapse_bench.leaderboard.section import Row, Section, number_of
-from collapse_bench.leaderboard.statistics import estimate
-from collapse_bench.leaderboard.table import clean
+from collapse_bench.leaderboard.curves import Curve, swept
+from collapse_bench.leaderboard.markdown import clean
+from collapse_bench.leaderboard.ranking import HEADLINE, TOLERANCE
+from collapse_bench.leaderboard.section import Row, Section, metric_of
 
 # Okabe and Ito 2008, without black, which is the language model's. Seven colours and eight
 # markers have no common divisor, so 56 entries look different, in grey as well for the first eight.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#F0E442")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
 
+LINEAR = 1.0
+"""Nats around 0 in which an axis of rates or gaps is linear; beyond it is logarithmic, so that one
+rate of 150 nats does not hide all others."""
+
+TICKS = (0.0, *(0.5 * 2.0**power for power in range(14)))
+
+HUGE = 1e30
+"""What no axis can show."""
+
 Limits = tuple[float, float, float, float]  # left, right, bottom, top
+Points = list[tuple[float, float]]
+Style = tuple[str, str]  # colour, marker
 
 
-def draw(sections: Sequence[Section], path: Path) -> None:
-    """Write the picture as PNG: a row of panels for each section, a panel for each architecture."""
-    entries = dict.fromkeys(r.entry for s in sections for r in s.rows if points(r))
+def draw(sections: Sequence[Section], curves: Mapping[str, Sequence[str]], path: Path) -> None:
+    """Write the picture as PNG: for each section a row of panels of distortion against rate and one
+    of useful information against the gap to the language model, a panel for each architecture.
+
+    Args:
+        sections: of the page.
+        curves: swept entry -> the entries of its values, which share a style.
+        path: of the file.
+    """
+    family = {entry: name for name, entries in curves.items() for entry in entries}
+    rows = [row for section in sections for row in section.rows]
+    names = dict.fromkeys(family.get(r.entry, r.entry) for r in rows if rate_distortion(r))
     styles = {
-        entry: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)])
-        for i, entry in enumerate(entries)
+        name: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(names)
     }
+    of_entry = {row.entry: styles.get(family.get(row.entry, row.entry)) for row in rows}
     columns = max(len(section.architectures) for section in sections)
     # A user's matplotlibrc must not change a page that is a function of the records.
     with matplotlib.rc_context(matplotlib.rcParamsDefault):
-        figure = Figure((5.2 * columns, 4.4 * len(sections) + 1.0), 120, layout="constrained")
-        panels = figure.subplots(len(sections), columns, squeeze=False)
+        size = (5.2 * columns, 8.4 * len(sections) + 1.0)
+        figure = Figure(size, 120, layout="constrained")
+        panels = figure.subplots(2 * len(sections), columns, squeeze=False)
         for axes in panels.flat:
             axes.set_axis_off()
-        for section, line in zip(sections, panels, strict=True):
-            limits = limits_of(section.rows)
-            for architecture, axes in zip(section.architectures, line, strict=False):
-                axes.set_axis_on()
-                panel(axes, section.rows_of(architecture), limits, styles)
-                axes.set_title(
-                    label(f"{architecture}: {section.corpus}, {section.budget:,} tokens"),
-                    fontsize=10,
-                )
+        for section, above, below in zip(sections, panels[::2], panels[1::2], strict=True):
+            first = limits_of(section.rows)
+            second = limits_of_use(section.rows)
+            for place, architecture in enumerate(section.architectures):
+                members = section.rows_of(architecture)
+                known = [curve for curve in swept(members, curves).values() if curve]
+                rate_panel(above[place], members, known, first, of_entry, styles)
+                use_panel(below[place], members, known, second, of_entry, styles)
+                title = f"{architecture}: {section.corpus}, {section.budget:,} tokens"
+                above[place].set_title(label(title), fontsize=10)
         handles = [
-            Line2D([], [], color=c, marker=m, ls="", mec="black", mew=0.6, ms=8, label=label(entry))
-            for entry, (c, m) in styles.items()
+            Line2D([], [], color=c, marker=m, ls="", mec="black", mew=0.6, ms=8, label=label(name))
+            for name, (c, m) in styles.items()
         ]
         handles += [
             Line2D([], [], color="black", ls="--", label="R + D = NLL of the language model"),
-            Line2D([], [], color="0.8", label="R + D = number on the line (negative ELBO)"),
+            Line2D([], [], color="0.8", label="R + D is the same: D where R = 0"),
+            Line2D([], [], color="black", ls=":", label=f"gap to LM = {TOLERANCE:g} nat"),
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=2 * columns, fontsize=8)
         figure.savefig(path, metadata={"Software": None})
 
 
-def panel(
-    axes: Axes, rows: Sequence[Row], limits: Limits, styles: dict[str, tuple[str, str]]
+def rate_panel(
+    axes: Axes,
+    rows: Sequence[Row],
+    curves: Sequence[Curve],
+    limits: Limits,
+    of_entry: Mapping[str, Style | None],
+    styles: Mapping[str, Style],
 ) -> None:
-    """Draw one architecture."""
+    """Draw distortion against rate of one architecture."""
     left, right, bottom, top = limits
-    axes.set(xlim=(left, right), ylim=(bottom, top))
+    axes.set_axis_on()
     axes.set(xlabel="rate R (nats/sentence)", ylabel="distortion D (nats/sentence)")
-    isolines(axes, limits)
+    stretch(axes, left, right)
+    axes.set_ylim(bottom, top)
+    rates = np.concatenate([np.linspace(left, LINEAR, 100), np.geomspace(LINEAR, right, 200)])
+    for level in axes.get_yticks():
+        axes.plot(rates, level - rates, color="0.85", lw=0.8, zorder=0)
     if (reference := language_model_nll(rows)) is not None:
-        axes.axline((0, reference), slope=-1, color="black", ls="--", lw=1.2, zorder=1)
+        axes.plot(rates, reference - rates, color="black", ls="--", lw=1.2, zorder=1)
+    for curve in curves:
+        if curve.entry in styles:
+            path = curve.path()
+            colour = styles[curve.entry][0]
+            axes.plot(path, curve.at("distortion", path), color=colour, lw=1.2, zorder=1)
     for row in rows:
-        if not (seeds := points(row)):
-            continue
-        colour, marker = styles[row.entry]
-        rates, distortions = zip(*seeds, strict=True)
-        if len(seeds) > 1:
-            axes.plot(rates, distortions, marker, color=colour, alpha=0.4, ms=4, mew=0)
-        mean = sum(rates) / len(seeds), sum(distortions) / len(seeds)
-        axes.plot(*mean, marker, color=colour, mec="black", mew=0.6, ms=9, alpha=0.9)
+        scatter(axes, rate_distortion(row), of_entry[row.entry])
 
 
-def isolines(axes: Axes, limits: Limits) -> None:
-    """Draw lines of equal negative ELBO, named in the margins that `limits_of` keeps free."""
+def use_panel(
+    axes: Axes,
+    rows: Sequence[Row],
+    curves: Sequence[Curve],
+    limits: Limits,
+    of_entry: Mapping[str, Style | None],
+    styles: Mapping[str, Style],
+) -> None:
+    """Draw useful information against the gap to the language model of one architecture."""
     left, right, bottom, top = limits
-    foot, side = bottom + 0.03 * (top - bottom), right - 0.05 * (right - left)
-    locator = MaxNLocator(16, steps=[1, 2, 5, 10])
-    for level in locator.tick_values(left + bottom, right + top):
-        axes.axline((0, level), slope=-1, color="0.85", lw=0.8, zorder=0)
-        rate = min(level - foot, side)
-        if rate > left + 0.03 * (right - left) and level - rate < top:
-            name = axes.text(rate, level - rate, f"{level:g}", fontsize=7, color="0.4")
-            name.set(ha="center", va="center", bbox={"fc": "white", "ec": "none", "pad": 0.8})
+    axes.set_axis_on()
+    axes.set(xlabel="gap to LM (nats/sentence)", ylabel="useful information (nats/sentence)")
+    stretch(axes, left, right)
+    axes.set_ylim(bottom, top)
+    axes.axvline(0, color="0.85", lw=0.8, zorder=0)
+    axes.axvline(TOLERANCE, color="black", ls=":", lw=1.2, zorder=1)
+    for curve in curves:
+        if curve.entry in styles:
+            path = curve.path()
+            gap, useful = curve.at("gap", path), curve.at(HEADLINE, path)
+            axes.plot(gap, useful, color=styles[curve.entry][0], lw=1.2, zorder=1)
+    for row in rows:
+        scatter(axes, gap_useful(row), of_entry[row.entry])
 
 
-def points(row: Row) -> list[tuple[float, float]]:
-    """(R, D) of each finished seed of an entry with a latent, as far as they are finite."""
-    pairs = [
-        (number_of(record, "metrics", "kl"), number_of(record, "metrics", "distortion"))
-        for record in ([] if row.is_language_model else row.done)
+def scatter(axes: Axes, seeds: Points, style: Style | None) -> None:
+    """Draw the seeds of a row, and their mean above them."""
+    if not seeds or style is None:
+        return
+    colour, marker = style
+    x, y = zip(*seeds, strict=True)
+    if len(seeds) > 1:
+        axes.plot(x, y, marker, color=colour, alpha=0.4, ms=4, mew=0)
+    mean = sum(x) / len(seeds), sum(y) / len(seeds)
+    axes.plot(*mean, marker, color=colour, mec="black", mew=0.6, ms=9, alpha=0.9)
+
+
+def stretch(axes: Axes, left: float, right: float) -> None:
+    """Make the horizontal axis linear around 0 and logarithmic beyond, with plain numbers."""
+    axes.set_xscale("symlog", linthresh=LINEAR, linscale=1.0)
+    ticks = sorted(tick for tick in {*TICKS, *(-t for t in TICKS[1:])} if left <= tick <= right)
+    axes.set_xticks(ticks)
+    axes.set_xticklabels([f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_xlim(left, right)
+
+
+def rate_distortion(row: Row) -> Points:
+    """(R, D) of each finished seed of an entry with a latent, as far as they can be drawn."""
+    return drawable(row.values("kl"), row.values("distortion"), row)
+
+
+def gap_useful(row: Row) -> Points:
+    """(gap to the language model, useful information) of each seed that both finished."""
+    gaps = row.differences(row.language_model, "nll")
+    useful = [
+        metric_of(record, HEADLINE) for record in row.done if record["seed"] in row.language_model
     ]
-    return [(r, d) for r, d in pairs if r is not None and d is not None and abs(r + d) < 1e30]
+    return drawable(gaps, useful, row)
+
+
+def drawable(x: Sequence[float | None], y: Sequence[float | None], row: Row) -> Points:
+    """The pairs of which both are numbers that an axis can show; none of the language model."""
+    pairs = [] if row.is_language_model else list(zip(x, y, strict=True))
+    return [(a, b) for a, b in pairs if a is not None and b is not None and abs(a) + abs(b) < HUGE]
 
 
 def language_model_nll(rows: Sequence[Row]) -> float | None:
     """Mean NLL of the language model over its seeds."""
-    control = rows[0].language_model if rows else {}
-    mean = estimate([number_of(record, "metrics", "nll") for record in control.values()])
-    return mean.mean if mean and abs(mean.mean) < 1e30 else None
+    control = rows[0].language_model.values() if rows else []
+    known = [nll for record in control if (nll := metric_of(record, "nll")) is not None]
+    mean = sum(known) / len(known) if known else math.nan
+    return mean if abs(mean) < HUGE else None
 
 
 def limits_of(rows: Sequence[Row]) -> Limits:
-    """Limits that hold every point and the foot of the reference line, the same for all panels."""
-    seeds = list(chain.from_iterable(points(row) for row in rows))
+    """Limits that hold every rate and distortion and the foot of the reference line."""
+    seeds = list(chain.from_iterable(rate_distortion(row) for row in rows))
     references = [nll for row in rows if (nll := language_model_nll([row])) is not None]
-    rates = [0.0, 1.0, *(rate for rate, _ in seeds)]
-    distortions = [*(distortion for _, distortion in seeds), *references] or [0.0, 1.0]
-    width = max(rates) - min(rates)
-    height = max(max(distortions) - min(distortions), 1.0)
+    return limits([r for r, _ in seeds], [*(d for _, d in seeds), *references] or [0.0, 1.0])
+
+
+def limits_of_use(rows: Sequence[Row]) -> Limits:
+    """Limits that hold every gap and useful information, 0 of both, and the tolerance."""
+    seeds = list(chain.from_iterable(gap_useful(row) for row in rows))
+    return limits([TOLERANCE, *(gap for gap, _ in seeds)], [0.0, *(useful for _, useful in seeds)])
+
+
+def limits(x: Sequence[float], y: Sequence[float]) -> Limits:
+    """Limits with a margin on every side, the horizontal ones around 0 and 1."""
+    height = max(max(y) - min(y), 1.0)
+    left, right = min([0.0, *x]), max([1.0, *x])
     return (
-        min(rates) - 0.05 * width,
-        max(rates) + 0.14 * width,
-        min(distortions) - 0.14 * height,
-        max(distortions) + 0.1 * height,
+        1.3 * left - 0.15,
+        1.5 * right,
+        min(y) - 0.08 * height,
+        max(y) + 0.08 * height,
     )
 
 

@@ -8,47 +8,92 @@ from typing import Any
 from urllib.parse import quote
 
 from collapse_bench.errors import UserError
+from collapse_bench.leaderboard.comparison import against_plain_vae, matched, over_tasks
+from collapse_bench.leaderboard.curves import swept
 from collapse_bench.leaderboard.figure import draw
+from collapse_bench.leaderboard.markdown import escape, number
+from collapse_bench.leaderboard.ranking import TOLERANCE, ranked
 from collapse_bench.leaderboard.section import (
     CellKey,
     Record,
+    Row,
     Section,
     ceiling,
+    metric_of,
     number_of,
     sections_of,
 )
-from collapse_bench.leaderboard.table import escape, legend, number, table, unfinished
+from collapse_bench.leaderboard.table import (
+    DIAGNOSTICS,
+    MAIN,
+    attributes,
+    diagnostics,
+    legend,
+    main_table,
+    outdated,
+    signs,
+    unfinished,
+)
 
 CELL_ID = re.compile(r"[a-z0-9][a-z0-9_.+-]*-[0-9a-f]{8}")
 
 CONVERGED = "gained less than 0.1 nats on validation since three quarters of the budget"
 
+OUTDATED = """\
+These cells carry metrics of another version than this package computes, which are shown as `–`.
+Score each anew: `python -m collapse_bench score CELL --write`, CELL being its folder among the
+runs."""
+
+TASKS = """\
+A task is an architecture on a corpus at a budget. IQM is the interquartile mean over the finished
+seeds of all tasks, in nats as they are, so a task in which there is more to tell weighs more; its
+interval is a bootstrap over seeds within each task. P is the chance that a seed is above a seed of
+the plain VAE, a tie counting half, mean over tasks; it does not depend on the scale. Neither knows
+of NLL, so entries of which it is more than {tolerance} above the language model's in some task, or
+whose gap is not known, come last.""".replace("{tolerance}", f"{TOLERANCE:.1f} nat")
+
 READING = """\
 - One evaluator measures every entry: whole test split, dropout and word dropout off, beta = 1.
-  Checkpoints are chosen on the validation split, never on test.
-- Adam trains every entry; its learning rate is constant for half the budget, then falls linearly
-  to a twentieth, whatever the validation says.
-- Begin with the gap to the language model: a latent that is worth its rate brings it below 0. Where
-  a remedy replaces the decoder, the gap is the decoder's as well: below 0 at R = 0 is no use of z.
-- An estimate of MI may fall below 0 by noise. Two entries that agree to the last digit have
-  settings that made no difference at this budget.
-- R, MI or AU alone prove nothing. R can be set by construction (the delta-VAE commits its rate
-  before it sees a sentence), MI cannot rise above ln N, and AU counts dimensions however little
-  they carry. Believe a remedy that keeps R *and* MI *without* paying for them in NLL.
+  Checkpoints are chosen on the validation split, never on test. Adam trains every entry; its
+  learning rate is constant for half the budget, then falls linearly to a twentieth.
+- Begin with useful information, min(U, MI). U = NLL - D is what the decoder gains from z, the rate
+  less the gap between posterior and true posterior. MI is what z tells of the sentence. Each can be
+  had without the other: a decoder that is blind has U = 0 whatever the encoder writes into z, and
+  a posterior that is the same for all sentences has MI = 0 whatever its rate. The smaller of the
+  two is what z tells *and* the decoder uses.
+- Then read what it costs, the gap to the language model. A remedy may buy information with a worse
+  model of the text, so only entries within {tolerance} of the language model have a place. Where a
+  remedy replaces the decoder, the gap is the decoder's as well: below 0 at R = 0 is no use of z.
+- KL alone ranks nothing here, nor does MI or AU: R is set by hand in many remedies, MI of an
+  encoder that nobody listens to can be as high as ln N, and AU counts dimensions however little
+  they carry. The MI of He et al. 2019 stands beside ours for comparison with published tables only:
+  it is capped at ln 32 = 3.47 nats.
+- A remedy that is swept through its knob is a curve. Compare curves at the same rate or at the same
+  NLL; nothing is read off beyond the first and the last point.
 - `value (s)` is one seed: s is the standard error over test sentences that its record carries. It
   says nothing about another seed, and since all entries meet the same sentences, it overstates the
   error of a gap.
-- `mean ± h` is over seeds: h is half of the 95 % Student t interval; differences inside it are
-  ties.
+- `mean ± h` is over two to nine seeds, h being half of the 95 % Student t interval; from ten seeds
+  on `mean [low, high]` is the 95 % BCa bootstrap interval. Sentences never count as seeds.
+- p is that of a paired sign-flip test over seeds, two-sided and up to 14 seeds exact; beside it p
+  after Holm's correction for the number of entries in the table, each measure by itself. Places
+  rest on intervals that are not corrected so.
+- An estimate of MI may fall below 0 by noise. Two entries that agree to the last digit have
+  settings that made no difference at this budget.
 - `–` means that there is no such number, `not finite` that it is NaN or infinite; a mean is shown
-  only if every finished seed has a number. Time, tokens and updates are means over finished seeds.
-- In the picture both axes are nats a sentence. Grey lines join equal negative ELBO (slope -1, lower
-  left is better); on the dashed line R + D equals the language model's NLL. A collapsed model sits
-  at R = 0."""
+  only if every finished seed has a number.
+- In the picture the axes of R and of the gap are linear up to 1 nat and logarithmic beyond. On a
+  grey line the negative ELBO R + D is the same, lower is better; on the dashed line it equals the
+  language model's NLL. A collapsed model sits at R = 0. In the lower panels up is more use of z and
+  left is a better model of the text.""".replace("{tolerance}", f"{TOLERANCE:.1f} nat")
 
 
 def write_leaderboard(
-    suite_name: str, expected: Sequence[CellKey], records: Sequence[Record], out: Path
+    suite_name: str,
+    expected: Sequence[CellKey],
+    records: Sequence[Record],
+    out: Path,
+    curves: Mapping[str, Sequence[str]],
 ) -> Path:
     """Write `<out>/<suite>.md`, its picture, and a copy of every record; return the page's path.
 
@@ -59,6 +104,7 @@ def write_leaderboard(
         expected: (entry, architecture, seed) of every cell of the suite, in its order.
         records: what the cells left, finished or not; each is shown.
         out: folder, made if need be.
+        curves: swept entry -> the entries of its values, in the suite's order; may be empty.
 
     Raises:
         UserError: no records, a record that this version cannot read, or two of the same cell.
@@ -81,13 +127,15 @@ def write_leaderboard(
     for record in records:
         text = json.dumps(record, indent=1, sort_keys=True)
         (folder / f"{record['cell']}.json").write_text(text + "\n", encoding="utf-8")
-    draw(sections, out / f"{suite_name}.png")
+    draw(sections, curves, out / f"{suite_name}.png")
     page = out / f"{suite_name}.md"
-    page.write_text(render(suite_name, sections), encoding="utf-8")
+    page.write_text(render(suite_name, sections, curves), encoding="utf-8")
     return page
 
 
-def render(suite_name: str, sections: Sequence[Section]) -> str:
+def render(
+    suite_name: str, sections: Sequence[Section], curves: Mapping[str, Sequence[str]]
+) -> str:
     """The page as markdown."""
     link = quote(suite_name)
     lines = [
@@ -102,18 +150,46 @@ def render(suite_name: str, sections: Sequence[Section]) -> str:
             " its own section; numbers of different sections must not be compared.",
             "",
         ]
-    lines += [f"![rate against distortion]({link}.png)", ""]
+    lines += [f"![rate against distortion, and useful information against cost]({link}.png)", ""]
     for section in sections:
         lines += [f"## {escape(section.corpus)}, {section.budget:,} tokens a cell", ""]
         lines += [*header(section), ""]
         for architecture in section.architectures:
-            lines += [f"### {escape(architecture)}", "", *table(section.rows_of(architecture)), ""]
-            lines += ["NLL, gap, R, MI and D in nats a sentence; how to read them: below.", ""]
+            lines += tables(architecture, section.rows_of(architecture), curves)
         lines += ["### Entries", "", *entries(section.records), ""]
         if failures := unfinished(section.rows):
             lines += ["### Cells without a result", "", *failures, ""]
-    lines += ["## How to read this", "", READING, "", "## Columns", "", *legend()]
+        if old := outdated(section.rows):
+            lines += ["### Cells scored by another version", "", OUTDATED, "", *old, ""]
+    tasks = [section.rows_of(name) for section in sections for name in section.architectures]
+    if shared := over_tasks(tasks):
+        lines += [f"## Over all {len(tasks)} tasks", "", TASKS, "", *shared, ""]
+    lines += ["## How to read this", "", READING, "", *signs(), ""]
+    lines += ["## Columns", "", "Nats are nats a sentence.", "", *legend(MAIN), ""]
+    lines += ["### Diagnostics", "", *legend(DIAGNOSTICS[1:])]
     return "\n".join(lines) + "\n"
+
+
+def tables(architecture: str, rows: list[Row], curves: Mapping[str, Sequence[str]]) -> list[str]:
+    """Everything on one architecture of a section."""
+    groups = ranked(rows)
+    rows = [row for group in groups for row in group.rows]
+    lines = [f"### {escape(architecture)}", "", *main_table(groups), ""]
+    if all(len(row.done) < 2 for row in rows):
+        lines += ["No places: a single seed says nothing about another.", ""]
+    elif not any(row.language_model for row in rows):
+        lines += ["No places: without a language model nobody knows what an entry pays.", ""]
+    lines += ["Marks and columns are explained below. KL alone ranks nothing.", ""]
+    parts = {
+        "Against the plain VAE": against_plain_vae(rows),
+        "At the same rate and at the same NLL": matched(swept(rows, curves)),
+        "What z tells of the known attributes": attributes(rows),
+        "Diagnostics": diagnostics(rows),
+    }
+    for title, part in parts.items():
+        if part:
+            lines += [f"#### {title}: {escape(architecture)}", "", *part, ""]
+    return lines
 
 
 def header(section: Section) -> list[str]:
@@ -207,7 +283,7 @@ def samples(done: Sequence[Record]) -> str:
     latent = [record for record in done if record["latent"] > 0]
 
     def least_to_most(metric: str) -> str:
-        values = [v for r in latent if (v := number_of(r, "metrics", metric)) is not None]
+        values = [v for r in latent if (v := metric_of(r, metric)) is not None]
         ends = dict.fromkeys(number(end(values), 1) for end in (min, max) if values)
         return " to ".join(ends) or "not recorded"
 

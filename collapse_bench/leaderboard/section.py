@@ -7,19 +7,13 @@ from typing import Any
 
 from collapse_bench.errors import UserError
 from collapse_bench.leaderboard.statistics import Estimate, estimate
+from collapse_bench.metrics import key_of
 from collapse_bench.record import SCHEMA
 
 Record = Mapping[str, Any]
 CellKey = tuple[str, str, int]  # entry, architecture, seed
 
-KINDS = {
-    "controls": "controls",
-    "build": "build (what the model is)",
-    "objective": "objective (how much each term counts)",
-    "step": "step (which part is updated when)",
-    "several levers": "several levers",
-    "unknown": "lever not known yet",
-}
+LEVERS = ("build", "objective", "step")
 FIELDS = dict.fromkeys(("cell", "entry", "architecture", "status"), str)
 NUMBERS = dict.fromkeys(("seed", "budget", "latent"), int)
 CORPUS_FIELDS = {"name": str, "requested": str, "sha256": str, "sentences": dict, "tokens": dict}
@@ -30,16 +24,18 @@ class Row:
     """One entry of one architecture.
 
     Attributes:
-        kind: a key of KINDS.
+        lever: one of LEVERS, "none" (no remedy), "several", or "unknown".
         cells: seed -> record, None where there is none.
         language_model: seed -> finished record of the control without a latent.
+        place: among the ranked rows, None where there is none.
     """
 
     entry: str
     architecture: str
-    kind: str
+    lever: str
     cells: Mapping[int, Record | None]
     language_model: Mapping[int, Record]
+    place: int | None = None
 
     @property
     def done(self) -> list[Record]:
@@ -51,24 +47,37 @@ class Row:
         """True for the control without a latent, known once it has a record."""
         return any(record and record["latent"] == 0 for record in self.cells.values())
 
+    def values(self, name: str) -> list[float | None]:
+        """A metric of each finished seed; `name` is its plain name."""
+        return [metric_of(record, name) for record in self.done]
+
     def metric(self, name: str) -> Estimate | None:
         """A metric over the finished seeds."""
-        errors = [number_of(record, "standard_errors", name) for record in self.done]
-        return estimate([number_of(r, "metrics", name) for r in self.done], *errors[:1])
+        errors = [number_of(record, "standard_errors", key_of(name)) for record in self.done]
+        return estimate(self.values(name), *errors[:1])
 
     def cost(self, name: str, unit: float = 1) -> float | None:
         """A cost in some unit, mean over the finished seeds."""
-        cost = estimate([number_of(record, "cost", name) for record in self.done])
-        return cost.mean / unit if cost else None
+        costs = [number_of(record, "cost", name) for record in self.done]
+        known = [cost for cost in costs if cost is not None]
+        return sum(known) / len(known) / unit if known and len(known) == len(costs) else None
+
+    def differences(self, other: Mapping[int, Record], name: str) -> list[float | None]:
+        """A metric minus that of other records, of each seed that both finished."""
+        pairs = [
+            (metric_of(record, name), metric_of(other[seed], name))
+            for seed, record in finished(self.cells).items()
+            if seed in other
+        ]
+        return [None if ours is None or its is None else ours - its for ours, its in pairs]
 
     def gap(self) -> Estimate | None:
         """NLL minus the language model's, seed by seed over the seeds that both finished."""
-        differences: list[float | None] = []
-        for seed, record in finished(self.cells).items():
-            if control := self.language_model.get(seed):
-                ours, theirs = (number_of(r, "metrics", "nll") for r in (record, control))
-                differences.append(None if ours is None or theirs is None else ours - theirs)
-        return estimate(differences)
+        return estimate(self.differences(self.language_model, "nll"))
+
+    def holds_by_construction(self, name: str) -> bool:
+        """True if a remedy of this entry sets or moves a metric whatever the model learns."""
+        return any(name in (record.get("by_construction") or []) for record in self.done)
 
 
 @dataclass(frozen=True)
@@ -87,7 +96,7 @@ class Section:
         return list(dict.fromkeys(row.architecture for row in self.rows))
 
     def rows_of(self, architecture: str) -> list[Row]:
-        """The rows of one table: controls first, then by lever, then as in the suite."""
+        """The rows of one architecture, as in the suite."""
         return [row for row in self.rows if row.architecture == architecture]
 
 
@@ -95,6 +104,11 @@ def number_of(record: Record, part: str, name: str) -> float | None:
     """`record[part][name]` if it is a number; None if it is null or absent."""
     value = (record.get(part) or {}).get(name)
     return float(value) if isinstance(value, int | float) else None
+
+
+def metric_of(record: Record, name: str) -> float | None:
+    """A metric by plain name, if the record has it in the version that this package computes."""
+    return number_of(record, "metrics", key_of(name))
 
 
 def finished(cells: Mapping[int, Record | None]) -> dict[int, Record]:
@@ -107,13 +121,34 @@ def ceiling(record: Record) -> float:
     return math.log(max(1, record["corpus"]["sentences"]["test"]))
 
 
+def plain_vae(rows: Iterable[Row]) -> Row | None:
+    """The first row with a latent and no remedy that has finished a cell."""
+    plain = (r for r in rows if r.lever == "none" and not r.is_language_model and r.done)
+    return next(plain, None)
+
+
+def other_versions(record: Record) -> list[str]:
+    """Metrics, by plain name, that a record has only in a version other than the present one."""
+    metrics = record.get("metrics") or {}
+    return sorted({name for key in metrics if (name := _superseded(key, metrics)) is not None})
+
+
+def _superseded(key: str, metrics: Mapping[str, Any]) -> str | None:
+    name = str(key).partition("@")[0]
+    try:
+        return None if key_of(name) in metrics else name
+    except KeyError:  # a metric that there is no more
+        return None
+
+
 def check(record: Record) -> None:
     """Raise UserError unless the record is one that this version can read."""
     cell = record.get("cell", "a record without a cell id")
     if record.get("schema") != SCHEMA:
         raise UserError(
             f"{cell}: its record has schema {record.get('schema')!r}, but this collapse_bench knows"
-            f" schema {SCHEMA}; run the cell again or use the version that wrote it"
+            f" schema {SCHEMA}; score the cell anew with `python -m collapse_bench score CELL"
+            " --write`, run it again, or use the version that wrote it"
         )
     corpus = record.get("corpus")
     nested = corpus if isinstance(corpus, Mapping) else {}
@@ -147,18 +182,20 @@ def sections_of(expected: Sequence[CellKey], records: Iterable[Record]) -> list[
                 " budget: remove the one that the suite no longer describes"
             )
     # A cell that failed early has not recorded its levers; one that did overrules it.
-    everything.sort(key=lambda record: (kind_of(record) != "unknown", record["cell"]))
-    kinds = {record["entry"]: kind_of(record) for record in everything}
+    everything.sort(key=lambda record: (lever_of(record) != "unknown", record["cell"]))
+    levers = {record["entry"]: lever_of(record) for record in everything}
     return [
-        Section(*group, tuple(cells[key] for key in sorted(cells)), rows_of(expected, cells, kinds))
+        Section(
+            *group, tuple(cells[key] for key in sorted(cells)), rows_of(expected, cells, levers)
+        )
         for group, cells in sorted(groups.items())
     ]
 
 
 def rows_of(
-    expected: Sequence[CellKey], cells: Mapping[CellKey, Record], kinds: Mapping[str, str]
+    expected: Sequence[CellKey], cells: Mapping[CellKey, Record], levers: Mapping[str, str]
 ) -> tuple[Row, ...]:
-    """The rows of a section, by architecture, lever and place in the suite."""
+    """The rows of a section, by architecture and place in the suite."""
     seeds: dict[tuple[str, str], dict[int, Record | None]] = {}
     # Seeds and entries beyond the suite's are shown too: a record is never hidden.
     for entry, architecture, seed in [*expected, *sorted(cells.keys() - set(expected))]:
@@ -173,7 +210,7 @@ def rows_of(
         Row(
             entry,
             architecture,
-            kinds.get(entry, "unknown"),
+            levers.get(entry, "unknown"),
             by_seed,
             controls.get(architecture, {}),
         )
@@ -182,16 +219,15 @@ def rows_of(
     order = {
         name: place for place, name in enumerate(dict.fromkeys(row.architecture for row in rows))
     }
-    kind = list(KINDS).index
-    rows.sort(key=lambda r: (order[r.architecture], kind(r.kind), not r.is_language_model))
+    rows.sort(key=lambda row: order[row.architecture])
     return tuple(rows)
 
 
-def kind_of(record: Record) -> str:
-    """The lever that an entry's remedies use, as a key of KINDS."""
+def lever_of(record: Record) -> str:
+    """The lever that an entry's remedies use, as in `Row`."""
     if not record.get("remedies"):
-        return "controls"
+        return "none"
     levers = record.get("levers") or ["unknown"]
     if len(levers) > 1:
-        return "several levers"
-    return levers[0] if levers[0] in KINDS else "unknown"
+        return "several"
+    return levers[0] if levers[0] in LEVERS else "unknown"

@@ -1,81 +1,98 @@
-"""Rows -> markdown tables. One list of columns makes both the table and its legend."""
+"""Rows -> markdown tables. One list of columns makes both a table and its legend."""
 
 import math
-import re
-import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from collapse_bench.leaderboard.section import KINDS, Record, Row, ceiling, number_of
-from collapse_bench.leaderboard.statistics import Estimate
+from collapse_bench.leaderboard.markdown import NONE, escape, markdown, number, shown
+from collapse_bench.leaderboard.ranking import HEADLINE, TOLERANCE, Group
+from collapse_bench.leaderboard.section import Record, Row, ceiling, other_versions
+from collapse_bench.metrics import METRICS, VERDICTS, key_of
+from collapse_bench.metrics.active_units import THRESHOLD, THRESHOLDS
+from collapse_bench.metrics.verdict import COLLAPSED, SATURATED
 
-COLLAPSED = 0.5  # nats a sentence
-SATURATED = 0.6  # share of ln N above which even the full-sum bound falls behind
-NONE = "–"
+SETTLED = 0.1
+"""Nats of NLL that the last doubling of the draws may still gain."""
+
+OF_A_LANGUAGE_MODEL = ("nll", "distortion", "negative_elbo", "perplexity")
+"""The metrics that say something of a model without a latent."""
+
+ABOUT = "information_about_"
+
+MARKS = {
+    "§": "set or moved by construction: a remedy of this entry does so whatever the model learns,"
+    " and nothing is to be concluded from the value",
+    "†": f"MI of a seed is above {100 * SATURATED:.0f} % of its ceiling ln N, and hence too low"
+    " (saturated)",
+    "‡": "the draws ran out: the Monte-Carlo error of a seed is above what the suite asks for, and"
+    " the NLL too high by about half its square, or more",
+    "¶": f"not settled: of a seed, the last doubling of the draws took more than {SETTLED:g} nats"
+    " off the NLL, and the next one may as well; U, useful information and gap to LM are too high"
+    " by as much as the NLL is",
+}
 
 
-def clean(text: str) -> str:
-    """One line without control, direction or unassigned characters."""
-    line = " ".join(str(text).split())
-    return "".join(c for c in line if not unicodedata.category(c).startswith("C"))
+def marks(row: Row, name: str) -> str:
+    """What has to be known of a metric's value, as MARKS explains it."""
+    found = {
+        "§": row.holds_by_construction(name),
+        "†": name == "mutual_information" and exceeds(row, name, SATURATED * ceiling(row.done[0])),
+        "‡": name == "nll_monte_carlo_error" and exceeds(row, name, error_asked_for(row)),
+        "¶": name == "nll" and exceeds(row, "nll_gain_of_doubling", SETTLED),
+    }
+    text = "".join(mark for mark, holds in found.items() if holds)
+    return f" {text}" if text else ""
 
 
-def escape(text: str) -> str:
-    """Text of a record as markdown that shows it and does nothing else."""
-    marked = re.sub(r"([\\|<>&\[\]()!`*~$#@]|:(?=//)|(?<=www)\.)", r"\\\1", clean(text))
-    # Inside a word an underscore means nothing, and names are easier to read without backslashes.
-    return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", marked)
+def exceeds(row: Row, name: str, limit: float) -> bool:
+    """True if a metric of any finished seed is above a limit."""
+    return any(value is not None and value > limit for value in row.values(name))
 
 
-def number(value: float | None, digits: int = 2, sign: str = "") -> str:
-    """A number for a table; null and NaN say so."""
-    if value is None:
+def error_asked_for(row: Row) -> float:
+    """Monte-Carlo error that ends the draws of a sentence; infinite where the suite sets none."""
+    settings = (row.done[0].get("settings") or {}).get("evaluation") or {}
+    return float(settings.get("standard_error") or math.inf)
+
+
+def measured(row: Row, name: str, digits: int = 2) -> str:
+    """A metric with its marks; of a language model only what it has."""
+    value = row.metric(name)
+    if value is None or (row.is_language_model and name not in OF_A_LANGUAGE_MODEL):
         return NONE
-    if not math.isfinite(value):
-        return "not finite"
-    return f"{round(value, digits) + 0.0:{sign},.{digits}f}"  # + 0.0: never "-0.00"
-
-
-def shown(estimate: Estimate | None, digits: int = 2, sign: str = "") -> str:
-    """`mean ± half width` over seeds, `value (standard error)` of a single one."""
-    if estimate is None:
-        return NONE
-    text = number(estimate.mean, digits, sign)
-    if estimate.spread is None:
-        return text
-    spread = number(estimate.spread, digits)
-    return f"{text} ± {spread}" if estimate.seeds > 1 else f"{text} ({spread})"
-
-
-def verdict(record: Record) -> str:
-    """The verdict of one cell, by the stated rule alone."""
-    rate = number_of(record, "metrics", "kl")
-    information = number_of(record, "metrics", "mutual_information")
-    if not record["latent"]:
-        return "no latent"
-    if rate is None or information is None or not math.isfinite(rate + information):
-        return "unknown"
-    if rate < COLLAPSED:
-        return "collapsed"
-    return "rate without information" if information < COLLAPSED else "not collapsed"
+    return shown(value, digits) + ("" if row.is_language_model else marks(row, name))
 
 
 def verdicts(row: Row) -> str:
     """One verdict if the seeds agree, else how many seeds got which."""
-    counts = Counter(verdict(record) for record in row.done)
+    counts = Counter(escape(record.get("verdict") or "unknown") for record in row.done)
     if len(counts) < 2:
         return next(iter(counts), NONE)
     return ", ".join(f"{name} {n}/{len(row.done)}" for name, n in sorted(counts.items()))
 
 
+def collapse_rate(row: Row) -> str:
+    """Collapsed seeds out of the finished ones, and what became of the others."""
+    useful = row.values(HEADLINE)
+    known = [value for value in useful if value is not None]
+    counted = bool(known) and len(known) == len(useful) and not row.is_language_model
+    parts = [f"{sum(v < COLLAPSED for v in known)}/{len(known)}"] if counted else []
+    others = Counter(
+        escape(record["status"]) if record else "missing"
+        for record in row.cells.values()
+        if record is None or record["status"] != "done"
+    )
+    parts += [f"{status} {n}" for status, n in sorted(others.items())]
+    return ", ".join(parts) or NONE
+
+
 def information(row: Row) -> str:
-    """Both bounds on the mutual information, marked where the lower one nears its ceiling."""
-    lower, upper = row.metric("mutual_information"), row.metric("mutual_information_upper")
+    """Both bounds on the mutual information."""
+    lower, upper = (row.metric(f"mutual_information{end}") for end in ("", "_upper"))
     if row.is_language_model or lower is None:
         return NONE
-    mark = " †" if lower.mean > SATURATED * ceiling(row.done[0]) else ""
-    return f"{shown(lower)} – {shown(upper) if upper else '?'}{mark}"
+    return f"{shown(lower)} – {shown(upper) if upper else '?'}{marks(row, 'mutual_information')}"
 
 
 def active_units(row: Row) -> str:
@@ -84,7 +101,18 @@ def active_units(row: Row) -> str:
     if row.is_language_model or active is None:
         return NONE
     count = f"({shown(active, 1)})" if active.seeds > 1 else number(active.mean, 0)
-    return f"{count}/{row.done[0]['latent']}"
+    return f"{count}/{row.done[0]['latent']}{marks(row, 'active_units')}"
+
+
+def active_by_threshold(row: Row) -> str:
+    """Means over seeds of the active units at each threshold, the lowest first."""
+    counts = [
+        row.metric("active_units" if t == THRESHOLD else f"active_units_{t:g}")
+        for t in AT_THRESHOLDS
+    ]
+    if row.is_language_model or None in counts:
+        return NONE
+    return " / ".join(f"{count.mean:.3g}" for count in counts if count)
 
 
 def effective(row: Row) -> str:
@@ -95,159 +123,205 @@ def effective(row: Row) -> str:
     return f"{shown(size, 1)} of {number(draws.mean, 1)}"
 
 
-def monte_carlo_error(row: Row) -> str:
-    """Error of a sentence's NLL, marked where it is above what the suite asks for."""
-    error = row.metric("nll_monte_carlo_error")
-    if row.is_language_model or error is None:
-        return NONE
-    settings = (row.done[0].get("settings") or {}).get("evaluation") or {}
-    asked = settings.get("standard_error") or math.inf
-    return number(error.mean) + (" ‡" if error.mean > asked else "")
-
-
 def updates(row: Row) -> str:
     """Gradient updates of the encoder's side and of the decoder's."""
     encoder, decoder = row.cost("encoder_updates"), row.cost("decoder_updates")
     return f"{number(encoder, 0)} / {number(decoder, 0)}" if row.done else NONE
 
 
+def lever(row: Row) -> str:
+    """The lever; a row without a remedy pulls none."""
+    return {"none": NONE, "unknown": "?"}.get(row.lever, row.lever)
+
+
 @dataclass(frozen=True)
 class Column:
-    """A column: its title, its unit, what it means, and the text of a row in it."""
+    """A column: its title, its unit, what it means, what it cannot see, and the text of a row."""
 
     title: str
     unit: str
     meaning: str
+    blind: str
     text: Callable[[Row], str]
 
 
-NATS = "nats/sentence"
-COLUMNS = (
-    Column("entry", "", "name in the suite, grouped by its lever", lambda r: escape(r.entry)),
+def of_metric(
+    title: str, name: str, text: Callable[[Row], str] | None = None, note: str = "", digits: int = 2
+) -> Column:
+    """The column of a metric, told as its catalogue does."""
+    metric = METRICS[name]
+    meaning = (metric.meaning + note).replace("|", r"\|")
+    return Column(
+        title,
+        metric.unit,
+        meaning,
+        metric.blind.replace("|", r"\|"),
+        text or (lambda row: measured(row, name, digits)),
+    )
+
+
+AT_THRESHOLDS = sorted((*THRESHOLDS, THRESHOLD))
+COSTS = "means over finished seeds"
+
+MAIN = (
     Column(
-        "verdict",
+        "place",
         "",
-        f"by rule, seed by seed: *collapsed* if R < {COLLAPSED}; else *rate without information* if"
-        f" the lower bound of MI < {COLLAPSED}; else *not collapsed*, which does not yet mean that"
-        " the decoder makes good use of z",
-        verdicts,
+        "by mean useful information, among those whose mean NLL is at most"
+        f" {TOLERANCE:.1f} nat above the language model's; equal places are ties: the 95 % interval"
+        " over seeds of the paired difference to the first of the tie holds 0",
+        "a difference that so few seeds cannot show",
+        lambda r: NONE if r.place is None else str(r.place),
     ),
+    Column("entry", "", "name in the suite", NONE, lambda r: escape(r.entry)),
     Column(
-        "NLL",
-        NATS,
-        "negative log-likelihood: exact for the language model, with a latent an upper bound,"
-        " importance weighted; one draw in eight, and at least one, comes from the prior, so it"
-        " stays finite where R is huge and then tells nothing of the posterior; lower is better",
-        lambda r: shown(r.metric("nll")),
+        "lever",
+        "",
+        "what its remedies change: *build*, what the model is; *objective*, how much each term"
+        " counts; *step*, which part is updated when; or several of them",
+        NONE,
+        lever,
     ),
+    Column("verdict", "", "of each seed, by the rules below; the seeds counted", NONE, verdicts),
+    of_metric("useful information", HEADLINE),
+    of_metric("NLL", "nll", note="; exact for the language model"),
     Column(
         "gap to LM",
-        NATS,
-        "NLL minus that of the language model of the same architecture and seed; below 0 is better"
-        " than the language model. A remedy that replaces the decoder also moves it by that,"
-        " whatever z does",
+        "nats",
+        "NLL minus that of the language model of the same architecture and seed; below 0 is better",
+        "whether it is z or another decoder that moved it",
         lambda r: NONE if r.is_language_model else shown(r.gap(), sign="+"),
     ),
+    of_metric("U", "useful_rate"),
+    of_metric("R", "kl"),
+    of_metric("MI", "mutual_information", information, note=", and an upper bound"),
+    of_metric("MI of He 2019", "mutual_information_he2019"),
+    of_metric("AU", "active_units", active_units),
+    of_metric("effective units", "effective_units", digits=1),
+    of_metric("D", "distortion"),
     Column(
-        "R",
-        NATS,
-        "rate, E KL(q(z\\|x) ‖ p(z)); can be set by construction",
-        lambda r: NONE if r.is_language_model else shown(r.metric("kl")),
+        "collapsed",
+        "seeds",
+        f"finished seeds with less than {COLLAPSED:g} nats of useful information, out of all that"
+        " finished, and what became of those that did not: outcomes as well",
+        "why",
+        collapse_rate,
     ),
+)
+
+DIAGNOSTICS = (
+    MAIN[1],
+    of_metric("shuffle gap", "shuffle_gap"),
+    of_metric("probe", "probe_information"),
+    of_metric("marginal KL", "marginal_kl"),
+    of_metric("moment KL", "moment_kl"),
+    of_metric("TC", "total_correlation"),
+    of_metric("dimension KL", "dimension_kl"),
+    of_metric("relative AU", "relative_active_units", digits=1),
+    of_metric("whitened AU", "whitened_active_units", digits=1),
     Column(
-        "MI",
-        NATS,
-        "mutual information of sentence and latent under q, lower – upper bound over the whole test"
-        f" split; † where the lower bound is above {100 * SATURATED:.0f} % of its ceiling ln N, and"
-        " hence too low (saturated)",
-        information,
+        "AU by threshold",
+        "units",
+        "active units at a variance above "
+        + " / ".join(f"{threshold:g}" for threshold in AT_THRESHOLDS),
+        METRICS["active_units"].blind,
+        active_by_threshold,
     ),
+    of_metric("R + D", "negative_elbo"),
+    of_metric("jackknife NLL", "nll_jackknife"),
+    of_metric("gain", "nll_gain_of_doubling"),
+    of_metric("ESS", "ess", effective, note=", out of how many there were"),
+    of_metric("MC error", "nll_monte_carlo_error"),
+    of_metric("PPL", "perplexity", digits=1),
     Column(
-        "AU",
-        "of the latent",
-        "active units: dimensions whose posterior mean has a variance above 0.01 over the test"
-        " sentences; depends on the scale of z",
-        active_units,
+        "min",
+        "minutes",
+        f"wall clock of a cell, {COSTS}",
+        "what else the machine did",
+        lambda r: number(r.cost("seconds", 60), 1),
     ),
-    Column(
-        "D",
-        NATS,
-        "distortion, -E log p(x\\|z); D alone is not a likelihood",
-        lambda r: shown(r.metric("distortion")),
-    ),
-    Column(
-        "R + D",
-        NATS,
-        "negative ELBO; far above the NLL, the posterior is far from the true one",
-        lambda r: shown(r.metric("negative_elbo")),
-    ),
-    Column(
-        "ESS",
-        "of S draws",
-        "effective sample size of the draws behind a sentence's NLL, mean over sentences; near 1,"
-        " one draw decides, and the NLL is loose",
-        effective,
-    ),
-    Column(
-        "MC error",
-        NATS,
-        "standard error of a sentence's NLL, from the draws behind it, mean over sentences; ‡ where"
-        " it is above what the suite asks for, since the draws ran out: the NLL is then too high by"
-        " about half its square, or more",
-        monte_carlo_error,
-    ),
-    Column(
-        "PPL",
-        "per token",
-        "perplexity, exp(NLL / tokens); end of sentence counted, beginning and padding not",
-        lambda r: shown(r.metric("perplexity"), 1),
-    ),
-    Column("min", "minutes", "wall clock of a cell", lambda r: number(r.cost("seconds", 60), 1)),
     Column(
         "Mtokens",
         "10⁶ tokens",
-        "tokens decoded in training, inner loops and pre-training included",
+        f"tokens decoded in training, inner loops and pre-training included, {COSTS}",
+        "what a token costs",
         lambda r: number(r.cost("tokens_decoded", 1e6), 2),
     ),
-    Column("updates", "enc / dec", "gradient updates of encoder's and of decoder's side", updates),
+    Column(
+        "updates",
+        "enc / dec",
+        f"gradient updates of encoder's and of decoder's side, {COSTS}",
+        "what an update costs",
+        updates,
+    ),
     Column(
         "ok/n",
         "seeds",
         "finished cells out of those that the suite asks for",
+        NONE,
         lambda r: f"{len(r.done)}/{len(r.cells)}",
     ),
 )
 
 
-def markdown(titles: Sequence[str], rows: Sequence[Sequence[str]], numeric: int = 99) -> list[str]:
-    """A table padded so that its source reads as well; columns from `numeric` on align right."""
-    widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
-
-    def line(cells: Sequence[str]) -> str:
-        padded = [
-            cell.rjust(width) if place >= numeric else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        ]
-        return f"| {' | '.join(padded)} |"
-
-    rule = [f"{'-' * (w - 1)}{':' if i >= numeric else '-'}" for i, w in enumerate(widths)]
-    return [line(titles), line(rule), *map(line, rows)]
-
-
-def table(rows: Sequence[Row]) -> list[str]:
-    """The table of one architecture, a line for each lever above its entries."""
+def main_table(groups: Sequence[Group]) -> list[str]:
+    """The table of one architecture, a line above each group that says what it is."""
     lines: list[list[str]] = []
-    for kind, title in KINDS.items():
-        members = [[column.text(row) for column in COLUMNS] for row in rows if row.kind == kind]
-        lines += [[f"**{title}**", *[""] * (len(COLUMNS) - 1)], *members] if members else []
-    return markdown([column.title for column in COLUMNS], lines, numeric=2)
+    for group in groups:
+        if group.title:
+            lines.append(["", f"**{group.title}**", *[""] * (len(MAIN) - 2)])
+        lines += [[column.text(row) for column in MAIN] for row in group.rows]
+    return markdown([column.title for column in MAIN], lines, numeric=4)
 
 
-def legend() -> list[str]:
-    """What every column means."""
+def diagnostics(rows: Iterable[Row]) -> list[str]:
+    """The second table of one architecture: what to look at before believing the first."""
+    lines = [[column.text(row) for column in DIAGNOSTICS] for row in rows]
+    return markdown([column.title for column in DIAGNOSTICS], lines, numeric=1)
+
+
+def attributes(rows: Sequence[Row]) -> list[str]:
+    """What z tells of each known attribute of a sentence; empty where none is known."""
+    found = sorted({key for row in rows for record in row.done for key in record["metrics"]})
+    names = [str(key).partition("@")[0] for key in found if str(key).startswith(ABOUT)]
+    names = [name for name in dict.fromkeys(names) if key_of(name) in found]
+    if not names:
+        return []
+    columns = ["global_information_share", *names]
+    lines = [
+        [escape(row.entry), *(measured(row, name) for name in columns)]
+        for row in rows
+        if not row.is_language_model
+    ]
+    titles = ["entry", "share", *(escape(name.removeprefix(ABOUT)) for name in names)]
+    return markdown(titles, lines, numeric=1)
+
+
+def legend(columns: Iterable[Column]) -> list[str]:
+    """What every column means and what it cannot see."""
     return markdown(
-        ["column", "unit", "meaning"], [[f"**{c.title}**", c.unit, c.meaning] for c in COLUMNS]
+        ["column", "unit", "meaning", "cannot see"],
+        [[f"**{c.title}**", c.unit, c.meaning, c.blind] for c in columns],
     )
+
+
+def signs() -> list[str]:
+    """What the marks and the verdicts mean."""
+    return [
+        *(f"- {mark} {meaning}." for mark, meaning in MARKS.items()),
+        *(f"- *{name}*: {meaning}." for name, meaning in VERDICTS.items()),
+    ]
+
+
+def outdated(rows: Iterable[Row]) -> list[str]:
+    """Every finished cell with a metric of another version than the present one."""
+    lines = [
+        [escape(record["cell"]), escape(", ".join(names))]
+        for row in rows
+        for record in row.done
+        if (names := other_versions(record))
+    ]
+    return markdown(["cell", "metrics"], lines) if lines else []
 
 
 def unfinished(rows: Sequence[Row]) -> list[str]:

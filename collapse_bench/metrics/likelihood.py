@@ -94,6 +94,71 @@ def monte_carlo_errors(log_weights: Floats, draws: NDArray[np.integer]) -> Float
     return errors
 
 
+def nll_gain_of_doubling(log_weights: Floats, draws: NDArray[np.integer]) -> Floats:
+    """What the last doubling of the draws took off the NLL of each sentence, in nats, [N].
+
+    The mean NLL of two halves of the draws, weighted by their sizes, less that of all; never
+    negative. In expectation it is the slope of the bound in S (Burda et al. 2016, theorem 1): where
+    it is not near zero the bound has not settled. It cannot see a mode of the true posterior that
+    no draw has met.
+
+    Every second draw from the posterior, and from the prior, makes a half. The weights stay those
+    of the whole mixture: where a stratum is odd the halves have slightly other shares of it.
+
+    Args:
+        log_weights: [N, S], those of posterior draws first, as an evaluation leaves them.
+        draws: how many there were for each sentence, [N].
+
+    Returns:
+        [N]; NaN where there is but one draw.
+    """
+    gain = np.full(len(draws), np.nan)
+    most_from_posterior, _ = proposal_draws(log_weights.shape[1])
+    for total in np.unique(draws[draws > 1]).tolist():
+        from_posterior, from_prior = proposal_draws(total)
+        weights = log_weights[draws == total]
+        drawn = np.hstack(
+            [
+                weights[:, :from_posterior],
+                weights[:, most_from_posterior : most_from_posterior + from_prior],
+            ]
+        )
+        halves = drawn[:, ::2], drawn[:, 1::2]
+        of_halves = sum(half.shape[1] / total * importance_weighted_nll(half) for half in halves)
+        gain[draws == total] = of_halves - importance_weighted_nll(drawn)
+    return gain
+
+
+def jackknife_nll(log_weights: Floats, draws: NDArray[np.integer]) -> Floats:
+    """NLL with its bias of order 1/S removed, in nats, [N]: first-order jackknife (Nowozin 2018).
+
+    S NLL_S - (S - 1) times the mean of NLL_(S-1) over the draws left out. No bound: it may lie on
+    either side. Where one weight is nats above the sum of all others it falls by almost as many:
+    believe it only where the effective sample size is not near 1. It cannot see a mode of the true
+    posterior that no draw has met.
+
+    Args:
+        log_weights: [N, S]; -inf where nothing was drawn.
+        draws: how many were drawn for each sentence, [N].
+
+    Returns:
+        [N]; where there is but one draw, the plain estimate.
+    """
+    nll = importance_weighted_nll(log_weights, draws)
+    many = draws > 1
+    weights, count = np.asarray(log_weights, dtype=np.float64)[many], draws[many]
+    total = logsumexp(weights, axis=1)
+    largest = np.arange(len(weights)), weights.argmax(axis=1)
+    # log(1 - share) of each draw. All but the largest have a share of at most a half; what is left
+    # without the largest is summed by itself, where 1 - share would lose every digit.
+    share = np.exp(weights - total[:, None])
+    share[largest] = 0
+    weights[largest] = -np.inf
+    left = np.log1p(-share).sum(axis=1) + logsumexp(weights, axis=1) - total
+    nll[many] += (count - 1) * (left / count - np.log1p(-1 / count))
+    return nll
+
+
 def effective_sample_size(log_weights: Floats) -> Floats:
     """(sum w)^2 / sum w^2 of each sentence (Kong 1992), from 1 to S.
 

@@ -122,6 +122,18 @@ class Readout(nn.Module):
         Returns:
             log p(x | z) in nats, [B], float32 or better.
         """
+        tokens = self._tokens(states, batch)
+        sentence = batch.place // states.shape[1]
+        return tokens.new_zeros(len(states)).index_add(0, sentence, tokens)
+
+    def by_position(self, states: Tensor, batch: Batch) -> Tensor:
+        """log p(x_t | x_<t, z) in nats, [B, T], zero at padding; `forward` is its sum."""
+        tokens = self._tokens(states, batch)
+        places = tokens.new_zeros(states.shape[0] * states.shape[1])
+        return places.index_add(0, batch.place, tokens).view(states.shape[:2])
+
+    def _tokens(self, states: Tensor, batch: Batch) -> Tensor:
+        """Nats of each target, [R]."""
         rows = states.flatten(0, 1)[batch.place]
         targets = batch.targets.flatten()[batch.place]
         count = len(rows)
@@ -133,5 +145,4 @@ class Readout(nn.Module):
         tokens: Tensor = TokenLogLikelihood.apply(  # type: ignore[no-untyped-call]
             rows, self.weight.to(rows.dtype), targets
         )[:count]
-        sentence = batch.place // states.shape[1]
-        return tokens.new_zeros(len(states)).index_add(0, sentence, tokens)
+        return tokens

@@ -8,6 +8,7 @@ from torch.distributions import Distribution
 
 from collapse_bench.corpus import Batch
 from collapse_bench.model.latent import draw, rate
+from collapse_bench.model.readout import Readout
 
 INFERENCE = ("encoder", "pool", "head")
 GENERATIVE = ("prior", "decoder")
@@ -93,7 +94,7 @@ class SequenceVAE(nn.Module):
       for every sentence; `latent.draw` tells which distributions can be drawn from.
     - `prior(q, batch) -> p`, a distribution over the same z.
     - `decoder(batch, z) -> states [B, T, H]`, z being [B, D], or [B, T, D] with one for each token.
-    - `readout(states, batch) -> log p(x|z) [B]`.
+    - `readout(states, batch) -> log p(x|z) [B]`, and `by_position`, [B, T].
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class SequenceVAE(nn.Module):
         head: nn.Module,
         prior: nn.Module,
         decoder: nn.Module,
-        readout: nn.Module,
+        readout: Readout,
     ) -> None:
         super().__init__()
         self.dimensions = dimensions
@@ -134,6 +135,11 @@ class SequenceVAE(nn.Module):
         """log p(x|z) in nats, [B]."""
         log_likelihood: Tensor = self.readout(self.decoder(batch, z), batch)
         return log_likelihood
+
+    def log_likelihood_by_position(self, batch: Batch, z: Tensor) -> Tensor:
+        """log p(x_t | x_<t, z) in nats, [B, T], zero at padding."""
+        nats: Tensor = self.readout.by_position(self.decoder(batch, z), batch)
+        return nats
 
     def posterior(self, batch: Batch, noise: Noise) -> Distribution:
         """q(z|x) under the plain objective; `noise` serves a head that refines by sampling."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from scipy.optimize import brentq
@@ -64,6 +64,8 @@ class DeltaVae(Remedy):
         length: vectors in the latent sequence.
         stride: tokens from one vector to the next.
     """
+
+    by_construction: ClassVar[tuple[str, ...]] = ("kl",)
 
     delta: Annotated[float, Above(0)] = 4.8
     length: Annotated[int, AtLeast(2)] = 8

@@ -6,7 +6,7 @@ For text a causal convolution, as in the decoders of Yang, Hu, Salakhutdinov and
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -61,6 +61,9 @@ class LimitedReceptiveField(Remedy):
     Attributes:
         window: tokens of history, <bos> included.
     """
+
+    # A decoder that knows less of the past gains more from z.
+    by_construction: ClassVar[tuple[str, ...]] = ("useful_rate", "shuffle_gap")
 
     window: Annotated[int, AtLeast(1)] = 4
 

@@ -4,7 +4,15 @@ A suite is checked as a whole, and before torch is imported: `load_suite` tells 
 wrong with it at once, each with its line, the rule, the value and the way out.
 """
 
-from collapse_bench.suite.cells import Cell, belongs, cell_id, cells_of, identity, select
+from collapse_bench.suite.cells import (
+    Cell,
+    belongs,
+    cell_id,
+    cells_of,
+    curves_of,
+    identity,
+    select,
+)
 from collapse_bench.suite.definition import (
     Architecture,
     CorpusName,
@@ -14,6 +22,7 @@ from collapse_bench.suite.definition import (
     RemedySettings,
     Sizes,
     Suite,
+    Sweep,
     Training,
 )
 from collapse_bench.suite.loading import load_suite
@@ -28,10 +37,12 @@ __all__ = [
     "RemedySettings",
     "Sizes",
     "Suite",
+    "Sweep",
     "Training",
     "belongs",
     "cell_id",
     "cells_of",
+    "curves_of",
     "identity",
     "load_suite",
     "select",

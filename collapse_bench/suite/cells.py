@@ -70,6 +70,15 @@ def select(cells: Sequence[Cell], pattern: str) -> list[Cell]:
     return chosen
 
 
+def curves_of(suite: Suite) -> dict[str, list[str]]:
+    """Return the names of the entries that each swept entry stands for, in the file's order."""
+    curves: dict[str, list[str]] = {}
+    for entry in suite.entries:
+        if entry.sweep:
+            curves.setdefault(entry.sweep.entry, []).append(entry.name)
+    return curves
+
+
 def identity(cell: Cell, corpus_name: str, corpus_sha256: str, budget: int) -> dict[str, Any]:
     """Return everything that determines the cell's result, ready for JSON.
 

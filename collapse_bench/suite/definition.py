@@ -110,15 +110,32 @@ class RemedySettings:
 
 
 @dataclass(frozen=True)
+class Sweep:
+    """The point of a sweep that an entry is.
+
+    Attributes:
+        entry: The entry in the file, which stands for one entry a value.
+        setting: What is swept, such as `word_dropout.rate`.
+        value: This entry's, as the file says it.
+    """
+
+    entry: str
+    setting: str
+    value: object
+
+
+@dataclass(frozen=True)
 class Entry:
     """What competes: remedies, the first acting first; none is the plain VAE.
 
-    A `latent` that is not None stands for the latent of the suite's sizes.
+    A `latent` that is not None stands for the latent of the suite's sizes. A `sweep` only tells
+    where the entry comes from: it is no part of a cell's identity.
     """
 
     name: str
     remedies: tuple[RemedySettings, ...] = ()
     latent: int | None = None
+    sweep: Sweep | None = None
 
 
 @dataclass(frozen=True)

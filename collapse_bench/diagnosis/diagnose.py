@@ -1,0 +1,201 @@
+"""One question of any model: is it collapsed, and how?"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from collapse_bench.corpus import Split
+from collapse_bench.corpus.batches import collate
+from collapse_bench.diagnosis.picture import draw
+from collapse_bench.diagnosis.refinement import gaps, refine
+from collapse_bench.diagnosis.report import Evidence, report
+from collapse_bench.errors import UserError
+from collapse_bench.evaluation import (
+    Evaluable,
+    SentenceNoise,
+    device_of,
+    evaluate,
+    evaluating,
+    normal_posterior,
+    partners,
+)
+from collapse_bench.latent_model import LatentModel, Rows, Scored
+from collapse_bench.metrics import ArraysError, IdentityError, Scores, score, verdict
+from collapse_bench.metrics.likelihood import importance_weighted_nll
+from collapse_bench.metrics.mutual_information import dimension_information
+
+REFINED, SEEN = 64, 512
+"""Sentences whose posteriors are refined, and whose use of z is looked at by position."""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """A verdict with its evidence; printed, it is a report.
+
+    Attributes:
+        verdict: a key of `metrics.VERDICTS`.
+        scores: every metric and its standard error, by plain name.
+        evidence: what else the verdict rests on.
+        arrays: per sentence, as `evaluate` leaves them.
+        position_use: positions [T], nats that z saves there [T] and their errors, or None where the
+            model gives sums only.
+    """
+
+    verdict: str
+    scores: Scores
+    evidence: Evidence
+    arrays: Mapping[str, NDArray[Any]]
+    position_use: tuple[NDArray[Any], NDArray[Any], NDArray[Any]] | None
+
+    def __str__(self) -> str:
+        return report(self.verdict, self.scores, self.evidence)
+
+    def draw(self, path: Path | str, title: str = "") -> None:
+        """Write the picture as PNG: KL spectrum, aggregate posterior, use of z by position."""
+        arrays = self.arrays
+        mean, scale = arrays["posterior_mean"], arrays["posterior_scale"]
+        information = dimension_information(arrays["posterior_sample"], mean, scale).mean(axis=0)
+        draw(
+            Path(path),
+            title=f"{title}: {self.verdict}" if title else self.verdict,
+            kl=arrays["kl"],
+            information=information,
+            mean=mean,
+            scale=scale,
+            position_use=self.position_use,
+        )
+
+
+def diagnose(
+    model: LatentModel,
+    sentences: Any,
+    lengths: Any = None,
+    *,
+    samples: int = 64,
+    batch: int = 64,
+    refined: int = REFINED,
+    seed: int = 0,
+) -> Diagnosis:
+    """Tell whether a model is collapsed, and how.
+
+    Args:
+        model: offers `posterior`, `prior` and `log_likelihood`; see `LatentModel`.
+        sentences: a tensor, an array or a list with one row a sentence, N of them.
+        lengths: `[N]` tokens of each; they say which sentences may be compared.
+        samples: draws behind the NLL of a sentence.
+        batch: sentences handed to the model at once.
+        refined: sentences whose posterior is refined under the frozen decoder.
+        seed: of all noise.
+
+    Raises:
+        UserError: the model breaks the protocol, its posterior is no diagonal normal, its numbers
+            are not finite or contradict each other, or there are fewer than two sentences.
+    """
+    rows = Rows.of(sentences, lengths)
+    if len(rows) < 2:
+        raise UserError(
+            "diagnose: one sentence has nothing to be told apart from; give at least two, better"
+            " a thousand"
+        )
+    scored = Scored(model)
+    arrays = evaluate(scored, rows, samples=samples, batch=batch, seed=seed)
+    return examine(scored, rows, arrays, refined=refined, seed=seed)
+
+
+def examine(
+    model: Evaluable,
+    split: Split | Rows,
+    arrays: Mapping[str, NDArray[Any]],
+    *,
+    refined: int = REFINED,
+    seed: int = 0,
+) -> Diagnosis:
+    """The diagnosis of a model that has been evaluated.
+
+    Args:
+        model: the very model that left the arrays.
+        split: its N sentences.
+        arrays: as `evaluate` left them.
+        refined: sentences to refine, at most N.
+        seed: of all noise.
+
+    Raises:
+        UserError: the arrays are of no use, or contradict each other.
+    """
+    try:
+        scores = score(arrays)
+    except (ArraysError, IdentityError) as error:
+        raise UserError(f"diagnose: {error}") from error
+    n, latent = arrays["posterior_mean"].shape
+    if not latent:
+        raise UserError("diagnose: this model has no latent, so nothing can collapse")
+    chosen = np.random.default_rng(seed).permutation(n)
+    with evaluating(model, gradients=True):
+        some = rows_at(split, chosen[:refined]).to(device_of(model))
+        noise = SentenceNoise(n, seed)
+        with torch.no_grad():
+            q = normal_posterior(model, some, noise.of(some, -1))
+            p = model.prior(q, some)
+        better = refine(model.log_likelihood, some, q, p, seed=seed)
+    found = gaps(nll_of(arrays)[chosen[:refined]], better)
+    evidence = Evidence(n, latent, found, len(chosen[:refined]))
+    told = verdict(scores.metrics, float(np.log(n)), found.refined_use)
+    return Diagnosis(told, scores, evidence, arrays, by_position(model, split, arrays, seed))
+
+
+def rows_at(split: Split | Rows, index: NDArray[np.int64]) -> Any:
+    """These sentences as one batch."""
+    if isinstance(split, Rows):
+        return split.rows(torch.from_numpy(index))
+    return collate(split, index)
+
+
+def by_position(
+    model: Evaluable, split: Split | Rows, arrays: Mapping[str, NDArray[Any]], seed: int
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]] | None:
+    """What z saves at each position, against another sentence's z: positions, nats, errors.
+
+    Positions that fewer than ten of the sentences reach are left out.
+    """
+    n = len(arrays["tokens"])
+    chosen = np.random.default_rng(seed + 1).permutation(n)[:SEEN]
+    other = partners(arrays["tokens"], seed)[chosen]
+    device = device_of(model)
+    saved: list[NDArray[Any]] = []
+    with evaluating(model):
+        for start in range(0, len(chosen), 64):
+            part = slice(start, start + 64)
+            batch = rows_at(split, chosen[part]).to(device)
+            q = normal_posterior(model, batch, SentenceNoise(n, seed).of(batch, -1))
+
+            def nats(which: NDArray[np.int64], batch: Any = batch, q: Any = q) -> Any:
+                z = torch.from_numpy(arrays["posterior_sample"][which]).to(device)
+                return model.log_likelihood_by_position(batch, z.reshape(q.mean.shape))
+
+            own, shuffled = nats(chosen[part]), nats(other[part])
+            if own is None:
+                return None
+            difference = (own - shuffled).cpu().double().numpy()
+            over = np.arange(difference.shape[1]) >= arrays["tokens"][chosen[part]][:, None]
+            if arrays["tokens"].max() > 1:  # lengths are known
+                difference[over] = np.nan
+            saved.extend(difference)
+    longest = max(map(len, saved))
+    table = np.full((len(saved), longest), np.nan)
+    for row, values in zip(table, saved, strict=True):
+        row[: len(values)] = values
+    count = np.isfinite(table).sum(axis=0)
+    kept = count >= min(10, len(table))
+    mean = np.nanmean(table[:, kept], axis=0)
+    error = np.nanstd(table[:, kept], axis=0) / np.sqrt(count[kept])
+    return np.flatnonzero(kept), mean, error
+
+
+def nll_of(arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
+    """NLL of each sentence, [N]."""
+    return np.asarray(importance_weighted_nll(arrays["log_weights"], arrays["draws"]))

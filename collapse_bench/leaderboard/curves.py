@@ -1,0 +1,118 @@
+"""A remedy swept through its knob: what it gets at the same rate, or at the same NLL, as another.
+
+Remedies whose knob sets the rate can only be compared so (Alemi et al. 2018): one that is set to a
+higher rate is not a better one.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.interpolate import PchipInterpolator
+
+from collapse_bench.leaderboard.section import Row
+
+Floats = NDArray[np.float64]
+
+LEAST = 3
+"""Points of different rates that make a curve."""
+
+STEPS = 200
+"""Between two points, where the curve is looked at."""
+
+MEASURES = ("nll", "distortion", "useful_information")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Points of one swept entry, means over seeds, the rates rising.
+
+    Attributes:
+        entry: the swept one, as the suite names it.
+        rates: nats, [P], three or more, all different.
+        measures: of these points, nats, each [P]: those of MEASURES, and `gap` to the language
+            model, NaN where there is none.
+    """
+
+    entry: str
+    rates: Floats
+    measures: Mapping[str, Floats]
+
+    def at(self, name: str, rates: Floats | Sequence[float]) -> Floats:
+        """A measure at other rates, by monotone piecewise cubics that overshoot no point (Fritsch
+        and Butland 1984); NaN outside of the measured rates.
+
+        Args:
+            name: of the measure.
+            rates: nats, any shape.
+
+        Returns:
+            Nats, the same shape.
+        """
+        values, at = self.measures[name], np.asarray(rates, dtype=np.float64)
+        if not np.isfinite(values).all():
+            return np.full(at.shape, np.nan)
+        return np.asarray(PchipInterpolator(self.rates, values, extrapolate=False)(at))
+
+    def path(self) -> Floats:
+        """Rates from the first to the last point, the points among them."""
+        parts = np.linspace(self.rates[:-1], self.rates[1:], STEPS, endpoint=False, axis=1)
+        return np.append(parts.ravel(), self.rates[-1])
+
+    def most_useful(self, margin: float) -> float:
+        """The largest useful information on the curve where the NLL is at most the language model's
+        and a margin; NaN where it never is.
+
+        Args:
+            margin: nats.
+        """
+        path = self.path()
+        affordable = self.at("gap", path) <= margin
+        useful = self.at("useful_information", path[affordable])
+        return float(useful.max()) if len(useful) else math.nan
+
+
+def swept(rows: Sequence[Row], curves: Mapping[str, Sequence[str]]) -> dict[str, Curve | None]:
+    """The curve of every swept entry, None of one with too few points.
+
+    Args:
+        rows: of one architecture.
+        curves: swept entry -> the entries of its values.
+    """
+    by_entry = {row.entry: row for row in rows}
+    return {
+        name: curve_of(name, [by_entry[entry] for entry in entries if entry in by_entry])
+        for name, entries in curves.items()
+    }
+
+
+def curve_of(entry: str, rows: Sequence[Row]) -> Curve | None:
+    """The curve through the finished points of a swept entry; None if they are too few.
+
+    Points of the same rate become their mean.
+
+    Args:
+        entry: the swept one.
+        rows: of its values and of one architecture.
+    """
+    points = [point for row in rows if (point := _point(row)) is not None]
+    if not points:
+        return None
+    table = np.array(points)
+    rates, which = np.unique(table[:, 0], return_inverse=True)
+    if len(rates) < LEAST:
+        return None
+    means = np.array([table[which == i].mean(axis=0) for i in range(len(rates))])
+    names = (*MEASURES, "gap")
+    return Curve(entry, rates, {name: means[:, i + 1] for i, name in enumerate(names)})
+
+
+def _point(row: Row) -> list[float] | None:
+    """Rate, measures and gap of a row; None if a number but the gap is missing."""
+    estimates = [row.metric(name) for name in ("kl", *MEASURES)]
+    numbers = [e.mean for e in estimates if e is not None and math.isfinite(e.mean)]
+    gap = row.gap()
+    complete = len(numbers) == len(estimates)
+    return [*numbers, gap.mean if gap else math.nan] if complete else None

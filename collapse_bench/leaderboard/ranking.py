@@ -1,0 +1,98 @@
+"""The rows of one architecture in order: by what the decoder uses, among those that pay no more
+than the tolerance for it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from collapse_bench.leaderboard.section import Row, finished
+from collapse_bench.leaderboard.statistics import estimate
+
+TOLERANCE = 1.0
+"""Nats by which the NLL of an entry that is given a place may exceed the language model's."""
+
+HEADLINE = "useful_information"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows that may be compared, the best first.
+
+    Attributes:
+        title: what they have in common; the language model's is empty.
+    """
+
+    title: str
+    rows: tuple[Row, ...]
+
+
+def ranked(rows: Sequence[Row]) -> list[Group]:
+    """The groups of one architecture that are not empty.
+
+    First the language model; then, by mean useful information, the rows whose mean NLL is within
+    the tolerance, with their places; then those beyond it; last those without a number to go by.
+
+    Args:
+        rows: of one architecture, as in the suite, which decides where two are equal.
+    """
+    controls = [row for row in rows if row.is_language_model]
+    known = [row for row in rows if row not in controls and _comparable(row)]
+    within = [row for row in known if _gap(row) <= TOLERANCE]
+    above = [row for row in known if _gap(row) > TOLERANCE]
+    others = [row for row in rows if row not in controls and row not in known]
+    groups = [
+        Group("", tuple(controls)),
+        Group(
+            f"NLL at most {TOLERANCE:.1f} nat above the language model",
+            tuple(placed(sorted(within, key=_useful, reverse=True))),
+        ),
+        Group(
+            f"NLL more than {TOLERANCE:.1f} nat above the language model",
+            tuple(sorted(above, key=_useful, reverse=True)),
+        ),
+        Group(
+            "no gap to the language model, or no useful information, to rank by",
+            tuple(sorted(others, key=_useful, reverse=True)),
+        ),
+    ]
+    return [group for group in groups if group.rows]
+
+
+def placed(rows: Sequence[Row]) -> list[Row]:
+    """The same rows with their places: tied with the first of a tie unless the 95 % interval of the
+    paired difference of useful information excludes 0. A row of a single seed gets none.
+
+    Args:
+        rows: the best first.
+    """
+    result: list[Row] = []
+    first: Row | None = None
+    place = count = 0
+    for row in rows:
+        if len(row.done) < 2:
+            result.append(row)
+            continue
+        count += 1
+        if first is None or _differ(first, row):
+            first, place = row, count
+        result.append(replace(row, place=place))
+    return result
+
+
+def _differ(first: Row, row: Row) -> bool:
+    difference = estimate(first.differences(finished(row.cells), HEADLINE))
+    return difference is not None and difference.excludes_zero
+
+
+def _comparable(row: Row) -> bool:
+    return math.isfinite(_gap(row)) and math.isfinite(_useful(row))
+
+
+def _gap(row: Row) -> float:
+    gap = row.gap()
+    return gap.mean if gap else math.nan
+
+
+def _useful(row: Row) -> float:
+    useful = row.metric(HEADLINE)
+    return useful.mean if useful and math.isfinite(useful.mean) else -math.inf

@@ -1,0 +1,178 @@
+"""Every metric by name: its version, its unit, what it is, and what it cannot see.
+
+A record's names carry the version, `nll@1`: a number is only ever set beside one of the same
+arithmetic. Whoever changes what a metric computes raises its version.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple, TypeVar
+
+from collapse_bench.metrics.active_units import THRESHOLDS
+
+T = TypeVar("T")
+
+
+class Metric(NamedTuple):
+    """What a number is.
+
+    Attributes:
+        unit: `nats` are nats a sentence.
+        meaning: what it is, with its source.
+        blind: what it cannot see.
+        version: of its arithmetic.
+    """
+
+    unit: str
+    meaning: str
+    blind: str
+    version: int = 1
+
+
+METRICS: dict[str, Metric] = {
+    "useful_information": Metric(
+        "nats",
+        "min(useful rate, mutual information): what the latent tells and the decoder uses",
+        "whether it is more than length and first words: see probe_information",
+    ),
+    "useful_rate": Metric(
+        "nats",
+        "U = NLL - D = rate less the gap to the true posterior: what the decoder gains from z",
+        "too high by as much as the NLL is, where the draws have run out",
+    ),
+    "nll": Metric(
+        "nats",
+        "importance-weighted negative log-likelihood (Burda et al. 2016), one draw in eight from"
+        " the prior",
+        "an upper bound, looser where the posterior is far from the true one",
+    ),
+    "nll_jackknife": Metric(
+        "nats",
+        "the same with its bias reduced by leaving out one draw at a time (Nowozin 2018)",
+        "no bound: it may lie on either side",
+    ),
+    "nll_gain_of_doubling": Metric(
+        "nats",
+        "what the last doubling of the draws took off the NLL: above 0.1 it has not settled",
+        "a mode of the true posterior that no draw has met",
+    ),
+    "nll_samples": Metric("draws", "draws behind a sentence's NLL, mean over sentences", "-"),
+    "nll_monte_carlo_error": Metric(
+        "nats",
+        "standard error of a sentence's NLL from its draws, mean over sentences",
+        "a large weight that no draw has met; of one draw none is known",
+    ),
+    "ess": Metric(
+        "draws",
+        "effective sample size of those draws (Kong 1992), mean over sentences",
+        "a mode that no draw has met",
+    ),
+    "negative_elbo": Metric("nats", "distortion + rate", "which of the two it is made of"),
+    "distortion": Metric(
+        "nats",
+        "D = -log p(x|z) for z from the posterior",
+        "what the rate costs: D alone is not a likelihood",
+    ),
+    "kl": Metric(
+        "nats",
+        "rate R, KL of the posterior from the prior",
+        "whether z tells anything, and whether the decoder listens",
+    ),
+    "mutual_information": Metric(
+        "nats",
+        "I_q(x; z), lower bound over the whole split (Hoffman and Johnson 2016)",
+        "whether the decoder listens; nothing above the logarithm of the number of sentences",
+    ),
+    "mutual_information_upper": Metric(
+        "nats", "I_q(x; z), leave-one-out upper bound (Poole et al. 2019)", "as the lower one"
+    ),
+    "mutual_information_he2019": Metric(
+        "nats",
+        "I_q(x; z) as in the code of He et al. 2019: batches of at most 32 of one length",
+        "anything above log 32 = 3.47; information on length; for comparison only",
+    ),
+    "marginal_kl": Metric(
+        "nats",
+        "KL of the aggregate posterior from the prior, R - I",
+        "too high where the mutual information is saturated",
+    ),
+    "moment_kl": Metric(
+        "nats",
+        "a lower bound on it, from mean and covariance of the aggregate posterior",
+        "holes that leave both moments as they are",
+    ),
+    "total_correlation": Metric(
+        "nats",
+        "what latent dimensions tell twice, sum_j I_j - I (Chen et al. 2018)",
+        "too low or high where information is saturated",
+    ),
+    "dimension_kl": Metric(
+        "nats",
+        "KL of the single dimensions' aggregate posteriors from the prior, R - sum_j I_j",
+        "under a prior whose dimensions depend on each other it holds that dependence too",
+    ),
+    "active_units": Metric(
+        "units",
+        "latent dimensions whose posterior mean has a variance above 0.01 (Burda et al. 2016)",
+        "whether the decoder listens; the scale of z; how little 0.01 is (0.005 nats)",
+    ),
+    **{
+        f"active_units_{threshold:g}": Metric(
+            "units", f"the same for a variance above {threshold:g}", "as active_units"
+        )
+        for threshold in THRESHOLDS
+    },
+    "relative_active_units": Metric(
+        "units",
+        "dimensions with more than 0.01 of their aggregate variance in the posterior mean",
+        "whether the decoder listens; duplicates among the dimensions",
+    ),
+    "whitened_active_units": Metric(
+        "units",
+        "directions with more than 0.01 of the whitened aggregate variance in the posterior mean",
+        "whether the decoder listens",
+    ),
+    "effective_units": Metric(
+        "units",
+        "exp of the entropy of the dimensions' shares of information; 0 where there is none",
+        "whether the decoder listens",
+    ),
+    "shuffle_gap": Metric(
+        "nats",
+        "what log p(x|z) loses with another sentence's z of the same length",
+        "how much: it detects use, and is not below the information where inference is exact",
+    ),
+    "probe_information": Metric(
+        "nats",
+        "what length and first three words tell of z to a linear-Gaussian probe (after Bosc and"
+        " Vincent 2020)",
+        "what no linear-Gaussian probe finds: z may hold more of them than this",
+    ),
+    "information_about": Metric(
+        "nats",
+        "I_q(a; z) of a known attribute a of the sentence, one metric an attribute",
+        "whether the decoder listens",
+    ),
+    "global_information_share": Metric(
+        "share",
+        "information on all attributes over what there is to know of them",
+        "whether the decoder listens",
+    ),
+    "perplexity": Metric(
+        "per token", "exp(NLL / tokens), EOS counted, BOS and padding not", "as the NLL"
+    ),
+}
+
+
+def key_of(name: str) -> str:
+    """A metric's name with its version, as records carry it: `nll@1`, `information_about_topic@1`.
+
+    Raises:
+        KeyError: there is no such metric.
+    """
+    family = "information_about" if name.startswith("information_about_") else name
+    return f"{name}@{METRICS[family].version}"
+
+
+def versioned(values: Mapping[str, T]) -> dict[str, T]:
+    """The same values under the names that records carry."""
+    return {key_of(name): value for name, value in values.items()}

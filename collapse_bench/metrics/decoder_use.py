@@ -1,0 +1,57 @@
+"""What the decoder gains from the latent, which no number of the encoder alone can tell."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating]
+
+
+def useful_rate(nll: Floats, distortion: Floats) -> Floats:
+    """U = NLL - D of each sentence, in nats, [N]: how much better the decoder does with z.
+
+    As R + D - NLL is the gap KL(q(z|x) || p(z|x)) to the true posterior, U = R - gap: of the rate,
+    what the decoder pays back (D + R >= NLL as in Burda et al. 2016, D and R as in Alemi et al.
+    2018). Zero for every decoder that ignores z, whatever rate, mutual information or active units
+    the encoder shows: a constant posterior far from the prior, a delta-VAE at its floor, or a hash
+    of the sentence. At exact inference it is R; it is never above R.
+
+    It cannot see what z tells of, nor whether z tells anything at all: prior and posterior may be
+    off by the same shift for all sentences, which the decoder needs but which is no information
+    (see `useful_information`). An NLL that is too high, for want of draws, makes U too high by as
+    much.
+
+    Args:
+        nll: of each sentence, [N].
+        distortion: -log p(x|z) for z from the posterior, [N].
+    """
+    return np.asarray(nll, dtype=np.float64) - np.asarray(distortion, dtype=np.float64)
+
+
+def useful_information(useful: float, information: float) -> float:
+    """min(U, I), in nats: what the latent tells and the decoder uses.
+
+    U alone is blind to a shift of z that every sentence shares, I alone to a decoder that does not
+    listen; a hash of the sentence has all of I and none of U. It cannot see a model that has both,
+    but of different things: a decoder that needs such a shift, with an encoder that adds a hash.
+
+    Args:
+        useful: mean useful rate U over sentences.
+        information: mutual information I of sentence and latent.
+    """
+    return min(useful, information)
+
+
+def shuffle_gap(distortion: Floats, shuffled_log_likelihood: Floats) -> Floats:
+    """What log p(x|z) loses with the z of another sentence of the same length, in nats, [N].
+
+    E log p(x|z) - E log p(x|z'): a detector of use, not an estimate of information. Zero where the
+    decoder ignores z. At exact inference and with z' of any sentence it is
+    I + KL(p(x)p(z) || p(x, z)), so not below I and often far above. It cannot see what z tells of
+    the length, nor how much: one confident mistake may cost more than all there is to know.
+
+    Args:
+        distortion: -log p(x|z) for z from the sentence's own posterior, [N].
+        shuffled_log_likelihood: log p(x|z') with z' from the posterior of another sentence, [N].
+    """
+    shuffled = np.asarray(shuffled_log_likelihood, dtype=np.float64)
+    return -np.asarray(distortion, dtype=np.float64) - shuffled

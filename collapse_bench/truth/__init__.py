@@ -1,0 +1,1 @@
+"""Models whose every number is known exactly, to hold the bench against."""
