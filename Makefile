@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BENCH = .venv/bin/python -m collapse_bench
 
-.PHONY: venv run test bench growth lint
+.PHONY: venv run test verify bench growth lint
 
 venv: .venv/installed
 
@@ -20,6 +20,10 @@ run: venv
 
 test: venv
 	.venv/bin/python -m pytest
+
+# The measurements against models whose answers are known; fails where one is off.
+verify: venv
+	$(BENCH) verify
 
 # The plain way against the bench's own, in one process; tests/conftest.py, which allows one thread,
 # is left out. COLLAPSE_BENCH_DATA names the folder of PTB, as for `make run`.

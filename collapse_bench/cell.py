@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import platform
 import resource
 import subprocess
@@ -14,7 +13,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -166,10 +164,11 @@ def _train_and_score(job: Job, report: Report, result: dict[str, Any]) -> None:
         }
         record.write_history(job.folder, selection.history)
     arrays = evaluate_cell(cell, model, job.corpus)
-    scores = score(arrays)
+    # Before anything can be found wrong with the numbers: they can be computed again from these.
     record.write_model(job.folder, model.state_dict())
     job.corpus.vocabulary.save(job.folder / record.VOCABULARY)
-    write_scores(job.folder, result, arrays, scores)
+    result["sentences_sha256"] = record.write_arrays(job.folder, arrays)
+    result |= in_record(result["latent"], score(arrays), len(job.corpus.test))
 
 
 def evaluate_cell(cell: Cell, model: SequenceVAE, corpus: Corpus) -> dict[str, NDArray[Any]]:
@@ -185,21 +184,19 @@ def evaluate_cell(cell: Cell, model: SequenceVAE, corpus: Corpus) -> dict[str, N
     )
 
 
-def write_scores(
-    folder: Path, result: dict[str, Any], arrays: Mapping[str, NDArray[Any]], scores: Scores
-) -> None:
-    """Write the arrays, and put what they say into the record, which is not written here."""
-    result["sentences_sha256"] = record.write_arrays(folder, arrays)
-    result["metrics"] = versioned(scores.metrics)
-    result["standard_errors"] = versioned(scores.standard_errors)
-    result["verdict"] = verdict_of(result["latent"], arrays, scores)
+def in_record(latent: int, scores: Scores, sentences: int) -> dict[str, Any]:
+    """What a record says of its model's scores.
 
-
-def verdict_of(latent: int, arrays: Mapping[str, NDArray[Any]], scores: Scores) -> str:
-    """The verdict of a cell, by `metrics.verdict`, where no posterior has been refined."""
-    if not latent:
-        return "no latent"
-    return verdict(scores.metrics, math.log(len(np.asarray(arrays["tokens"]))))
+    Args:
+        latent: D; without a latent there is no verdict.
+        scores: of the test split.
+        sentences: N behind them.
+    """
+    return {
+        "metrics": versioned(scores.metrics),
+        "standard_errors": versioned(scores.standard_errors),
+        "verdict": verdict(scores, sentences) if latent else "no latent",
+    }
 
 
 def _once_a_second(report: Report) -> Callable[[TrainingRun, Forward], None]:

@@ -231,36 +231,60 @@ def _leaderboard(options: argparse.Namespace) -> int:
 
 
 def _score(options: argparse.Namespace) -> int:
-    from collapse_bench.plugins import remedy_files
-    from collapse_bench.rescoring import read_finished, rescore, restore, score_anew
-
-    files, differing = remedy_files(options.plugin), 0
+    codes = {0}
     for folder in options.cells:
-        result = read_finished(folder, oldest=1 if options.write == "model" else 2)
-        restored = restore(folder, result, files, options.data, _say)
-        if options.write:
-            result = score_anew(folder, restored, result, from_model=options.write == "model")
-            useful = result["metrics"]["useful_information@1"]
-            print(f"{folder}: {result['verdict']}, useful information {useful:.2f}", flush=True)
-            continue
-        lines = rescore(folder, restored, result)
-        agree = all(line.agrees for line in lines)
-        print(f"{folder}: {'agrees' if agree else 'DIFFERS'}")
-        print(f"  {'metric':36} {'record':>14} {'from arrays':>14} {'from model':>14}")
-        for line in lines:
-            numbers = [
-                f"{'-':>14}" if value is None else f"{value:14.6f}"
-                for value in (line.recorded, line.from_arrays, line.from_model)
-            ]
-            print(f"  {line.name:36} {' '.join(numbers)}{'' if line.agrees else '  differs'}")
-        differing += not agree
-    return 1 if differing else 0
+        try:
+            codes.add(0 if _score_one(folder, options) else 1)
+        except UserError as error:  # the other cells are none the worse for it
+            _say(f"error: {error}")
+            codes.add(error.exit_code)
+    return max(codes)
+
+
+def _score_one(folder: Path, options: argparse.Namespace) -> bool:
+    """Score a cell again; tell whether its record agrees, or was written."""
+    from collapse_bench.metrics import key_of
+    from collapse_bench.plugins import remedy_files
+    from collapse_bench.rescoring import (
+        read_finished,
+        remedies_of,
+        rescore,
+        restore,
+        score_arrays,
+        score_model,
+    )
+
+    files = remedy_files(options.plugin)
+    result = read_finished(folder, oldest=1 if options.write == "model" else 2)
+    if options.write:
+        remedies = remedies_of(folder, result, files)
+        if options.write == "arrays":
+            result = score_arrays(folder, result, remedies)
+        else:
+            restored = restore(folder, result, files, options.data, _say)
+            result = score_model(folder, result, restored, remedies)
+        useful = result["metrics"][key_of("useful_information")]
+        print(f"{folder}: {result['verdict']}, useful information {useful:.2f}", flush=True)
+        return True
+    lines = rescore(folder, restore(folder, result, files, options.data, _say), result)
+    agree = all(line.agrees for line in lines)
+    print(f"{folder}: {'agrees' if agree else 'DIFFERS'}")
+    print(f"  {'metric':36} {'record':>14} {'from arrays':>14} {'from model':>14}")
+    for line in lines:
+        numbers = [
+            f"{'-':>14}" if value is None else f"{value:14.6f}"
+            for value in (line.recorded, line.from_arrays, line.from_model)
+        ]
+        print(f"  {line.name:36} {' '.join(numbers)}{'' if line.agrees else '  differs'}")
+    return agree
 
 
 def _diagnose(options: argparse.Namespace) -> int:
     from collapse_bench.plugins import remedy_files
     from collapse_bench.rescoring import diagnose_cell
 
+    if not options.cell.exists():
+        raise UserError(f"{options.cell}: there is no such cell or model file")
     folder = options.cell if options.cell.is_dir() else options.cell.parent
     diagnosis = diagnose_cell(folder, remedy_files(options.plugin), options.data, _say)
     print(diagnosis)

@@ -4,7 +4,7 @@
 into what the evaluation works on, which `SequenceVAE` and `Split` are already.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
@@ -16,6 +16,7 @@ from torch.distributions import Distribution, Independent, Normal
 
 from collapse_bench.errors import UserError
 from collapse_bench.model import Noise
+from collapse_bench.model.latent import base
 
 
 class LatentModel(Protocol):
@@ -30,7 +31,9 @@ class LatentModel(Protocol):
         ...
 
     def prior(self, sentences: Any) -> Distribution:
-        """p(z) for the same B sentences, of the posterior's shape."""
+        """p(z) for the same B sentences, of the posterior's shape: normal with diagonal covariance,
+        or any distribution with a method `from_noise(noise)` that turns standard normal noise of
+        z's shape into a draw."""
         ...
 
     def log_likelihood(self, sentences: Any, z: Tensor) -> Tensor:
@@ -60,13 +63,17 @@ class Rows:
         Raises:
             UserError: there is no sentence, or not one length for each.
         """
-        if not hasattr(values, "__len__") or len(values) == 0:
+        if not hasattr(values, "__len__") or isinstance(values, Mapping) or len(values) == 0:
             raise UserError(
                 "sentences: at least one is needed, as a tensor, an array or a list with one row a"
                 f" sentence, not {type(values).__name__} {values!r:.60}"
             )
-        tokens = torch.ones(len(values), dtype=torch.int64) if lengths is None else lengths
-        tokens = torch.as_tensor(np.asarray(tokens))
+        tokens = torch.ones(len(values), dtype=torch.int64)
+        if lengths is not None:
+            try:
+                tokens = torch.as_tensor(lengths).cpu()
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise UserError(f"lengths: must be whole numbers: {error}") from error
         if tokens.shape != (len(values),) or tokens.is_floating_point() or tokens.min() < 1:
             raise UserError(
                 f"lengths: one whole number from 1 on for each of the {len(values)} sentences is"
@@ -112,7 +119,7 @@ class Scored(nn.Module):
     def posterior(self, batch: Rows, noise: Noise) -> Distribution:
         """q(z|x) of a batch; the noise, which serves a refining posterior, is not used."""
         q = _one_event(self.model.posterior(batch.values), "posterior")
-        if q.batch_shape[:1] != (len(batch),) or len(q.batch_shape) != 1:
+        if q.batch_shape != (len(batch),) or len(q.event_shape) not in (1, 2):
             raise UserError(
                 f"posterior: must be one distribution for each of {len(batch)} sentences, over z"
                 f" of shape [B, D] or [B, n, D], not batch shape {list(q.batch_shape)} and event"
@@ -123,6 +130,12 @@ class Scored(nn.Module):
     def prior(self, q: Distribution, batch: Rows) -> Distribution:
         """p(z) for the sentences of a batch."""
         p = _one_event(self.model.prior(batch.values), "prior")
+        if not (isinstance(base(p), Normal) or hasattr(base(p), "from_noise")):
+            raise UserError(
+                f"prior: a {type(base(p)).__name__} cannot be drawn from with given noise; give it"
+                f" a method from_noise(noise) that turns standard normal noise of shape"
+                f" {[*q.batch_shape, *q.event_shape]} into a draw, or return a Normal"
+            )
         if p.event_shape != q.event_shape or p.batch_shape != q.batch_shape:
             raise UserError(
                 f"prior: must have the posterior's shape, {[*q.batch_shape, *q.event_shape]}, not"
@@ -147,7 +160,33 @@ class Scored(nn.Module):
             raise UserError(
                 f"log_likelihood: must be a tensor [B] or [B, T] with B = {len(batch)}, not {shape}"
             )
+        longest = int(batch.lengths.max())
+        if nats.dim() == 2 and longest > 1:  # lengths are known
+            over = torch.arange(nats.shape[1], device=nats.device) >= batch.lengths[:, None]
+            if (nats[over] != 0).any():
+                raise UserError(
+                    "log_likelihood: must be zero past a sentence's end, as its lengths tell it;"
+                    " mask the padding"
+                )
         return nats
+
+    def check_repeatable(self, batch: Rows) -> None:
+        """Refuse a model that answers the same question differently, as dropout makes it do.
+
+        Raises:
+            UserError: it does.
+        """
+        once, again = (self.model.posterior(batch.values) for _ in range(2))
+        z = once.mean
+        same = torch.equal(z, again.mean) and torch.equal(
+            self._nats(batch, z), self._nats(batch, z)
+        )
+        if not same:
+            raise UserError(
+                "the model gives other numbers for the same sentences each time: turn its dropout"
+                " off, or make the wrapper an nn.Module that holds the model, so that it is put"
+                " into eval mode"
+            )
 
 
 def _one_event(distribution: Any, what: str) -> Distribution:

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
     from collapse_bench.cell import Job
+from collapse_bench.metrics import key_of
 
 
 class Progress:
@@ -80,15 +81,17 @@ class Progress:
             print(text, file=self.stream, flush=True)
 
 
+TOLD = ("nll", "useful_information", "kl")
+
+
 def summary(record: Mapping[str, Any]) -> str:
     """A record in one line."""
     cost = record["cost"]
     if record["status"] != "done":
         reason = (record["error"] or "").strip().splitlines()
         return f"{record['status']} after {cost['seconds']:.0f} s: {reason[-1] if reason else ''}"
-    metrics = record["metrics"]
+    metrics = {name: record["metrics"][key_of(name)] for name in TOLD}
     return (
-        f"NLL {metrics['nll']:.2f}  KL {metrics['kl']:.2f}  "
-        f"MI {metrics['mutual_information']:.2f}  AU {metrics['active_units']}  "
-        f"in {cost['seconds']:.0f} s"
+        f"NLL {metrics['nll']:.2f}  useful information {metrics['useful_information']:.2f} of rate "
+        f"{metrics['kl']:.2f}, {record['verdict']}, in {cost['seconds']:.0f} s"
     )

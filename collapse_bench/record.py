@@ -104,7 +104,9 @@ def read_record(path: Path, oldest: int = SCHEMA) -> dict[str, Any]:
         ) from error
     if not (isinstance(schema, int) and oldest <= schema <= SCHEMA):
         if schema == 1:
-            way_out = f"score it anew with `python -m collapse_bench score --write {path.parent}`"
+            way_out = (
+                f"score it anew with `python -m collapse_bench score --write model {path.parent}`"
+            )
         else:
             way_out = "read it with the version that wrote it"
         raise UserError(
@@ -134,13 +136,15 @@ def read_arrays(folder: Path, sha256: str | None = None) -> dict[str, NDArray[An
         UserError: the file is missing, damaged, or not the one that the record was made from.
     """
     path = folder / SENTENCES
-    way_out = f"make it again from the model with `python -m collapse_bench score --write {folder}`"
+    way_out = (
+        f"make it again from the model with `python -m collapse_bench score --write model {folder}`"
+    )
     try:
         content = path.read_bytes()
         if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
             raise UserError(
                 f"{path}: not the file that the record was made from: its SHA-256 differs, so it "
-                f"was cut short or edited; {way_out}"
+                f"was cut short or edited, or a scoring was interrupted; {way_out}"
             )
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             return dict(arrays)

@@ -1,19 +1,20 @@
 """A finished cell again: scored from its arrays and from its model, and diagnosed."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from collapse_bench import record
-from collapse_bench.cell import build, code_digest, evaluate_cell, provenance, write_scores
+from collapse_bench.cell import build, code_digest, evaluate_cell, in_record, provenance
 from collapse_bench.corpus import Corpus, load_corpus
 from collapse_bench.corpus.vocabulary import Vocabulary
 from collapse_bench.diagnosis import Diagnosis, examine
 from collapse_bench.errors import UserError
 from collapse_bench.metrics import Arrays, ArraysError, IdentityError, Scores, score, versioned
 from collapse_bench.model import SequenceVAE
-from collapse_bench.remedy import by_construction
+from collapse_bench.plugins import fingerprint
+from collapse_bench.remedy import Remedy, by_construction, load_remedy
 from collapse_bench.suite import (
     Cell,
     CorpusSettings,
@@ -25,8 +26,9 @@ from collapse_bench.suite import (
 )
 
 SAME_ARRAYS, SAME_MODEL = 1e-9, 0.01
-"""Nats or units by which a number may differ from the record's: arithmetic of another machine, and
-of its products in bfloat16 or with other threads."""
+"""Nats or units by which a number may differ from the record's, from the arrays relative to its
+size: the arithmetic of another machine. From the model a tenth of its standard error will do, too:
+products in bfloat16 or with other threads may make a sentence stop its draws a round later."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,6 @@ class Restored:
     cell: Cell
     model: SequenceVAE
     corpus: Corpus
-    by_construction: list[str]
 
 
 @dataclass(frozen=True)
@@ -45,20 +46,22 @@ class Line:
 
     name: str
     recorded: float | None
+    error: float
     from_arrays: float | None
     from_model: float | None
 
     @property
     def agrees(self) -> bool:
         """Whether both are what the record says."""
-        return all(
-            again is not None and self.recorded is not None and abs(again - self.recorded) <= same
-            for again, same in ((self.from_arrays, SAME_ARRAYS), (self.from_model, SAME_MODEL))
-        )
+        if self.recorded is None or self.from_arrays is None or self.from_model is None:
+            return False
+        return abs(self.from_arrays - self.recorded) <= SAME_ARRAYS * max(
+            1.0, abs(self.recorded)
+        ) and abs(self.from_model - self.recorded) <= max(SAME_MODEL, 0.1 * self.error)
 
 
 def read_finished(folder: Path, oldest: int = record.SCHEMA) -> dict[str, Any]:
-    """The record of a cell that has a result.
+    """The record of a cell that has a result, or whose model was trained and not scored.
 
     Raises:
         UserError: the folder is no cell's, or the cell has none.
@@ -69,11 +72,37 @@ def read_finished(folder: Path, oldest: int = record.SCHEMA) -> dict[str, Any]:
             f"{folder}: no {record.RECORD} here; a cell is a folder such as runs/<suite>/<cell id>"
         )
     result = record.read_record(path, oldest)
-    if result["status"] != "done":
+    unscored = result["status"] == "failed" and (folder / record.MODEL).exists()
+    if result["status"] != "done" and not (unscored and oldest < record.SCHEMA):
         raise UserError(
             f"{folder}: this cell is {result['status']} and has no numbers; run its suite again"
         )
     return result
+
+
+def remedies_of(
+    folder: Path, result: Mapping[str, Any], remedy_files: Mapping[str, Path]
+) -> list[Remedy]:
+    """The remedies that a cell was trained with.
+
+    Raises:
+        UserError: one is not known here, or its file is another one now.
+    """
+    remedies = []
+    for each in result["settings"]["remedies"]:
+        name = each["name"]
+        if name not in remedy_files:
+            raise UserError(
+                f"{folder}: trained with the remedy {name}, which is not known here; add"
+                f" --plugin FILE"
+            )
+        if fingerprint(remedy_files[name]) != each["sha256"]:
+            raise UserError(
+                f"{remedy_files[name]}: not the file that {folder} was trained with: it has been"
+                f" edited since, so it is another remedy; give the old one with --plugin FILE"
+            )
+        remedies.append(load_remedy(name, each["settings"], remedy_files))
+    return remedies
 
 
 def restore(
@@ -96,12 +125,7 @@ def restore(
         UserError: weights, vocabulary, a remedy or the corpus is missing or another one.
     """
     settings, names = result["settings"], result["corpus"]
-    remedies = tuple(RemedySettings(**each) for each in settings["remedies"])
-    if unknown := [each.name for each in remedies if each.name not in remedy_files]:
-        raise UserError(
-            f"{folder}: trained with the remedy {unknown[0]}, which is not known here; add"
-            f" --plugin FILE"
-        )
+    remedies_of(folder, result, remedy_files)
     wanted = CorpusSettings(
         name=names["name"],
         path=str(data) if names["name"] == "text" and data and not names.get("hub") else None,
@@ -117,20 +141,34 @@ def restore(
             f"{folder}: trained on a {names['name']} of SHA-256 {names['sha256'][:12]}..., found is"
             f" {corpus.sha256[:12]}...; give the same text with --data"
         )
-    cell = Cell(
-        result["suite"],
-        Entry(result["entry"], remedies),
-        result["architecture"],
-        result["seed"],
-        wanted,
-        Sizes(**settings["sizes"]),
-        Training(**settings["training"]),
-        Evaluation(**settings["evaluation"]),
-    )
-    vocabulary = Vocabulary.load(folder / record.VOCABULARY)
-    model, built = build(cell, vocabulary.size, remedy_files)
+    try:
+        cell = Cell(
+            result["suite"],
+            Entry(result["entry"], tuple(RemedySettings(**each) for each in settings["remedies"])),
+            result["architecture"],
+            result["seed"],
+            wanted,
+            Sizes(**settings["sizes"]),
+            Training(**settings["training"]),
+            Evaluation(**settings["evaluation"]),
+        )
+    except TypeError as error:
+        raise UserError(
+            f"{folder / record.RECORD}: settings of another version: {error}"
+        ) from error
+    try:
+        words = Vocabulary.load(folder / record.VOCABULARY).tokenizer.get_vocab()
+    except Exception as error:
+        raise UserError(
+            f"{folder / record.VOCABULARY}: cannot be read: {error}; run the suite again"
+        ) from error
+    if words != corpus.vocabulary.tokenizer.get_vocab():
+        raise UserError(
+            f"{folder / record.VOCABULARY}: not the vocabulary of this corpus; run the suite again"
+        )
+    model, _ = build(cell, corpus.vocabulary.size, remedy_files)
     record.read_model(folder, model)
-    return Restored(cell, model, corpus, by_construction(built))
+    return Restored(cell, model, corpus)
 
 
 def rescore(folder: Path, restored: Restored, result: Mapping[str, Any]) -> list[Line]:
@@ -141,24 +179,38 @@ def rescore(folder: Path, restored: Restored, result: Mapping[str, Any]) -> list
     """
     from_arrays = versioned(_score_of(folder, record.read_arrays(folder, _digest(result))).metrics)
     again = evaluate_cell(restored.cell, restored.model, restored.corpus)
-    from_model = versioned(score(again).metrics)
-    recorded = result["metrics"]
+    from_model = versioned(_score_of(folder, again).metrics)
+    recorded, errors = result["metrics"], result["standard_errors"]
     return [
-        Line(name, recorded.get(name), from_arrays.get(name), from_model.get(name))
+        Line(
+            name,
+            recorded.get(name),
+            errors.get(name, 0.0),
+            from_arrays.get(name),
+            from_model.get(name),
+        )
         for name in dict.fromkeys([*recorded, *from_arrays, *from_model])
     ]
 
 
-def score_anew(
-    folder: Path, restored: Restored, result: dict[str, Any], *, from_model: bool
+def score_model(
+    folder: Path, result: dict[str, Any], restored: Restored, remedies: Sequence[Remedy]
 ) -> dict[str, Any]:
-    """Write arrays and record anew; training and its cost stay as they were.
+    """Evaluate a cell's model anew and write arrays and record; training and its cost stay.
 
-    Args:
-        folder: the cell's.
-        restored: its model.
-        result: its record.
-        from_model: whether the model is evaluated again; else its arrays are taken.
+    Returns:
+        The record that was written.
+    """
+    arrays = evaluate_cell(restored.cell, restored.model, restored.corpus)
+    scores = _score_of(folder, arrays)
+    result["sentences_sha256"] = record.write_arrays(folder, arrays)
+    return _write(folder, result, scores, len(arrays["tokens"]), remedies)
+
+
+def score_arrays(
+    folder: Path, result: dict[str, Any], remedies: Sequence[Remedy]
+) -> dict[str, Any]:
+    """Write the record anew from a cell's arrays; neither model nor corpus is needed.
 
     Returns:
         The record that was written.
@@ -166,16 +218,21 @@ def score_anew(
     Raises:
         UserError: the arrays are missing, damaged or not those of the record.
     """
-    if from_model:
-        arrays = evaluate_cell(restored.cell, restored.model, restored.corpus)
-    else:
-        arrays = record.read_arrays(folder, _digest(result))
-    result = result | {
+    arrays = record.read_arrays(folder, _digest(result))
+    return _write(folder, result, _score_of(folder, arrays), len(arrays["tokens"]), remedies)
+
+
+def _write(
+    folder: Path, result: dict[str, Any], scores: Scores, sentences: int, remedies: Sequence[Remedy]
+) -> dict[str, Any]:
+    result |= {
         "schema": record.SCHEMA,
-        "by_construction": restored.by_construction,
+        "status": "done",
+        "error": None,
+        "by_construction": by_construction(remedies),
         "scored": provenance(code_digest()),
     }
-    write_scores(folder, result, arrays, _score_of(folder, arrays))
+    result |= in_record(result["latent"], scores, sentences)
     record.write_record(folder, result)
     return result
 

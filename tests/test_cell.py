@@ -1,5 +1,7 @@
 """One cell from its settings to its record, in this process."""
 
+import hashlib
+import math
 from dataclasses import replace
 
 import pytest
@@ -8,19 +10,23 @@ from conftest import SIZES, TRAINING, make
 
 from collapse_bench.cell import Job, code_digest, describe, run_cell
 from collapse_bench.evaluation import evaluate
+from collapse_bench.metrics import VERDICTS, score, verdict, versioned
 from collapse_bench.model import GENERATIVE
-from collapse_bench.record import read_arrays
-from collapse_bench.suite import Cell, CorpusSettings, Entry, Evaluation
+from collapse_bench.plugins import remedy_files
+from collapse_bench.record import MODEL, RECORD, SENTENCES, read_arrays, read_record
+from collapse_bench.suite import Cell, CorpusSettings, Entry, Evaluation, RemedySettings
 
 
 @pytest.fixture
 def job(corpus, tmp_path):
     """A cell of the plain VAE, or with a latent of 0 of the language model."""
 
-    def job(architecture="lstm", *, latent=8, budget=300, training=TRAINING, **evaluation):
+    def job(
+        architecture="lstm", *, latent=8, remedies=(), budget=300, training=TRAINING, **evaluation
+    ):
         cell = Cell(
             "tiny",
-            Entry("vae" if latent else "language_model"),
+            Entry("vae" if latent else "language_model", remedies),
             architecture,
             1,
             CorpusSettings(),
@@ -28,7 +34,7 @@ def job(corpus, tmp_path):
             training,
             Evaluation(**{"samples": 16, "precision": "float32"} | evaluation),
         )
-        return Job(cell, "id", tmp_path, corpus, budget, "cpu", 1, {}, code_digest())
+        return Job(cell, "id", tmp_path, corpus, budget, "cpu", 1, remedy_files(), code_digest())
 
     yield job
     # A worker process has this for itself.
@@ -64,7 +70,7 @@ def test_a_cell_is_evaluated_as_its_suite_asks(job, tmp_path, monkeypatch):
     assert record["status"] == "done", record["error"]
     expected = {"samples": 16, "standard_error": 1e9, "batch": 3, "precision": "bfloat16"}
     assert expected.items() <= asked.items()
-    assert record["metrics"]["nll_samples"] == 8
+    assert record["metrics"]["nll_samples@1"] == 8
     assert read_arrays(tmp_path)["draws"].tolist() == [8] * 6
 
 
@@ -84,4 +90,43 @@ def test_the_parameters_of_a_record_are_those_that_are_trained(architecture, job
     assert records[8]["cost"]["encoder_updates"] == records[8]["cost"]["decoder_updates"]
     assert records[0]["cost"]["encoder_updates"] == 0
     # One draw of nothing is exact.
-    assert records[0]["metrics"]["nll_samples"] == records[0]["metrics"]["ess"] == 1
+    assert records[0]["metrics"]["nll_samples@1"] == records[0]["metrics"]["ess@1"] == 1
+    assert records[0]["verdict"] == "no latent"
+    assert records[8]["verdict"] in VERDICTS.keys() - {"no latent"}
+
+
+def test_the_record_has_the_scores_of_the_arrays_beside_it(job, tmp_path):
+    record = run_cell(job(), lambda said: None)
+    assert record["status"] == "done", record["error"]
+    written = (tmp_path / SENTENCES).read_bytes()
+    assert record["sentences_sha256"] == hashlib.sha256(written).hexdigest()
+    scores = score(read_arrays(tmp_path, record["sentences_sha256"]))
+    assert record["metrics"] == versioned(scores.metrics)
+    assert record["standard_errors"] == versioned(scores.standard_errors)
+    assert record["verdict"] == verdict(scores.metrics, math.log(6))
+    # What is known of the words and topics of newswire is scored, too.
+    assert {"probe_information@1", "global_information_share@1"} <= record["metrics"].keys()
+    assert read_record(tmp_path / RECORD) == record
+
+
+def test_arrays_that_are_refused_are_kept_beside_a_failed_record(job, tmp_path, monkeypatch):
+    def contradicting(model, split, **keywords):
+        arrays = evaluate(model, split, **keywords)
+        return arrays | {"distortion": arrays["distortion"] - 100}
+
+    monkeypatch.setattr("collapse_bench.cell.evaluate", contradicting)
+    record = run_cell(job(), lambda said: None)
+    assert record["status"] == "failed"
+    assert "D + R >= NLL is off by" in record["error"]
+    assert record["metrics"] == {}
+    assert record["verdict"] is None
+    read_arrays(tmp_path, record["sentences_sha256"])
+    assert (tmp_path / MODEL).exists()
+
+
+def test_a_remedy_tells_what_holds_by_construction(job):
+    committed = RemedySettings("delta_vae", {"length": 4, "stride": 3, "delta": 1.5})
+    record = run_cell(job(remedies=(committed,)), lambda said: None)
+    assert record["status"] == "done", record["error"]
+    assert record["by_construction"] == ["kl"]
+    assert run_cell(job(), lambda said: None)["by_construction"] == []

@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "rescoring": {
         "cell", "suite", "remedy", "model", "corpus", "metrics", "record", "errors", "diagnosis",
     },
-    "progress": {"cell"},
+    "progress": {"cell", "metrics"},
     "runner": {
         "cell", "progress", "suite", "corpus", "remedy", "training", "record", "errors",
     },

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from collapse_bench.metrics import METRICS, VERDICTS, key_of, versioned
 from collapse_bench.record import read_arrays, read_records
 
 SUITE = """\
@@ -128,8 +129,9 @@ def test_a_cell_that_dies_diverges_or_crashes_is_an_outcome_and_the_others_go_on
     assert "step 6" in records["nan"]["error"]
     assert "exited with 7" in records["exit"]["error"]
     assert records["nan"]["cost"]["tokens_decoded"] > 0, "what a cell has cost is not lost"
-    assert records["crash"]["metrics"]["nll"] is None
-    assert records["vae"]["metrics"]["nll"] > 0
+    assert records["crash"]["metrics"] == {}
+    assert records["crash"]["verdict"] is None
+    assert records["vae"]["metrics"]["nll@1"] > 0
     assert records["vae"]["error"] is None
 
     again = bench("run", "trial.yaml")
@@ -150,13 +152,16 @@ def test_a_run_leaves_the_contract_and_is_not_repeated(bench):
     bench.write(vae="[]", annealed="[kl_annealing]")
     assert bench("run", "trial.yaml", "--only", "vae/*").returncode == 0
     (record,) = read_records(bench.folder / "runs" / "trial")
-    assert (record["schema"], record["suite"], record["status"]) == (1, "trial", "done")
+    assert (record["schema"], record["suite"], record["status"]) == (2, "trial", "done")
     assert (record["entry"], record["architecture"], record["seed"]) == ("vae", "lstm", 1)
     assert set(record["corpus"]) >= {"name", "requested", "sha256", "sentences", "tokens"}
-    assert set(record["metrics"]) == {
-        "nll", "nll_samples", "nll_monte_carlo_error", "ess", "negative_elbo", "distortion", "kl",
-        "mutual_information", "mutual_information_upper", "active_units", "perplexity",
-    }  # fmt: skip
+    attributes = {key for key in record["metrics"] if key.startswith("information_about_")}
+    assert len(attributes) > 1
+    assert record["metrics"].keys() - attributes == {
+        key_of(name) for name in METRICS if name != "information_about"
+    }
+    assert record["standard_errors"].keys() == record["metrics"].keys()
+    assert record["verdict"] in VERDICTS
     assert set(record["cost"]) >= {
         "seconds", "tokens_decoded", "encoder_updates", "decoder_updates", "peak_memory_mib",
     }  # fmt: skip
@@ -300,7 +305,7 @@ def test_the_same_seed_gives_the_same_numbers_whatever_runs_beside_it(bench):
         assert a["metrics"] == b["metrics"]
     other = bench("run", "trial.yaml", "--out", "one", "--seeds", "2", "--workers", "2")
     assert other.returncode == 0
-    assert len({r["metrics"]["nll"] for r in read_records(bench.folder / "one" / "trial")}) == 4
+    assert len({r["metrics"]["nll@1"] for r in read_records(bench.folder / "one" / "trial")}) == 4
 
 
 def test_what_a_remedy_remembers_never_costs_a_result(bench):
@@ -320,7 +325,7 @@ def test_help_is_fast_to_load_and_list_names_everything():
         "remedies": ["kl_annealing", "delta_vae", "rate"],
         "corpora": ["ptb", "text", "newswire"],
         "architectures": ["lstm", "transformer"],
-        "metrics": ["nll", "mutual_information_upper"],
+        "metrics": ["nll@1 (nats)", "mutual_information_upper", "cannot see: whether the decoder"],
     }.items():
         command = [sys.executable, "-m", "collapse_bench", "list", what]
         listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -366,7 +371,8 @@ def test_progress_is_live_on_a_terminal_and_one_line_a_cell_elsewhere(stream):
             "status": status,
             "error": "a\nlast line",
             "cost": {"seconds": 3.0},
-            "metrics": metrics,
+            "metrics": versioned(metrics),
+            "verdict": "partly collapsed" if metrics else None,
         }
 
     out = stream()
@@ -375,15 +381,16 @@ def test_progress_is_live_on_a_terminal_and_one_line_a_cell_elsewhere(stream):
     for name in ("one", "two"):
         progress.started(job(name))
     progress.reported(job("one"), {"tokens": 50, "loss": 12.34, "kl": 1.5})
-    progress.ended(
-        job("one"), ended("done", nll=9.0, kl=1.0, mutual_information=0.5, active_units=3)
-    )
+    progress.ended(job("one"), ended("done", nll=9.0, kl=1.0, useful_information=0.5))
     progress.started(job("three"))
     progress.ended(job("two"), ended("failed"))
     progress.close()
     text = out.getvalue()
     assert "[1/4] old: finished before, kept" in text
-    assert "[2/4] one: NLL 9.00  KL 1.00  MI 0.50  AU 3  in 3 s" in text
+    assert (
+        "[2/4] one: NLL 9.00  useful information 0.50 of rate 1.00, partly collapsed, in 3 s"
+        in text
+    )
     assert "[3/4] two: failed after 3 s: last line" in text
     assert ("loss 12.3 KL 1.50" in text) == (stream is Terminal)
     assert (len(text.splitlines()) == 3) == (stream is io.StringIO)
@@ -413,4 +420,4 @@ def test_the_smoke_suite_runs_every_remedy_on_both_architectures(tmp_path):
     assert remedies == {path.stem for path in built_in.glob("[!_]*.py")}
     for record in records:
         floor = 4.8 if record["entry"] == "delta_vae" else 0.0
-        assert record["metrics"]["kl"] >= floor - 1e-3
+        assert record["metrics"]["kl@1"] >= floor - 1e-3

@@ -37,6 +37,13 @@ class SentenceStreams:
         return torch.from_numpy(numbers).to(like)
 
 
+WANTED = "log_likelihood: its gradient with respect to z is needed"
+
+
+class NoGradientError(UserError):
+    """A log-likelihood that depends on z without a gradient."""
+
+
 @contextmanager
 def gradients_of_latents() -> Iterator[None]:
     """Gradients inside, whatever they are outside, of a model in eval mode too.
@@ -68,17 +75,19 @@ def check_gradient(log_likelihood: LogLikelihood, batch: Any, z: Tensor) -> None
         z: any, [B, D] or [B, n, D].
 
     Raises:
-        UserError: it depends on z, and torch cannot see how.
+        NoGradientError: it depends on z, and torch cannot see how.
     """
     z = z.detach().requires_grad_()
-    nats = log_likelihood(batch, z)
+    try:
+        nats = log_likelihood(batch, z)
+    except RuntimeError as error:  # as z.numpy() does
+        raise NoGradientError(f"{WANTED}; with one wanted, it fails: {error}") from error
     if nats.requires_grad:
         (found,) = torch.autograd.grad(nats.sum(), [z], allow_unused=True)
         if found is not None:
             return
     if not torch.equal(nats, log_likelihood(batch, z.detach() + 1)):
-        raise UserError(
-            "log_likelihood: its gradient with respect to z is needed, and what was returned has"
-            " none though it depends on z; compute it by torch operations on z, without detach(),"
-            " numpy or no_grad()"
+        raise NoGradientError(
+            f"{WANTED}, and what was returned has none though it depends on z; compute it by torch"
+            " operations on z, without detach(), numpy or no_grad()"
         )

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from collapse_bench.corpus import Split
 from collapse_bench.corpus.batches import collate
+from collapse_bench.diagnosis.decoding import NoGradientError
 from collapse_bench.diagnosis.picture import draw
-from collapse_bench.diagnosis.refinement import gaps, refine
+from collapse_bench.diagnosis.refinement import Gaps, gaps, refine
 from collapse_bench.diagnosis.report import Evidence, report
 from collapse_bench.errors import UserError
 from collapse_bench.evaluation import (
@@ -102,7 +103,18 @@ def diagnose(
             "diagnose: one sentence has nothing to be told apart from; give at least two, better"
             " a thousand"
         )
+    least = {
+        "samples": (samples, 1),
+        "batch": (batch, 1),
+        "refined": (refined, 2),
+        "seed": (seed, 0),
+    }
+    for name, (value, smallest) in least.items():
+        if value < smallest:
+            raise UserError(f"diagnose: {name} must be at least {smallest}, not {value}")
     scored = Scored(model)
+    with evaluating(scored):
+        scored.check_repeatable(rows.rows(torch.arange(min(batch, len(rows)))))
     arrays = evaluate(scored, rows, samples=samples, batch=batch, seed=seed)
     return examine(scored, rows, arrays, refined=refined, seed=seed)
 
@@ -134,18 +146,32 @@ def examine(
     n, latent = arrays["posterior_mean"].shape
     if not latent:
         raise UserError("diagnose: this model has no latent, so nothing can collapse")
-    chosen = np.random.default_rng(seed).permutation(n)
-    with evaluating(model, gradients=True):
-        some = rows_at(split, chosen[:refined]).to(device_of(model))
-        noise = SentenceNoise(n, seed)
-        with torch.no_grad():
-            q = normal_posterior(model, some, noise.of(some, -1))
-            p = model.prior(q, some)
-        better = refine(model.log_likelihood, some, q, p, seed=seed)
-    found = gaps(nll_of(arrays)[chosen[:refined]], better)
-    evidence = Evidence(n, latent, found, len(chosen[:refined]))
-    told = verdict(scores.metrics, float(np.log(n)), found.refined_use)
+    chosen = np.random.default_rng(seed).permutation(n)[:refined]
+    found = _refined_gaps(model, split, arrays, chosen, seed)
+    evidence = Evidence(n, latent, found, len(chosen))
+    certain = 0.0 if isinstance(found, str) else found.refined_use - 2 * found.refined_use_error
+    told = verdict(scores, n, certain)
     return Diagnosis(told, scores, evidence, arrays, by_position(model, split, arrays, seed))
+
+
+def _refined_gaps(
+    model: Evaluable,
+    split: Split | Rows,
+    arrays: Mapping[str, NDArray[Any]],
+    chosen: NDArray[np.int64],
+    seed: int,
+) -> Gaps | str:
+    """The gaps over the chosen sentences, or why there are none to be had."""
+    nll = importance_weighted_nll(arrays["log_weights"], arrays["draws"])
+    with evaluating(model, gradients=True):
+        some = rows_at(split, chosen).to(device_of(model))
+        with torch.no_grad():
+            q = normal_posterior(model, some, SentenceNoise(len(nll), seed).of(some, -1))
+            p = model.prior(q, some)
+        try:
+            return gaps(nll[chosen], refine(model.log_likelihood, some, q, p, seed=seed))
+        except NoGradientError as error:
+            return str(error)
 
 
 def rows_at(split: Split | Rows, index: NDArray[np.int64]) -> Any:
@@ -194,8 +220,3 @@ def by_position(
     mean = np.nanmean(table[:, kept], axis=0)
     error = np.nanstd(table[:, kept], axis=0) / np.sqrt(count[kept])
     return np.flatnonzero(kept), mean, error
-
-
-def nll_of(arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
-    """NLL of each sentence, [N]."""
-    return np.asarray(importance_weighted_nll(arrays["log_weights"], arrays["draws"]))

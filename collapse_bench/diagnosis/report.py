@@ -20,11 +20,14 @@ ADVICE = {
     "inference collapse": "Keep the decoder and train the encoder more: aggressive_inference, or"
     " posteriors refined sentence by sentence.",
     "prior holes": "Samples from the prior fall where the decoder was never trained: raise the"
-    " weight of the rate towards 1, or fit a prior to the aggregate posterior. Its NLL is that of"
-    " a bad language model.",
+    " weight of the rate towards 1, or fit a prior to the aggregate posterior.",
     "saturated estimate": "Score it on more sentences: the mutual information of N sentences"
     " cannot exceed log N.",
 }
+
+
+UNSETTLED = 0.1
+"""Nats gained by the last doubling of the draws above which an NLL has not settled."""
 
 
 @dataclass(frozen=True)
@@ -34,20 +37,36 @@ class Evidence:
     Attributes:
         sentences: N behind the scores.
         latent: D.
-        gaps: amortisation and approximation gap, and the refined rate, over some sentences.
+        gaps: amortisation and approximation gap, and the refined rate, over some sentences; or why
+            they could not be had.
         refined: how many those are.
     """
 
     sentences: int
     latent: int
-    gaps: Gaps
+    gaps: Gaps | str
     refined: int
+
+
+def refinement(evidence: Evidence) -> list[str]:
+    """What refined posteriors say, or why there are none."""
+    gaps = evidence.gaps
+    if isinstance(gaps, str):
+        return [f"  no refined posteriors, so inference collapse was not looked for: {gaps}"]
+    return [
+        f"  with refined posteriors         rate {gaps.refined_rate:.2f},"
+        f" useful rate {gaps.refined_use:.2f} ± {gaps.refined_use_error:.2f}"
+        f"   ({evidence.refined} sentences)",
+        f"  amortisation gap                {gaps.amortisation:8.2f} ±"
+        f" {gaps.amortisation_error:.2f}   (of the encoder from the best diagonal normal)",
+        f"  approximation gap               {gaps.approximation:8.2f} ±"
+        f" {gaps.approximation_error:.2f}   (of that from the true posterior)",
+    ]
 
 
 def report(verdict: str, scores: Scores, evidence: Evidence) -> str:
     """The diagnosis as lines of text."""
     metrics, errors = scores
-    gaps = evidence.gaps
 
     def told(name: str) -> str:
         return f"{metrics[name]:8.2f} ± {errors[name]:.2f}"
@@ -65,7 +84,8 @@ def report(verdict: str, scores: Scores, evidence: Evidence) -> str:
         f" ln N = {math.log(evidence.sentences):.2f};"
         f" as He et al. 2019: {metrics['mutual_information_he2019']:.2f})",
         f"  rate R                          {told('kl')}",
-        f"  NLL                             {told('nll')}",
+        f"  NLL                             {told('nll')}"
+        f"   ({metrics['nll_samples']:.0f} draws a sentence, effective {metrics['ess']:.1f})",
         f"  D + R                           {told('negative_elbo')}",
         f"  marginal KL of q(z) from p(z)   {told('marginal_kl')}"
         f"   (at least {metrics['moment_kl']:.2f} by its moments)",
@@ -80,20 +100,18 @@ def report(verdict: str, scores: Scores, evidence: Evidence) -> str:
         )
     if "global_information_share" in metrics:
         lines.append(f"  share of the known attributes   {told('global_information_share')}")
-    lines += [
-        f"  with refined posteriors         rate {gaps.refined_rate:.2f},"
-        f" useful rate {gaps.refined_use:.2f} ± {gaps.refined_use_error:.2f}"
-        f"   ({evidence.refined} sentences)",
-        f"  amortisation gap                {gaps.amortisation:8.2f} ±"
-        f" {gaps.amortisation_error:.2f}   (of the encoder from the best diagonal normal)",
-        f"  approximation gap               {gaps.approximation:8.2f} ±"
-        f" {gaps.approximation_error:.2f}   (of that from the true posterior)",
-    ]
+    lines += refinement(evidence)
     if alone := fooled(metrics):
         lines.append(f"  read alone, {', '.join(alone)} would call this model alive")
-    if metrics.get("nll_gain_of_doubling", 0.0) > 0.1:
+    if metrics.get("nll_gain_of_doubling", 0.0) > UNSETTLED:
         lines.append(
             "  the NLL has not settled: the last doubling of its draws took off"
-            f" {metrics['nll_gain_of_doubling']:.2f} nats; U may be too high by more than that"
+            f" {metrics['nll_gain_of_doubling']:.2f} nats; it, and U, are too high by an unknown"
+            " amount"
+        )
+    if metrics["nll"] < 0:
+        lines.append(
+            "  the NLL is below 0, which only densities can do: of words, log_likelihood has the"
+            " wrong sign"
         )
     return "\n".join([*lines, "", f"try next: {ADVICE[verdict]}"])

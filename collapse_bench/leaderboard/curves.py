@@ -19,6 +19,10 @@ Floats = NDArray[np.float64]
 LEAST = 3
 """Points of different rates that make a curve."""
 
+JUMP = 4.0
+"""Times the rate of a point that the next one may have for the curve to be known between them. A
+knob may collapse a model at once, and a point before that and one after it are no curve."""
+
 STEPS = 200
 """Between two points, where the curve is looked at."""
 
@@ -42,7 +46,7 @@ class Curve:
 
     def at(self, name: str, rates: Floats | Sequence[float]) -> Floats:
         """A measure at other rates, by monotone piecewise cubics that overshoot no point (Fritsch
-        and Butland 1984); NaN outside of the measured rates.
+        and Butland 1984), each stretch by itself; NaN beyond and between the stretches.
 
         Args:
             name: of the measure.
@@ -52,18 +56,32 @@ class Curve:
             Nats, the same shape.
         """
         values, at = self.measures[name], np.asarray(rates, dtype=np.float64)
+        result = np.full(at.shape, np.nan)
         if not np.isfinite(values).all():
-            return np.full(at.shape, np.nan)
-        return np.asarray(PchipInterpolator(self.rates, values, extrapolate=False)(at))
+            return result
+        for points in self.stretches():
+            x, y = self.rates[points], values[points]
+            inside = (at >= x[0]) & (at <= x[-1])
+            result[inside] = PchipInterpolator(x, y)(at[inside]) if len(points) > 1 else y[0]
+        return result
+
+    def stretches(self) -> list[NDArray[np.intp]]:
+        """The points as runs without a jump, numbered from the lowest rate; a run may be of one."""
+        jumps = np.flatnonzero(self.rates[1:] > JUMP * self.rates[:-1])
+        return np.split(np.arange(len(self.rates)), jumps + 1)
 
     def path(self) -> Floats:
-        """Rates from the first to the last point, the points among them."""
-        parts = np.linspace(self.rates[:-1], self.rates[1:], STEPS, endpoint=False, axis=1)
-        return np.append(parts.ravel(), self.rates[-1])
+        """Rates along every stretch, the points among them, and a NaN at every jump."""
+        parts: list[Floats] = []
+        for points in self.stretches():
+            rates = self.rates[points]
+            between = np.linspace(rates[:-1], rates[1:], STEPS, endpoint=False, axis=1)
+            parts += [between.ravel(), rates[-1:], np.array([np.nan])]
+        return np.concatenate(parts[:-1])
 
     def most_useful(self, margin: float) -> float:
-        """The largest useful information on the curve where the NLL is at most the language model's
-        and a margin; NaN where it never is.
+        """The largest useful information on the points and stretches of the curve where the NLL is
+        at most the language model's and a margin; NaN where it never is.
 
         Args:
             margin: nats.

@@ -60,7 +60,7 @@ def ranked(rows: Sequence[Row]) -> list[Group]:
 
 def placed(rows: Sequence[Row]) -> list[Row]:
     """The same rows with their places: tied with the first of a tie unless the 95 % interval of the
-    paired difference of useful information excludes 0. A row of a single seed gets none.
+    first's useful information less the row's, paired, is above 0. A row of a single seed gets none.
 
     Args:
         rows: the best first.
@@ -73,15 +73,16 @@ def placed(rows: Sequence[Row]) -> list[Row]:
             result.append(row)
             continue
         count += 1
-        if first is None or _differ(first, row):
+        if first is None or _behind(first, row):
             first, place = row, count
         result.append(replace(row, place=place))
     return result
 
 
-def _differ(first: Row, row: Row) -> bool:
+def _behind(first: Row, row: Row) -> bool:
+    # The seeds that both finished may be in the row's favour where the means over all are not.
     difference = estimate(first.differences(finished(row.cells), HEADLINE))
-    return difference is not None and difference.excludes_zero
+    return difference is not None and difference.above_zero
 
 
 def _comparable(row: Row) -> bool:

@@ -13,6 +13,8 @@ from collapse_bench.record import SCHEMA
 Record = Mapping[str, Any]
 CellKey = tuple[str, str, int]  # entry, architecture, seed
 
+# As in remedy.LEVERS, which is out of reach: a page is made from records alone, and importing the
+# remedies would need torch. It keeps other text that a record may hold out of a table's column.
 LEVERS = ("build", "objective", "step")
 FIELDS = dict.fromkeys(("cell", "entry", "architecture", "status"), str)
 NUMBERS = dict.fromkeys(("seed", "budget", "latent"), int)
@@ -145,10 +147,15 @@ def check(record: Record) -> None:
     """Raise UserError unless the record is one that this version can read."""
     cell = record.get("cell", "a record without a cell id")
     if record.get("schema") != SCHEMA:
+        way_out = "use the version that wrote it"
+        if record.get("schema") == 1:
+            way_out = (
+                "score the cell anew with `python -m collapse_bench score --write model CELL`, CELL"
+                " being its folder among the runs"
+            )
         raise UserError(
             f"{cell}: its record has schema {record.get('schema')!r}, but this collapse_bench knows"
-            f" schema {SCHEMA}; score the cell anew with `python -m collapse_bench score CELL"
-            " --write`, run it again, or use the version that wrote it"
+            f" schema {SCHEMA}; {way_out}, or run it again"
         )
     corpus = record.get("corpus")
     nested = corpus if isinstance(corpus, Mapping) else {}

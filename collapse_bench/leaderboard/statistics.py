@@ -40,9 +40,9 @@ class Estimate:
     error: float | None = None
 
     @property
-    def excludes_zero(self) -> bool:
-        """True if 0 is outside the interval over seeds; never true of a single seed."""
-        return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
+    def above_zero(self) -> bool:
+        """True if all of the interval over seeds is above 0; never true of a single seed."""
+        return self.interval is not None and self.interval[0] > 0
 
 
 def estimate(values: Sequence[float | None], error: float | None = None) -> Estimate | None:

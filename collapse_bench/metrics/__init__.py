@@ -1,13 +1,13 @@
 """Per-sentence arrays to numbers: pure functions, the same for every entry."""
 
-from collapse_bench.metrics.catalogue import METRICS, key_of, versioned
+from collapse_bench.metrics.catalogue import METRICS, Scores, key_of, versioned
 from collapse_bench.metrics.identities import (
     ArraysError,
     IdentityError,
     check_arrays,
     check_identities,
 )
-from collapse_bench.metrics.scores import Arrays, Scores, posterior_scores, score
+from collapse_bench.metrics.scores import Arrays, posterior_scores, score
 from collapse_bench.metrics.verdict import VERDICTS, fooled, verdict
 
 __all__ = [

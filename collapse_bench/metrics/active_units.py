@@ -5,7 +5,6 @@ All are of the posterior alone: none can see whether the decoder listens.
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import eigh
 
 Floats = NDArray[np.floating]
 
@@ -72,12 +71,26 @@ def whitened_active_units(mean: Floats, scale: Floats, threshold: float = THRESH
         scale: posterior standard deviations, [N, D].
         threshold: a share of variance.
     """
+    signal = signal_to_noise(mean, scale)
+    return int((signal / (1 + signal) > threshold).sum())
+
+
+def signal_to_noise(mean: Floats, scale: Floats) -> Floats:
+    """Variance of the posterior mean over that of the posterior, along the axes of z where the
+    means are uncorrelated, [D].
+
+    The eigenvalues of Cov(mean) after each dimension is divided by its root mean square posterior
+    scale. No sum of large and small numbers is inverted, so nothing is ever singular.
+
+    Args:
+        mean: posterior means, [N, D]; with one sentence nothing varies.
+        scale: posterior standard deviations, [N, D].
+    """
     mean, scale = (np.asarray(array, dtype=np.float64) for array in (mean, scale))
     if len(mean) < 2 or mean.shape[1] == 0:
-        return 0
-    between = np.atleast_2d(np.cov(mean, rowvar=False))
-    aggregate = between + np.diag((scale**2).mean(axis=0))
-    return int((eigh(between, aggregate, eigvals_only=True) > threshold).sum())
+        return np.zeros(mean.shape[1])
+    scaled = (mean - mean.mean(axis=0)) / np.sqrt((scale**2).mean(axis=0))
+    return np.asarray(np.maximum(np.linalg.eigvalsh(scaled.T @ scaled / (len(mean) - 1)), 0))
 
 
 def effective_units(per_dimension: Floats) -> float:

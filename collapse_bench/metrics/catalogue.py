@@ -28,6 +28,13 @@ class Metric(NamedTuple):
     version: int = 1
 
 
+class Scores(NamedTuple):
+    """Metrics and their standard errors over sentences, by plain name."""
+
+    metrics: dict[str, float]
+    standard_errors: dict[str, float]
+
+
 METRICS: dict[str, Metric] = {
     "useful_information": Metric(
         "nats",
@@ -47,7 +54,7 @@ METRICS: dict[str, Metric] = {
     ),
     "nll_jackknife": Metric(
         "nats",
-        "the same with its bias reduced by leaving out one draw at a time (Nowozin 2018)",
+        "the NLL with its bias reduced by leaving out one draw at a time (Nowozin 2018)",
         "no bound: it may lie on either side",
     ),
     "nll_gain_of_doubling": Metric(
@@ -63,7 +70,7 @@ METRICS: dict[str, Metric] = {
     ),
     "ess": Metric(
         "draws",
-        "effective sample size of those draws (Kong 1992), mean over sentences",
+        "effective sample size of the draws behind an NLL (Kong 1992), mean over sentences",
         "a mode that no draw has met",
     ),
     "negative_elbo": Metric("nats", "distortion + rate", "which of the two it is made of"),
@@ -97,7 +104,7 @@ METRICS: dict[str, Metric] = {
     ),
     "moment_kl": Metric(
         "nats",
-        "a lower bound on it, from mean and covariance of the aggregate posterior",
+        "a lower bound on the marginal KL, from mean and covariance of the aggregate posterior",
         "holes that leave both moments as they are",
     ),
     "total_correlation": Metric(
@@ -117,7 +124,7 @@ METRICS: dict[str, Metric] = {
     ),
     **{
         f"active_units_{threshold:g}": Metric(
-            "units", f"the same for a variance above {threshold:g}", "as active_units"
+            "units", f"active units for a variance above {threshold:g}", "as active_units"
         )
         for threshold in THRESHOLDS
     },

@@ -1,5 +1,7 @@
 """Likelihood, distortion and rate from per-sentence arrays, in nats per sentence."""
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
@@ -83,80 +85,101 @@ def monte_carlo_errors(log_weights: Floats, draws: NDArray[np.integer]) -> Float
         [N].
     """
     errors = np.empty(len(draws))
-    most_from_posterior, _ = proposal_draws(log_weights.shape[1])
-    for total in np.unique(draws):
-        weights = log_weights[draws == total]
-        from_posterior, from_prior = proposal_draws(int(total))
-        errors[draws == total] = monte_carlo_error(
-            weights[:, :from_posterior],
-            weights[:, most_from_posterior : most_from_posterior + from_prior],
-        )
+    for rows, from_posterior, from_prior in _by_draws(log_weights, draws):
+        errors[rows] = monte_carlo_error(from_posterior, from_prior)
     return errors
 
 
 def nll_gain_of_doubling(log_weights: Floats, draws: NDArray[np.integer]) -> Floats:
     """What the last doubling of the draws took off the NLL of each sentence, in nats, [N].
 
-    The mean NLL of two halves of the draws, weighted by their sizes, less that of all; never
-    negative. In expectation it is the slope of the bound in S (Burda et al. 2016, theorem 1): where
-    it is not near zero the bound has not settled. It cannot see a mode of the true posterior that
-    no draw has met.
+    The mean NLL of two halves of the draws less that of all. In expectation it is the slope of the
+    bound in S (Burda et al. 2016, theorem 1): where it is not near zero the bound has not settled.
+    It cannot see a mode of the true posterior that no draw has met.
 
-    Every second draw from the posterior, and from the prior, makes a half. The weights stay those
-    of the whole mixture: where a stratum is odd the halves have slightly other shares of it.
+    Every second draw from the posterior, and from the prior, makes a half; both strata keep their
+    shares of the proposal in either half. A single draw from the prior serves both.
 
     Args:
         log_weights: [N, S], those of posterior draws first, as an evaluation leaves them.
         draws: how many there were for each sentence, [N].
 
     Returns:
-        [N]; NaN where there is but one draw.
+        [N]; NaN where there are fewer than two draws from the posterior.
     """
     gain = np.full(len(draws), np.nan)
-    most_from_posterior, _ = proposal_draws(log_weights.shape[1])
-    for total in np.unique(draws[draws > 1]).tolist():
-        from_posterior, from_prior = proposal_draws(total)
-        weights = log_weights[draws == total]
-        drawn = np.hstack(
-            [
-                weights[:, :from_posterior],
-                weights[:, most_from_posterior : most_from_posterior + from_prior],
-            ]
-        )
-        halves = drawn[:, ::2], drawn[:, 1::2]
-        of_halves = sum(half.shape[1] / total * importance_weighted_nll(half) for half in halves)
-        gain[draws == total] = of_halves - importance_weighted_nll(drawn)
+    for rows, from_posterior, from_prior in _by_draws(log_weights, draws):
+        n, m = from_posterior.shape[1], from_prior.shape[1]
+        if n < 2:
+            continue
+        shares = np.log([n / (n + m), m / (n + m)]) if m else np.zeros(1)
+        of_halves = np.zeros(len(from_posterior))
+        for first in (0, 1):
+            half = from_posterior[:, first::2]
+            strata = [half, from_prior[:, first::2] if m > 1 else from_prior][: len(shares)]
+            weight = half.shape[1] / n
+            of_halves += weight * _stratified_nll([_log_mean(part) for part in strata], shares)
+        whole = [_log_mean(part) for part in (from_posterior, from_prior)][: len(shares)]
+        gain[rows] = of_halves - _stratified_nll(whole, shares)
     return gain
 
 
 def jackknife_nll(log_weights: Floats, draws: NDArray[np.integer]) -> Floats:
     """NLL with its bias of order 1/S removed, in nats, [N]: first-order jackknife (Nowozin 2018).
 
-    S NLL_S - (S - 1) times the mean of NLL_(S-1) over the draws left out. No bound: it may lie on
-    either side. Where one weight is nats above the sum of all others it falls by almost as many:
-    believe it only where the effective sample size is not near 1. It cannot see a mode of the true
-    posterior that no draw has met.
+    Draws from the posterior and from the prior are strata, and a draw is left out of its own: the
+    NLL less (n - 1) times what leaving one of n draws out adds to it in the mean, for each stratum
+    of two draws or more. No bound: it may lie on either side. Where one weight is nats above all
+    others it falls by almost as many: believe it only where the effective sample size is not near
+    1. It cannot see a mode of the true posterior that no draw has met.
 
     Args:
-        log_weights: [N, S]; -inf where nothing was drawn.
+        log_weights: [N, S], those of posterior draws first, as an evaluation leaves them.
         draws: how many were drawn for each sentence, [N].
 
     Returns:
         [N]; where there is but one draw, the plain estimate.
     """
-    nll = importance_weighted_nll(log_weights, draws)
-    many = draws > 1
-    weights, count = np.asarray(log_weights, dtype=np.float64)[many], draws[many]
-    total = logsumexp(weights, axis=1)
-    largest = np.arange(len(weights)), weights.argmax(axis=1)
-    # log(1 - share) of each draw. All but the largest have a share of at most a half; what is left
-    # without the largest is summed by itself, where 1 - share would lose every digit.
-    share = np.exp(weights - total[:, None])
-    share[largest] = 0
-    weights[largest] = -np.inf
-    left = np.log1p(-share).sum(axis=1) + logsumexp(weights, axis=1) - total
-    nll[many] += (count - 1) * (left / count - np.log1p(-1 / count))
-    return nll
+    result = importance_weighted_nll(log_weights, draws)
+    for rows, *strata in _by_draws(log_weights, draws):
+        strata = [part for part in strata if part.shape[1]]
+        shares = np.log([part.shape[1] for part in strata]) - np.log(draws[rows][0])
+        means = [_log_mean(part) for part in strata]
+        nll = _stratified_nll(means, shares)
+        corrected = nll.copy()
+        for h, part in enumerate(strata):
+            n = part.shape[1]
+            if n < 2:
+                continue
+            others = np.stack([_log_mean(np.delete(part, k, axis=1)) for k in range(n)])
+            left_out = [others if i == h else mean for i, mean in enumerate(means)]
+            corrected -= (n - 1) * (_stratified_nll(left_out, shares).mean(axis=0) - nll)
+        result[rows] = corrected
+    return result
+
+
+def _by_draws(
+    log_weights: Floats, draws: NDArray[np.integer]
+) -> Iterator[tuple[NDArray[np.bool_], Floats, Floats]]:
+    """Sentences with equally many draws: which [N], weights from posterior and from prior."""
+    most_from_posterior, _ = proposal_draws(log_weights.shape[1])
+    for total in np.unique(draws).tolist():
+        rows = draws == total
+        weights = np.asarray(log_weights[rows], dtype=np.float64)
+        n, m = proposal_draws(total)
+        yield rows, weights[:, :n], weights[:, most_from_posterior : most_from_posterior + m]
+
+
+def _log_mean(log_weights: Floats) -> Floats:
+    return np.asarray(logsumexp(log_weights, axis=1) - np.log(log_weights.shape[1]))
+
+
+def _stratified_nll(log_means: Sequence[Floats], log_shares: Floats) -> Floats:
+    """-log of the strata's mean weights, added up by their shares of the proposal."""
+    parts = np.broadcast_arrays(
+        *(mean + share for mean, share in zip(log_means, log_shares, strict=True))
+    )
+    return np.asarray(-np.logaddexp.reduce(parts))
 
 
 def effective_sample_size(log_weights: Floats) -> Floats:

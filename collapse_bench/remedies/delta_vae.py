@@ -65,7 +65,7 @@ class DeltaVae(Remedy):
         stride: tokens from one vector to the next.
     """
 
-    by_construction: ClassVar[tuple[str, ...]] = ("kl",)
+    by_construction: ClassVar[tuple[str, ...]] = ("kl", "marginal_kl", "moment_kl", "dimension_kl")
 
     delta: Annotated[float, Above(0)] = 4.8
     length: Annotated[int, AtLeast(2)] = 8

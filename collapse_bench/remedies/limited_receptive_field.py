@@ -63,7 +63,11 @@ class LimitedReceptiveField(Remedy):
     """
 
     # A decoder that knows less of the past gains more from z.
-    by_construction: ClassVar[tuple[str, ...]] = ("useful_rate", "shuffle_gap")
+    by_construction: ClassVar[tuple[str, ...]] = (
+        "useful_information",
+        "useful_rate",
+        "shuffle_gap",
+    )
 
     window: Annotated[int, AtLeast(1)] = 4
 

@@ -43,7 +43,11 @@ class WordDropout(Remedy):
     """
 
     # A decoder that knows less of the past gains more from z.
-    by_construction: ClassVar[tuple[str, ...]] = ("useful_rate", "shuffle_gap")
+    by_construction: ClassVar[tuple[str, ...]] = (
+        "useful_information",
+        "useful_rate",
+        "shuffle_gap",
+    )
 
     rate: Annotated[float, Between(0, 1)] = 0.25
 

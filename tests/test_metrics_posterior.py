@@ -1,4 +1,4 @@
-"""Parts of the rate, use of the decoder, attributes and probes, against closed forms."""
+"""What posteriors tell: parts of the rate, units, attributes and probes, against closed forms."""
 
 import math
 
@@ -18,14 +18,7 @@ from collapse_bench.metrics.active_units import (
     variance_shares,
     whitened_active_units,
 )
-from collapse_bench.metrics.decoder_use import shuffle_gap, useful_information, useful_rate
 from collapse_bench.metrics.labels import entropy, information_about
-from collapse_bench.metrics.likelihood import (
-    importance_weighted_nll,
-    jackknife_nll,
-    nll_gain_of_doubling,
-    proposal_draws,
-)
 from collapse_bench.metrics.mutual_information import (
     batched_mutual_information,
     decomposition,
@@ -299,127 +292,6 @@ def test_effective_units_by_hand():
     assert effective_units(np.zeros(0)) == 0
 
 
-# Bias of the NLL
-
-
-def padded(log_weights, samples):
-    """Weights [N, K] as an evaluation of S draws leaves them: -inf where none was drawn."""
-    from_posterior, from_prior = proposal_draws(log_weights.shape[1])
-    most, _ = proposal_draws(samples)
-    wide = np.full((len(log_weights), samples), -np.inf)
-    wide[:, :from_posterior] = log_weights[:, :from_posterior]
-    wide[:, most : most + from_prior] = log_weights[:, from_posterior:]
-    return wide
-
-
-@pytest.mark.parametrize("draws", [2, 3, 8, 16, 33])
-def test_the_halves_are_every_second_draw(rng, draws):
-    weights = rng.normal(size=(5, draws)) - 300
-    halves = weights[:, ::2], weights[:, 1::2]
-    expected = sum(
-        part.shape[1] / draws * (math.log(part.shape[1]) - logsumexp(part, axis=1))
-        for part in halves
-    ) - (math.log(draws) - logsumexp(weights, axis=1))
-    count = np.full(5, draws)
-    gain = nll_gain_of_doubling(padded(weights, 64), count)
-    np.testing.assert_allclose(gain, expected, atol=1e-10)
-    np.testing.assert_array_equal(gain, nll_gain_of_doubling(weights, count))
-    assert (gain > 0).all()
-
-
-def test_halves_keep_the_shares_of_the_proposal():
-    # Of 16 draws 14 are from the posterior, of weight 1, and 2 from the prior, of weight 9.
-    weights = np.log(np.array([[1.0] * 14 + [9.0] * 2]))
-    assert nll_gain_of_doubling(weights, np.array([16]))[0] == pytest.approx(0, abs=1e-12)
-
-
-def test_a_settled_nll_gains_nothing_and_of_one_draw_nothing_is_known(rng):
-    weights = np.vstack([np.full((2, 8), -700.0), padded(np.full((1, 1), -3.0), 8)])
-    gain = nll_gain_of_doubling(weights, np.array([8, 8, 1]))
-    np.testing.assert_allclose(gain[:2], 0, atol=1e-10)
-    assert np.isnan(gain[2])
-    assert np.isnan(nll_gain_of_doubling(np.zeros((2, 1)), np.ones(2, dtype=int))).all()
-
-
-def test_gain_of_doubling_is_the_slope_of_the_bound(rng):
-    weights = 0.8 * rng.normal(size=(20_000, 32))
-    gain = nll_gain_of_doubling(weights, np.full(20_000, 32))
-    again = 0.8 * rng.normal(size=(20_000, 32))
-    of_half = importance_weighted_nll(again[:, :16])
-    difference = of_half.mean() - importance_weighted_nll(weights).mean()
-    error = of_half.std() * math.sqrt(1.5 / 20_000)
-    assert gain.mean() == pytest.approx(difference, abs=4 * error)
-    assert gain.mean() > 0.01
-
-
-@pytest.mark.parametrize("draws", [2, 5, 9])
-def test_jackknife_leaves_out_one_draw_at_a_time(rng, draws):
-    weights = 2 * rng.normal(size=(4, draws)) - 1000
-    plain = importance_weighted_nll(weights)
-    left_out = [importance_weighted_nll(np.delete(weights, s, axis=1)) for s in range(draws)]
-    expected = draws * plain - (draws - 1) * np.mean(left_out, axis=0)
-    count = np.full(4, draws)
-    np.testing.assert_allclose(jackknife_nll(weights, count), expected, atol=1e-9)
-    np.testing.assert_allclose(jackknife_nll(padded(weights, 64), count), expected, atol=1e-9)
-
-
-def test_jackknife_takes_most_of_the_bias_of_log_normal_weights(rng):
-    spread, draws, n = 0.8, 16, 40_000
-    weights = spread * rng.normal(size=(n, draws)) - spread**2 / 2  # mean 1: the NLL is 0
-    plain = importance_weighted_nll(weights).mean()
-    jackknife = jackknife_nll(weights, np.full(n, draws))
-    # The bias of the plain estimate, by the delta method.
-    assert plain == pytest.approx(math.expm1(spread**2) / (2 * draws), rel=0.3)
-    assert abs(jackknife.mean()) < plain / 4
-
-
-def test_jackknife_where_there_is_nothing_to_leave_out_or_all_are_equal():
-    weights = np.array([[-5.0, -np.inf, -np.inf], [-7.0, -7.0, -7.0]])
-    np.testing.assert_allclose(jackknife_nll(weights, np.array([1, 3])), [5.0, 7.0])
-    assert jackknife_nll(np.array([[-5.0]]), np.array([1])).tolist() == [5.0]
-
-
-@pytest.mark.parametrize("gap", [30.0, 800.0, 5000.0])
-def test_jackknife_is_finite_where_one_weight_is_above_all(gap):
-    # Left out, it leaves an estimate of -gap: the mean over the four draws falls by gap / 4.
-    jackknife = jackknife_nll(np.array([[-gap, 0.0, -gap, -gap]]), np.array([4]))
-    left_out = (3 * math.log(3) + gap) / 4
-    assert jackknife[0] == pytest.approx(4 * math.log(4) - 3 * left_out, rel=1e-9)
-
-
-# Use of the decoder
-
-
-def test_use_of_the_decoder_by_hand():
-    nll, distortion = np.array([10.0, 8.0], dtype=np.float32), np.array([7.0, 9.0])
-    np.testing.assert_array_equal(useful_rate(nll, distortion), [3, -1])
-    np.testing.assert_array_equal(shuffle_gap(distortion, np.array([-12.0, -9.0])), [5, 0])
-    assert useful_information(3.0, 2.0) == useful_information(2.0, 3.0) == 2.0
-
-
-def test_of_a_linear_gaussian_model_the_rate_is_useful_and_the_shuffle_gap_more(rng):
-    n, noise = 40_000, 0.5
-    z_true = rng.normal(size=n)
-    x = z_true + noise * rng.normal(size=n)
-    mean, scale = x / (1 + noise**2), math.sqrt(noise**2 / (1 + noise**2))
-    z = mean + scale * rng.normal(size=n)
-    distortion = -norm.logpdf(x, z, noise)
-    information = 0.5 * math.log1p(noise**-2)
-    useful = useful_rate(-norm.logpdf(x, 0, math.sqrt(1 + noise**2)), distortion)
-    assert within_error(useful, information)
-    gap = shuffle_gap(distortion, norm.logpdf(x, np.roll(z, 1), noise))
-    # I + KL(p(x)p(z) || p(x, z)): squares of x - z have the mean 2 + noise^2 across sentences.
-    exact = (2 + noise**2) / (2 * noise**2) - 0.5
-    assert within_error(gap, exact)
-    assert exact > information
-
-
-def test_a_decoder_that_ignores_z_has_no_use():
-    log_likelihood = np.array([-3.0, -50.0])
-    assert (useful_rate(-log_likelihood, -log_likelihood) == 0).all()
-    assert (shuffle_gap(-log_likelihood, log_likelihood) == 0).all()
-
-
 # Attributes
 
 
@@ -623,23 +495,17 @@ def test_a_latent_that_does_not_vary_is_not_probed(rng):
 def test_the_order_of_the_sentences_does_not_matter(seed, n, d):
     rng = np.random.default_rng(seed)
     z, mean, scale = posteriors(rng, n, d)
-    labels, draws = rng.integers(3, size=n), rng.integers(1, 9, size=n)
-    log_weights = rng.normal(size=(n, 8))
+    labels = rng.integers(3, size=n)
     # Sentences of one length come in batches by their order: not more than fit into one.
     tokens = rng.integers(2, 5, size=n)
     order = rng.permutation(n)
 
     def metrics(rows):
         arrays = z[rows], mean[rows], scale[rows]
-        weights = np.vstack(
-            [padded(log_weights[[i], : draws[i]], 8) for i in rows]
-        )  # fmt: skip
         per_sentence = [
             dimension_information(*arrays)[:, 0],
             information_about({"a": labels[rows]}, *arrays)["a"],
             batched_mutual_information(*arrays, tokens[rows]),
-            nll_gain_of_doubling(weights, draws[rows]),
-            jackknife_nll(weights, draws[rows]),
         ]
         whole = [
             *variance_shares(*arrays[1:]),
@@ -667,16 +533,12 @@ def test_one_sentence_or_no_latent_tells_nothing(rng, n, d):
 def test_single_precision_arrays_are_scored_in_double(rng):
     arrays = [array.astype(np.float32) for array in posteriors(rng, n=40)]
     tokens, words = sentences(rng, 40)
-    weights = rng.normal(size=(40, 8)).astype(np.float32)
-    eight = np.full(40, 8)
     for measure, inputs in [
         (dimension_information, arrays),
         (lambda *a: batched_mutual_information(*a, tokens), arrays),
         (lambda *a: information_about({"a": tokens}, *a)["a"], arrays),
         (variance_shares, arrays[1:]),
         (lambda z: probe_information(z, tokens, words), arrays[:1]),
-        (lambda w: jackknife_nll(w, eight), [weights]),
-        (lambda w: nll_gain_of_doubling(w, eight), [weights]),
     ]:
         exact = measure(*[array.astype(np.float64) for array in inputs])
         assert measure(*inputs).dtype == np.float64

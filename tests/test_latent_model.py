@@ -1,0 +1,384 @@
+"""Any model with three methods: its sentences, what it may return, and how it is evaluated."""
+
+import math
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from conftest import make, noise_of
+from torch import Tensor, nn
+from torch.distributions import Independent, Normal
+
+from collapse_bench.errors import UserError
+from collapse_bench.evaluation import evaluate
+from collapse_bench.latent_model import Rows, Scored
+from collapse_bench.metrics import score
+from collapse_bench.metrics.likelihood import importance_weighted_nll
+from collapse_bench.model import diagonal_normal
+from collapse_bench.truth.linear import linear_vae
+
+# Sentences
+
+
+KINDS = {
+    "tensor": lambda values: torch.tensor(values),
+    "array": lambda values: np.array(values),
+    "list": lambda values: list(values),
+}
+
+
+@pytest.fixture(params=KINDS)
+def kind(request):
+    return KINDS[request.param]
+
+
+def listed(values):
+    """The rows of any kind, as lists."""
+    return [list(map(int, row)) for row in values]
+
+
+SENTENCES = [[1, 2], [3, 4], [5, 6], [7, 8], [9, 10]]
+
+
+def test_rows_are_all_there_and_count_as_one_token_each(kind):
+    rows = Rows.of(kind(SENTENCES))
+    assert len(rows) == 5
+    assert listed(rows.values) == SENTENCES
+    assert rows.lengths.tolist() == [1] * 5
+    assert rows.index.tolist() == list(range(5))
+
+
+@pytest.mark.parametrize("lengths", [list, np.array, torch.tensor, tuple])
+def test_batches_are_from_short_to_long_and_have_every_sentence_once(kind, lengths):
+    rows = Rows.of(kind(SENTENCES), lengths([7, 3, 5, 3, 1]))
+    batches = list(rows.batches(2))
+    assert [batch.index.tolist() for batch in batches] == [[4, 1], [3, 2], [0]]
+    assert [batch.lengths.tolist() for batch in batches] == [[1, 3], [3, 5], [7]]
+    for batch in batches:
+        assert listed(batch.values) == [SENTENCES[i] for i in batch.index.tolist()]
+        assert type(batch.values) is type(rows.values)
+        assert batch.lengths.dtype == torch.int64
+
+
+def test_rows_may_be_taken_again_and_from_a_part_of_a_part(kind):
+    some = Rows.of(kind(SENTENCES), [7, 3, 5, 3, 1]).rows(torch.tensor([4, 0, 0, 2]))
+    assert listed(some.values) == [SENTENCES[i] for i in (4, 0, 0, 2)]
+    again = some.rows(torch.tensor([2, 0, 2]))
+    # The place among all sentences, not among these.
+    assert again.index.tolist() == [0, 4, 0]
+    assert again.lengths.tolist() == [7, 1, 7]
+    assert listed(again.values) == [SENTENCES[i] for i in (0, 4, 0)]
+    assert type(again.values) is type(some.values)
+
+
+def test_rows_of_different_lengths_are_a_list_and_texts_stay_texts():
+    ragged = Rows.of(["a b", "c", "d e f"], [2, 1, 3])
+    assert [batch.values for batch in ragged.batches(2)] == [["c", "a b"], ["d e f"]]
+
+
+def test_a_move_keeps_the_rows(kind):
+    rows = Rows.of(kind(SENTENCES), [7, 3, 5, 3, 1]).to("cpu")
+    assert listed(rows.values) == SENTENCES
+    moved = Rows.of(torch.ones(3, 2)).to("meta")
+    assert (
+        moved.values.device.type == moved.lengths.device.type == moved.index.device.type == "meta"
+    )
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [
+        [1, 2],
+        [1] * 6,
+        [],
+        [1.0] * 5,
+        [1, 2, 3, 4, 0],
+        [1, 2, 3, 4, -1],
+        [[1], [2], [3], [4], [5]],
+        [math.nan] * 5,
+        ["1"] * 5,
+        [[1], [2, 3], [4], [5], [6]],
+        7,
+    ],
+)
+def test_lengths_that_are_none_are_refused(kind, lengths):
+    with pytest.raises(UserError, match=r"^lengths: .* of the 5 sentences"):
+        Rows.of(kind(SENTENCES), lengths)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[], torch.ones(0, 3), np.ones((0, 3)), None, 3, torch.tensor(3.0), np.array(3.0), iter([1])],
+    ids=lambda values: type(values).__name__,
+)
+def test_no_sentences_are_refused(values):
+    with pytest.raises(UserError, match=r"^sentences: at least one"):
+        Rows.of(values)
+
+
+def test_a_mapping_is_no_sentences():
+    with pytest.raises(UserError, match=r"^sentences: "):
+        Rows.of({"ids": torch.ones(3, 2), "mask": torch.ones(3, 2)})
+
+
+# What a model may return
+
+
+@dataclass(frozen=True)
+class Model:
+    """z ~ N(0, I) of D = 3 dimensions, or a sequence of n = 2; every method may be put wrong."""
+
+    shape: tuple[int, ...] = (3,)
+    posterior_is: object = None
+    prior_is: object = None
+    log_likelihood_is: object = None
+
+    def posterior(self, sentences):
+        mean = sentences.double().sum(1).reshape(-1, *[1] * len(self.shape)).expand(-1, *self.shape)
+        q = Normal(0.1 * mean, torch.full_like(mean, 0.5))
+        return q if self.posterior_is is None else self.posterior_is(q)
+
+    def prior(self, sentences):
+        zero = torch.zeros(len(sentences), *self.shape, dtype=torch.float64)
+        p = Independent(Normal(zero, zero + 1), len(self.shape))
+        return p if self.prior_is is None else self.prior_is(p)
+
+    def log_likelihood(self, sentences, z):
+        nats = -(0.5 * (z - 0.2) ** 2).flatten(1)
+        return nats if self.log_likelihood_is is None else self.log_likelihood_is(nats)
+
+
+ROWS = Rows.of(torch.tensor(SENTENCES))
+
+
+def all_of(model, rows=ROWS):
+    return evaluate(Scored(model), rows, samples=8, batch=3, seed=1)
+
+
+@pytest.mark.parametrize("shape", [(3,), (1,), (2, 3)])
+def test_a_normal_and_an_independent_normal_are_one_event_a_sentence(shape):
+    plain = Model(shape)
+    expected = all_of(plain)
+    assert expected["posterior_mean"].shape == expected["kl"].shape == (5, math.prod(shape))
+    for events in range(1, len(shape) + 1):
+        if events == len(shape):
+            wrapped = replace(plain, posterior_is=lambda q, n=events: Independent(q, n))
+            for name, array in all_of(wrapped).items():
+                np.testing.assert_array_equal(array, expected[name])
+    q = Scored(plain).posterior(ROWS, torch.randn_like)
+    assert (q.batch_shape, q.event_shape) == ((5,), shape)
+    bare = replace(plain, prior_is=lambda p: p.base_dist)
+    for name, array in all_of(bare).items():
+        np.testing.assert_array_equal(array, expected[name])
+
+
+def test_a_log_likelihood_is_by_sentence_or_by_position():
+    by_position, summed = Model(), Model(log_likelihood_is=lambda nats: nats.sum(1))
+    for name, array in all_of(by_position).items():
+        np.testing.assert_allclose(all_of(summed)[name], array, rtol=1e-12)
+    z = torch.ones(5, 3, dtype=torch.float64)
+    assert Scored(by_position).log_likelihood_by_position(ROWS, z).shape == (5, 3)
+    assert Scored(summed).log_likelihood_by_position(ROWS, z) is None
+    assert torch.equal(
+        Scored(summed).log_likelihood(ROWS, z), Scored(by_position).log_likelihood(ROWS, z)
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "wrong"),
+    [
+        ("posterior", lambda q: (q.mean, q.stddev)),
+        ("posterior", lambda q: q.mean),
+        ("posterior", lambda q: q.mean.numpy()),
+        ("posterior", lambda q: None),
+        ("posterior", lambda q: Normal(q.mean[:-1], q.stddev[:-1])),
+        ("posterior", lambda q: Normal(q.mean.sum(), q.stddev.sum())),
+        ("posterior", lambda q: Normal(q.mean[:, 0], q.stddev[:, 0])),
+        ("posterior", lambda q: Independent(q, 2)),
+        ("posterior", lambda q: Independent(Normal(q.mean[:, None], q.stddev[:, None]), 1)),
+        ("prior", lambda p: (p.mean, p.stddev)),
+        ("prior", lambda p: p.mean),
+        ("prior", lambda p: None),
+        ("prior", lambda p: Normal(torch.zeros(5, 2), torch.ones(5, 2))),
+        ("prior", lambda p: Normal(torch.zeros(3), torch.ones(3))),
+        ("prior", lambda p: Normal(torch.tensor(0.0), torch.tensor(1.0))),
+        ("prior", lambda p: Independent(Normal(p.mean[:2], p.stddev[:2]), 1)),
+        ("log_likelihood", lambda nats: nats.sum(1).numpy()),
+        ("log_likelihood", lambda nats: nats.sum()),
+        ("log_likelihood", lambda nats: nats.sum(1).mean().item()),
+        ("log_likelihood", lambda nats: nats[:-1].sum(1)),
+        ("log_likelihood", lambda nats: nats[:, :, None]),
+        ("log_likelihood", lambda nats: nats.T[:2]),
+        ("log_likelihood", lambda nats: None),
+    ],
+)
+def test_what_breaks_the_protocol_is_told_with_the_method(method, wrong):
+    with pytest.raises(UserError, match=rf"^(the )?{method}\b"):
+        all_of(Model(**{f"{method}_is": wrong}))
+
+
+def test_a_model_without_a_method_is_told_so():
+    class NoPrior:
+        posterior = Model.posterior
+        log_likelihood = Model.log_likelihood
+        shape = (3,)
+        posterior_is = log_likelihood_is = None
+
+    with pytest.raises((UserError, AttributeError), match="prior"):
+        all_of(NoPrior())
+
+
+def test_a_model_is_handed_rows_of_the_kind_that_came_in(kind):
+    seen = set()
+
+    class Watching(Model):
+        def posterior(self, sentences):
+            seen.add(type(sentences))
+            return super().posterior(torch.as_tensor(np.asarray(sentences)))
+
+        def log_likelihood(self, sentences, z):
+            seen.add(type(sentences))
+            assert len(sentences) == len(z)
+            return super().log_likelihood(sentences, z)
+
+    arrays = all_of(Watching(), Rows.of(kind(SENTENCES)))
+    assert seen == {type(kind(SENTENCES))}
+    for name, array in all_of(Model()).items():
+        np.testing.assert_array_equal(arrays[name], array)
+
+
+class Module(nn.Module):
+    """A model with dropout and parameters."""
+
+    def __init__(self):
+        super().__init__()
+        self.mean, self.dropout = nn.Linear(2, 3), nn.Dropout(0.5)
+
+    def posterior(self, sentences):
+        mean = self.dropout(self.mean(sentences.float()))
+        return diagonal_normal(mean, torch.ones_like(mean))
+
+    def prior(self, sentences):
+        zero = torch.zeros(len(sentences), 3)
+        return diagonal_normal(zero, zero + 1)
+
+    def log_likelihood(self, sentences, z):
+        return -(z**2)
+
+
+def test_dropout_is_off_and_the_model_is_left_as_it_was():
+    model = Module()
+    model.mean.eval()
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    one, other = all_of(model), all_of(model)
+    assert np.array_equal(one["posterior_mean"], other["posterior_mean"])
+    with torch.no_grad():
+        expected = model.mean(torch.tensor(SENTENCES).float()).numpy()
+    np.testing.assert_allclose(one["posterior_mean"], expected, rtol=1e-5)
+    assert model.training
+    assert model.dropout.training
+    assert not model.mean.training
+    assert all(map(torch.equal, before, model.parameters()))
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+# Evaluation
+
+
+EIGENVALUES = torch.tensor([6.0, 3.0, 2.0, 1.0, 1.0, 1.0], dtype=torch.float64)
+
+
+def single(model):
+    """The same linear VAE in float32."""
+
+    class Single:
+        def posterior(self, sentences):
+            q = model.posterior(sentences.double())
+            return diagonal_normal(q.mean.float(), q.stddev.float())
+
+        def prior(self, sentences):
+            zero = torch.zeros(len(sentences), 3)
+            return diagonal_normal(zero, zero + 1)
+
+        def log_likelihood(self, sentences, z):
+            return model.log_likelihood(sentences, z.double()).float()
+
+    return Single()
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("float64", 1e-12), ("float32", 1e-6)])
+@pytest.mark.parametrize("standard_error", [0.0, 0.05])
+def test_the_batch_changes_nothing(precision, tolerance, standard_error):
+    model = linear_vae(EIGENVALUES, 3)
+    model = replace(model, gain=0.8 * model.gain, shift=model.shift + 0.3)
+    rows = Rows.of(model.draw(70, torch.Generator().manual_seed(1)), list(range(1, 36)) * 2)
+    scored = Scored(model if precision == "float64" else single(model))
+    one, many = (
+        evaluate(scored, rows, samples=16, batch=size, seed=1, standard_error=standard_error)
+        for size in (1, 64)
+    )
+    assert one.keys() == many.keys()
+    assert one["kl"].dtype == one["log_weights"].dtype == np.dtype(precision)
+    for name in one:
+        np.testing.assert_allclose(one[name], many[name], rtol=tolerance, atol=tolerance)
+
+
+def test_more_draws_lower_the_nll_to_the_evidence():
+    model = linear_vae(EIGENVALUES, 3)
+    far = replace(model, gain=0.8 * model.gain, shift=model.shift + 0.3)
+    sentences = model.draw(400, torch.Generator().manual_seed(1))
+    exact = far.exact_nll(sentences).numpy()
+    gaps = []
+    for samples in (2, 16, 128):
+        arrays = evaluate(Scored(far), Rows.of(sentences), samples=samples, batch=400, seed=1)
+        gaps.append(importance_weighted_nll(arrays["log_weights"]) - exact)
+        score(arrays)
+    for wide, tight in pairwise(gaps):
+        difference = wide - tight
+        assert difference.mean() > 4 * difference.std() / math.sqrt(400)
+    assert abs(gaps[-1].mean()) < 0.05
+
+
+def test_lengths_say_which_sentences_may_be_compared():
+    asked = {}
+
+    class Telling(Model):
+        def log_likelihood(self, sentences, z):
+            asked[tuple(z[0].tolist())] = listed(sentences)[0]
+            return super().log_likelihood(sentences, z)
+
+    rows = Rows.of(torch.tensor(SENTENCES), [2, 1, 2, 1, 2])
+    arrays = evaluate(Scored(Telling()), rows, samples=1, batch=1, seed=1)
+    own = {tuple(z): i for i, z in enumerate(arrays["posterior_sample"].tolist())}
+    partners = {SENTENCES.index(asked[z]): i for z, i in own.items()}
+    # The last sentence that was decoded with each z is another of the same length.
+    assert sorted(partners) == list(range(5))
+    for sentence, other in partners.items():
+        assert sentence != other
+        assert rows.lengths[sentence] == rows.lengths[other]
+
+
+def test_a_posterior_that_is_no_diagonal_normal_is_refused():
+    def full(q):
+        return torch.distributions.MultivariateNormal(q.mean, torch.eye(3, dtype=torch.float64))
+
+    with pytest.raises(UserError, match="MultivariateNormal"):
+        all_of(Model(posterior_is=full))
+
+
+# By position
+
+
+def test_nats_by_position_add_up_and_are_zero_past_the_end(architecture, batch):
+    for remedies in ((), ("delta_vae",), ("limited_receptive_field",)):
+        model = make(architecture, remedies).model.eval()
+        with torch.no_grad():
+            z = model.posterior(batch, noise_of(1)).sample()
+            by_position = model.log_likelihood_by_position(batch, z)
+            whole: Tensor = model.log_likelihood(batch, z)
+        assert by_position.shape == batch.mask.shape
+        torch.testing.assert_close(by_position.sum(1), whole, rtol=1e-5, atol=1e-4)
+        assert (by_position[~batch.mask] == 0).all()
+        assert (by_position[batch.mask] < 0).all()

@@ -1,0 +1,474 @@
+"""A finished cell scored again: what agrees, what differs, what is refused, and the way out."""
+
+import hashlib
+import json
+import re
+import shlex
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import SIZES, TRAINING
+from safetensors.torch import load_file, save_file
+
+from collapse_bench.cell import Job, code_digest, run_cell
+from collapse_bench.cli import main
+from collapse_bench.corpus import load_corpus
+from collapse_bench.plugins import remedy_files
+from collapse_bench.record import HISTORY, MODEL, RECORD, SENTENCES, VOCABULARY, read_record
+from collapse_bench.suite import (
+    Cell,
+    CorpusSettings,
+    Entry,
+    Evaluation,
+    RemedySettings,
+    Sizes,
+    cell_id,
+)
+
+OLD_METRICS = (
+    "nll", "nll_samples", "nll_monte_carlo_error", "ess", "negative_elbo", "distortion", "kl",
+    "mutual_information", "mutual_information_upper", "active_units", "perplexity",
+)  # fmt: skip
+
+MINE = '''\
+"""A remedy of one's own."""
+
+from dataclasses import dataclass
+
+from collapse_bench.remedy import Remedy
+
+
+@dataclass(frozen=True)
+class Mine(Remedy):
+    pass
+'''
+
+
+def finish(
+    folder: Path,
+    settings: CorpusSettings,
+    *,
+    remedies: tuple[RemedySettings, ...] = (),
+    files: dict[str, Path] | None = None,
+    sizes: Sizes = SIZES,
+) -> Path:
+    """Train a tiny cell in this process; its folder."""
+    corpus = load_corpus(settings, None, print)
+    entry = Entry("vae" if sizes.latent else "language_model", remedies)
+    evaluation = Evaluation(samples=16, precision="float32")
+    cell = Cell("tiny", entry, "lstm", 1, settings, sizes, TRAINING, evaluation)
+    name = cell_id(cell, corpus.name, corpus.sha256, 300)
+    known = files or remedy_files()
+    job = Job(cell, name, folder / name, corpus, 300, "cpu", 1, known, code_digest())
+    try:
+        record = run_cell(job, lambda said: None)
+    finally:
+        # A worker process has this for itself.
+        torch.set_flush_denormal(False)
+    assert record["status"] == "done", record["error"]
+    return folder / name
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a cell that nothing has been done to."""
+    return finish(
+        tmp_path_factory.mktemp("runs"), CorpusSettings(sentences=60, vocabulary=41)
+    )  # fmt: skip
+
+
+@pytest.fixture
+def folder(finished, tmp_path):
+    """A copy of it."""
+    shutil.copytree(finished, tmp_path / finished.name)
+    return tmp_path / finished.name
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a verb said, and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def differing(self) -> list[str]:
+        """The metrics in the lines that say so."""
+        return [line.split()[0] for line in self.out.splitlines() if line.endswith("  differs")]
+
+
+@pytest.fixture
+def bench(capsys, monkeypatch):
+    """Run a verb in this process."""
+    monkeypatch.delenv("COLLAPSE_BENCH_DATA", raising=False)
+
+    def run(*arguments) -> Said:
+        code = main([str(argument) for argument in arguments])
+        told = capsys.readouterr()
+        assert "Traceback" not in told.err
+        return Said(code, told.out, told.err)
+
+    return run
+
+
+def edit(folder, change):
+    """Edit a record by hand, past all that writes it."""
+    path = folder / RECORD
+    record = json.loads(path.read_text())
+    change(record)
+    path.write_text(json.dumps(record))
+
+
+def replace_arrays(folder, *, digest=True, **changes):
+    """Put other arrays into the file, and its digest into the record; None takes one out."""
+    path = folder / SENTENCES
+    with np.load(path) as arrays:
+        kept = {name: arrays[name] for name in arrays} | changes
+    np.savez(path, **{name: array for name, array in kept.items() if array is not None})
+    if digest:
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        edit(folder, lambda record: record.update(sentences_sha256=sha256))
+
+
+def refused(said, *words):
+    """Whether it is an error in words that has all of these."""
+    assert said.code == 2
+    assert said.err.startswith("error: ")
+    for word in words:
+        assert str(word) in said.err, said.err
+    return said
+
+
+def follow(bench, said):
+    """Do what the message gives as the way out; it has to work as it stands."""
+    (command,) = re.findall(r"`python -m collapse_bench ([^`]*)`", said.err)
+    done = bench(*shlex.split(command))
+    assert done.code == 0, done.err
+    return done
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+# What agrees, and what differs
+
+
+def test_an_untouched_cell_agrees_and_is_left_as_it_was(folder, bench):
+    before = contents(folder)
+    said = bench("score", folder)
+    assert said.code == 0
+    assert f"{folder}: agrees" in said.out
+    assert said.differing == []
+    record = read_record(folder / RECORD)
+    for name, value in record["metrics"].items():
+        (line,) = [line for line in said.out.splitlines() if line.split()[0] == name]
+        assert [float(number) for number in line.split()[1:3]] == [round(value, 6)] * 2
+        assert float(line.split()[3]) == pytest.approx(value, abs=1e-3)
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("name", ["nll@1", "useful_information@1", "active_units@1"])
+@pytest.mark.parametrize("by", [0.5, 1e-7])
+def test_an_edited_number_differs_on_its_line(folder, bench, name, by):
+    edit(folder, lambda record: record["metrics"].update({name: record["metrics"][name] + by}))
+    said = bench("score", folder)
+    assert said.code == 1
+    assert f"{folder}: DIFFERS" in said.out
+    assert said.differing == [name]
+
+
+def test_a_metric_of_another_version_or_without_a_number_differs(folder, bench):
+    edit(folder, lambda record: record["metrics"].update({"nll@0": record["metrics"].pop("nll@1")}))
+    said = bench("score", folder)
+    assert said.code == 1
+    assert set(said.differing) == {"nll@0", "nll@1"}
+    assert re.search(r"nll@0 +[\d.]+ +- +-  differs", said.out)
+    assert re.search(r"nll@1 +- +[\d.]+ +[\d.]+  differs", said.out)
+
+
+def test_other_weights_than_those_that_were_scored_differ(folder, bench):
+    weights = load_file(folder / MODEL)
+    weights["readout.weight"] = weights["readout.weight"] + 0.1 * torch.randn(
+        weights["readout.weight"].shape, generator=torch.Generator().manual_seed(1)
+    )
+    save_file(weights, folder / MODEL)
+    said = bench("score", folder)
+    assert said.code == 1
+    assert "nll@1" in said.differing
+    # The encoder is the same.
+    assert not {"kl@1", "mutual_information@1", "active_units@1"} & set(said.differing)
+
+
+def test_several_cells_are_all_told_and_one_that_differs_is_enough(finished, folder, bench):
+    edit(folder, lambda record: record["metrics"].update({"kl@1": 99.0}))
+    said = bench("score", folder, finished)
+    assert said.code == 1
+    assert f"{folder}: DIFFERS" in said.out
+    assert f"{finished}: agrees" in said.out
+
+
+# The arrays
+
+
+def test_arrays_that_are_not_those_of_the_record_are_refused(folder, bench):
+    replace_arrays(folder, digest=False, distortion=np.zeros(6))
+    said = refused(bench("score", folder), folder / SENTENCES, "SHA-256")
+    follow(bench, said)
+    assert bench("score", folder).code == 0
+
+
+@pytest.mark.parametrize("kept", [0, 10, 1000])
+@pytest.mark.parametrize("digest", [True, False])
+def test_arrays_that_were_cut_short_are_refused(folder, bench, kept, digest):
+    path = folder / SENTENCES
+    path.write_bytes(path.read_bytes()[:kept])
+    if not digest:
+        edit(folder, lambda record: record.update(sentences_sha256=None))
+    said = refused(bench("score", folder), path)
+    if digest and kept:
+        follow(bench, said)
+        assert bench("score", folder).code == 0
+
+
+def test_missing_arrays_are_refused_and_made_again(folder, bench):
+    (folder / SENTENCES).unlink()
+    said = refused(bench("score", folder), folder / SENTENCES)
+    refused(bench("score", "--write", "arrays", folder), folder / SENTENCES)
+    follow(bench, said)
+    assert bench("score", folder).code == 0
+
+
+@pytest.mark.parametrize("name", ["distortion", "log_weights", "posterior_mean"])
+def test_a_number_that_is_none_is_told_with_its_array(folder, bench, name):
+    with np.load(folder / SENTENCES) as arrays:
+        bad = arrays[name].copy()
+    bad.flat[0] = np.nan
+    replace_arrays(folder, **{name: bad})
+    for verb in (["score"], ["score", "--write", "arrays"], ["diagnose"]):
+        refused(bench(*verb, folder), f"{name}: nan in sentence 0")
+    refused(bench("score", folder), folder / SENTENCES)
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"kl": None}, "no array kl"),
+        ({"kl": np.zeros((5, 8), np.float32)}, "kl: must have the shape"),
+        ({"distortion": np.zeros(6, np.float32)}, "D + R >= NLL is off by"),
+        ({"draws": np.full(6, 99)}, "draws: 99 in sentence 0"),
+    ],
+)
+def test_arrays_that_say_nothing_or_contradict_themselves_are_told(folder, bench, changes, word):
+    replace_arrays(folder, **changes)
+    before = contents(folder)
+    refused(bench("score", folder), folder / SENTENCES, word)
+    refused(bench("score", "--write", "arrays", folder), folder / SENTENCES, word)
+    assert contents(folder) == before
+
+
+# Writing
+
+
+def test_new_scores_from_the_arrays_are_those_and_nothing_else_changes(folder, bench):
+    good = read_record(folder / RECORD)
+    wrong = {"metrics": {"nll@1": 1.0}, "standard_errors": {}, "verdict": "healthy"}
+    edit(folder, lambda record: record.update(wrong))
+    before = contents(folder)
+    said = bench("score", "--write", "arrays", folder)
+    assert said.code == 0
+    assert f"{folder}: {good['verdict']}, useful information" in said.out
+    again = read_record(folder / RECORD)
+    assert again == good | {"scored": again["scored"]}
+    assert again["scored"].keys() == good["scored"].keys()
+    assert {**contents(folder), RECORD: b""} == {**before, RECORD: b""}
+    assert bench("score", folder).code == 0
+
+
+def test_new_scores_from_the_model_are_those_of_its_training(folder, bench):
+    good = read_record(folder / RECORD)
+    (folder / SENTENCES).write_bytes(b"nothing")
+    edit(folder, lambda record: record["metrics"].clear())
+    assert bench("score", "--write", "model", folder).code == 0
+    again = read_record(folder / RECORD)
+    assert again["metrics"] == pytest.approx(good["metrics"], abs=1e-5)
+    for name in good.keys() - {"metrics", "standard_errors", "sentences_sha256", "scored"}:
+        assert again[name] == good[name], name
+    written = (folder / SENTENCES).read_bytes()
+    assert again["sentences_sha256"] == hashlib.sha256(written).hexdigest()
+    assert bench("score", folder).code == 0
+    assert {path.name for path in folder.iterdir()} == {
+        RECORD, SENTENCES, MODEL, VOCABULARY, HISTORY
+    }  # fmt: skip
+
+
+def downgrade(folder):
+    """The cell as the first version left it: fewer metrics, plain names, fewer arrays."""
+
+    def change(record):
+        metrics = {name: record["metrics"][f"{name}@1"] for name in OLD_METRICS}
+        errors = {name: record["standard_errors"][f"{name}@1"] for name in OLD_METRICS[4:8]}
+        for name in ("by_construction", "verdict", "sentences_sha256", "scored"):
+            del record[name]
+        del record["corpus"]["hub"], record["corpus"]["revision"]
+        record.update(schema=1, metrics=metrics, standard_errors=errors)
+
+    replace_arrays(
+        folder, digest=False, shuffled_log_likelihood=None, first_words=None, label_topic=None
+    )
+    edit(folder, change)
+
+
+def test_a_record_of_the_first_schema_is_refused_and_then_upgraded(folder, bench):
+    good = read_record(folder / RECORD)
+    downgrade(folder)
+    before = contents(folder)
+    for verb in (["score"], ["score", "--write", "arrays"], ["diagnose"]):
+        said = refused(bench(*verb, folder), folder / RECORD, "schema 1")
+    assert contents(folder) == before
+    follow(bench, said)
+    again = read_record(folder / RECORD)
+    assert again["schema"] == 2
+    assert again["metrics"] == pytest.approx(good["metrics"], abs=1e-5)
+    assert again["verdict"] == good["verdict"]
+    assert again["by_construction"] == []
+    assert again["cost"] == good["cost"]
+    assert bench("score", folder).code == 0
+
+
+@pytest.mark.parametrize("schema", [0, 3, "2", None, 2.5, True])
+def test_a_record_of_an_unknown_schema_is_refused_whatever_is_asked(folder, bench, schema):
+    edit(folder, lambda record: record.update(schema=schema))
+    for verb in (["score"], ["score", "--write", "model"]):
+        refused(bench(*verb, folder), folder / RECORD, "schema")
+
+
+# What a cell's model needs
+
+
+def test_a_missing_model_is_told(folder, bench):
+    (folder / MODEL).unlink()
+    refused(bench("score", folder), folder / MODEL, "run the suite again")
+
+
+@pytest.mark.parametrize("change", ["cut", "other sizes", "other names"])
+def test_a_model_that_cannot_be_loaded_is_told(folder, bench, change):
+    path = folder / MODEL
+    if change == "cut":
+        path.write_bytes(path.read_bytes()[:-100])
+    else:
+        weights = load_file(path)
+        kept = weights.pop("readout.weight")
+        weights["readout.weight" if change == "other sizes" else "other"] = kept[:-1].contiguous()
+        save_file(weights, path)
+    refused(bench("score", folder), path, "run the suite again")
+
+
+def test_a_missing_vocabulary_is_told(folder, bench):
+    (folder / VOCABULARY).unlink()
+    refused(bench("score", folder), folder / VOCABULARY)
+
+
+def test_a_damaged_vocabulary_is_told(folder, bench):
+    (folder / VOCABULARY).write_text("{")
+    refused(bench("score", folder), folder / VOCABULARY)
+
+
+def test_another_text_than_that_of_the_training_is_told(folder, bench):
+    edit(folder, lambda record: record["corpus"].update(sha256="0" * 64))
+    refused(bench("score", folder), folder, "newswire", "000000000000", "--data")
+
+
+def test_a_corpus_of_ones_own_is_the_folder_that_data_names(tmp_path, bench):
+    for name, word in (("right", "sun"), ("wrong", "moon")):
+        (tmp_path / name).mkdir()
+        for split, count in (("train", 30), ("valid", 5), ("test", 5)):
+            lines = [f"the {word} is {'very ' * (i % 4)}bright" for i in range(count)]
+            (tmp_path / name / f"{split}.txt").write_text("\n".join(lines) + "\n")
+    settings = CorpusSettings(name="text", path=str(tmp_path / "right"))
+    folder = finish(tmp_path, settings)
+    assert bench("score", folder, "--data", tmp_path / "right").code == 0
+    refused(bench("score", folder, "--data", tmp_path / "wrong"), folder, "--data")
+    said = bench("score", folder, "--data", tmp_path / "nowhere")
+    assert said.code == 3
+    assert str(tmp_path / "nowhere") in said.err
+    said = bench("score", folder)
+    assert said.code in (2, 3)
+    assert "--data" in said.err
+
+
+def test_a_remedy_of_ones_own_has_to_be_given(tmp_path, bench):
+    file = tmp_path / "mine.py"
+    file.write_text(MINE)
+    folder = finish(
+        tmp_path,
+        CorpusSettings(sentences=60, vocabulary=41),
+        remedies=(RemedySettings("mine", {}),),
+        files=remedy_files([file]),
+    )
+    refused(bench("score", folder), folder, "mine", "--plugin")
+    assert bench("score", folder, "--plugin", file).code == 0
+    refused(bench("diagnose", folder), folder, "mine", "--plugin")
+
+
+# What is no finished cell
+
+
+def test_a_folder_that_is_no_cell_is_told(tmp_path, bench):
+    for verb in (["score"], ["score", "--write", "model"], ["diagnose"]):
+        refused(bench(*verb, tmp_path), tmp_path, "record.json", "runs/<suite>/<cell id>")
+        refused(bench(*verb, tmp_path / "nowhere"), "nowhere")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '"a"', "\x00\x01"])
+def test_a_record_that_is_none_is_told(folder, bench, text):
+    (folder / RECORD).write_text(text)
+    refused(bench("score", folder), folder / RECORD)
+
+
+@pytest.mark.parametrize("status", ["killed", "failed", "diverged"])
+def test_a_cell_without_a_result_is_told(folder, bench, status):
+    edit(folder, lambda record: record.update(status=status))
+    for verb in (["score"], ["score", "--write", "model"], ["diagnose"]):
+        refused(bench(*verb, folder), folder, status, "run its suite again")
+
+
+def test_a_language_model_is_scored_again_too(tmp_path, bench):
+    sizes = Sizes(embedding=10, hidden=15, latent=0, layers=2, heads=3)
+    folder = finish(tmp_path, CorpusSettings(sentences=60, vocabulary=41), sizes=sizes)
+    assert bench("score", folder).code == 0
+    assert bench("score", "--write", "model", folder).code == 0
+    assert read_record(folder / RECORD)["verdict"] == "no latent"
+    assert bench("score", folder).code == 0
+    # Its perplexity is that of its distortion: there is nothing that could tell it.
+    refused(bench("diagnose", folder), "no latent")
+    assert not (folder / "diagnosis.png").exists()
+
+
+# The diagnosis of a cell
+
+
+@pytest.mark.parametrize("of", ["folder", MODEL, RECORD])
+def test_a_cell_is_diagnosed_from_its_folder_or_a_file_in_it(folder, bench, of):
+    before = contents(folder)
+    said = bench("diagnose", folder if of == "folder" else folder / of)
+    assert said.code == 0, said.err
+    record = read_record(folder / RECORD)
+    assert said.out.startswith("verdict: ")
+    assert f"{record['metrics']['kl@1']:8.2f} ± " in said.out
+    assert (folder / "diagnosis.png").read_bytes().startswith(b"\x89PNG")
+    assert contents(folder).items() >= before.items()
+
+
+def test_the_picture_goes_where_it_is_asked_to(folder, bench, tmp_path):
+    said = bench("diagnose", folder, "--picture", tmp_path / "mine.png")
+    assert said.code == 0, said.err
+    assert str(tmp_path / "mine.png") in said.out
+    assert (tmp_path / "mine.png").exists()
+    assert not (folder / "diagnosis.png").exists()
+    refused(bench("diagnose", folder, "--picture", tmp_path / "nowhere" / "a.png"), "nowhere")

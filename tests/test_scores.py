@@ -1,0 +1,536 @@
+"""Arrays to scores: definitions, errors, what arrays have to be and what numbers may not say."""
+
+import math
+
+import numpy as np
+import pytest
+
+from collapse_bench.metrics import (
+    METRICS,
+    ArraysError,
+    IdentityError,
+    check_arrays,
+    check_identities,
+    key_of,
+    posterior_scores,
+    score,
+    versioned,
+)
+from collapse_bench.metrics.identities import SHAPES
+from collapse_bench.metrics.likelihood import perplexity
+from collapse_bench.metrics.mutual_information import mutual_information
+from collapse_bench.metrics.scores import jackknife_error
+
+LENGTH_AND_LABELS = {"probe_information", "information_about", "global_information_share"}
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(7)
+
+
+def arrays_of(rng, n=40, d=3, samples=16, **changes):
+    """An exact linear-Gaussian VAE over D-dimensional x, as an evaluation leaves it."""
+    x = rng.normal(scale=math.sqrt(2), size=(n, d))
+    mean, scale = x / 2, np.full((n, d), math.sqrt(0.5))
+    z = mean[:, None] + scale[:, None] * rng.normal(size=(n, samples, d))
+    log_likelihood = -0.5 * ((x[:, None] - z) ** 2 + math.log(2 * math.pi)).sum(2)
+    shuffled = -0.5 * ((x - np.roll(z[:, 0], 1, axis=0)) ** 2 + math.log(2 * math.pi)).sum(1)
+    log_evidence = (-0.25 * x**2 - 0.5 * math.log(4 * math.pi)).sum(1)
+    arrays = {
+        "tokens": rng.integers(2, 9, size=n),
+        "kl": 0.5 * (mean**2 + scale**2 - 2 * np.log(scale) - 1),
+        "distortion": -log_likelihood.mean(1),
+        "log_weights": np.repeat(log_evidence[:, None], samples, axis=1),
+        "draws": np.full(n, samples),
+        "posterior_mean": mean,
+        "posterior_scale": scale,
+        "posterior_sample": z[:, 0],
+        "shuffled_log_likelihood": shuffled,
+    } | changes
+    return {
+        name: array.astype(np.float32) if array.dtype == np.float64 else array
+        for name, array in arrays.items()
+    }
+
+
+def of_a_corpus(rng, n=40):
+    """What is known of the sentences of a corpus."""
+    return {
+        "first_words": rng.integers(2, 5, size=(n, 3)),
+        "label_topic": rng.choice(["a", "b"], size=n),
+        "label_number": rng.choice(["one", "two", "three"], size=n),
+    }
+
+
+# Definitions
+
+
+def test_score_gives_every_metric_its_definition(rng):
+    arrays = arrays_of(rng)
+    metrics, errors = score(arrays)
+    assert list(metrics) == [name for name in METRICS if name not in LENGTH_AND_LABELS]
+    posterior = [
+        arrays[f"posterior_{part}"].astype(np.float64) for part in ("sample", "mean", "scale")
+    ]
+    information = mutual_information(*posterior)
+    single = [mutual_information(*(each[:, [j]] for each in posterior)).lower for j in range(3)]
+    rate = arrays["kl"].sum(1, dtype=np.float64)
+    nll, distortion = -arrays["log_weights"][:, 0].astype(np.float64), arrays["distortion"]
+    variance = posterior[1].var(axis=0, ddof=1)
+    covariance = np.cov(posterior[1].T, bias=True) + 0.5 * np.eye(3)
+    expected = {
+        "useful_information": min((nll - distortion).mean(), information.lower.mean()),
+        "useful_rate": (nll - distortion).mean(),
+        "nll": nll.mean(),
+        "nll_jackknife": nll.mean(),
+        "nll_gain_of_doubling": 0,
+        "nll_samples": 16,
+        "nll_monte_carlo_error": 0,
+        "ess": 16,
+        "negative_elbo": (distortion + rate).mean(),
+        "distortion": distortion.mean(),
+        "kl": rate.mean(),
+        "mutual_information": information.lower.mean(),
+        "mutual_information_upper": information.upper.mean(),
+        "marginal_kl": rate.mean() - information.lower.mean(),
+        "total_correlation": np.mean(single, axis=1).sum() - information.lower.mean(),
+        "dimension_kl": rate.mean() - np.mean(single, axis=1).sum(),
+        # -E log p(z) is R + H(q), the entropy of the normal of these moments is known.
+        "moment_kl": rate.mean()
+        + 1.5 * math.log(0.5)
+        - 0.5 * np.linalg.slogdet(covariance).logabsdet,
+        "active_units": 3,
+        **{
+            f"active_units_{threshold:g}": (variance > threshold).sum()
+            for threshold in (0.001, 0.05, 0.1, 0.2, 0.5)
+        },
+        "relative_active_units": 3,
+        "whitened_active_units": 3,
+        "shuffle_gap": (-distortion - arrays["shuffled_log_likelihood"]).mean(),
+        "perplexity": math.exp(nll.sum() / arrays["tokens"].sum()),
+    }
+    missing = metrics.keys() - expected.keys()
+    assert missing == {"mutual_information_he2019", "effective_units"}
+    found = {name: metrics[name] for name in expected}
+    assert found == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    assert 1 < metrics["effective_units"] <= 3 + 1e-9
+    for name, terms in {
+        "kl": rate,
+        "nll": nll,
+        "useful_rate": nll - distortion,
+        "negative_elbo": distortion + rate,
+        "marginal_kl": rate - information.lower,
+        "shuffle_gap": -distortion - arrays["shuffled_log_likelihood"],
+    }.items():
+        assert errors[name] == pytest.approx(terms.std(ddof=1) / math.sqrt(40), rel=1e-5)
+
+
+def test_an_exact_model_has_the_numbers_of_its_closed_form():
+    d, n = 2, 3000
+    metrics, errors = score(arrays_of(np.random.default_rng(1), n=n, d=d, samples=32))
+    information = 0.5 * d * math.log(2)
+    for name, exact in {
+        "kl": information,
+        "useful_rate": information,
+        "nll": 0.5 * d * math.log(4 * math.pi * math.e),
+        "distortion": 0.5 * d * math.log(2 * math.pi * math.e),
+        "shuffle_gap": d * 1.0,  # E (x - z')^2 = 3, E (x - z)^2 = 1
+        "mutual_information": information,
+        "marginal_kl": 0.0,
+        "total_correlation": 0.0,
+    }.items():
+        # That of N posteriors, not of infinitely many.
+        bias = 0.01 if name in ("mutual_information", "marginal_kl", "total_correlation") else 0
+        assert abs(metrics[name] - exact) < 4 * errors[name] + bias + 1e-6, name
+    assert abs(metrics["moment_kl"]) < 0.02
+    assert metrics["effective_units"] == pytest.approx(2, abs=0.05)
+
+
+def test_every_metric_has_an_error_a_unit_a_meaning_and_a_blind_spot(rng):
+    metrics, errors = score(arrays_of(rng) | of_a_corpus(rng))
+    labels = {"information_about_topic", "information_about_number"}
+    assert set(metrics) == METRICS.keys() - {"information_about"} | labels
+    assert set(errors) == set(metrics)
+    assert all(np.isfinite(error) and error >= 0 for error in errors.values())
+    assert all(type(number) is float for number in (*errors.values(), *metrics.values()))
+    for name, metric in METRICS.items():
+        assert all((metric.unit, metric.meaning, metric.blind)), name
+        assert metric.version >= 1, name
+
+
+def test_keys_carry_the_version_and_one_of_an_attribute_that_of_all(monkeypatch):
+    monkeypatch.setitem(METRICS, "nll", METRICS["nll"]._replace(version=3))
+    monkeypatch.setitem(
+        METRICS, "information_about", METRICS["information_about"]._replace(version=2)
+    )
+    assert key_of("nll") == "nll@3"
+    assert key_of("information_about_topic") == "information_about_topic@2"
+    assert key_of("kl") == "kl@1"
+    assert versioned({"nll": 1.5, "kl": None}) == {"nll@3": 1.5, "kl@1": None}
+    for name in ("nil", "nll@3", "information"):
+        with pytest.raises(KeyError):
+            key_of(name)
+
+
+def test_posterior_scores_are_those_of_score_without_the_decoder(rng):
+    arrays = arrays_of(rng)
+    whole = score(arrays)
+    for name in ("tokens", "distortion", "log_weights", "draws", "shuffled_log_likelihood"):
+        del arrays[name]
+    posterior = posterior_scores(arrays)
+    assert posterior.metrics.items() <= whole.metrics.items()
+    assert posterior.standard_errors.items() <= whole.standard_errors.items()
+    assert set(posterior.metrics) == {
+        "kl", "mutual_information", "mutual_information_upper", "active_units",
+    }  # fmt: skip
+
+
+def test_useful_information_has_the_error_of_what_it_is(rng):
+    arrays = arrays_of(rng, n=200)
+    for name, decoder in {"useful_rate": 1.0, "mutual_information": -1.0}.items():
+        other = arrays | {"distortion": arrays["distortion"] + np.float32(0.5 * decoder)}
+        # Where D falls, the rate has to grow for what it saves.
+        other["kl"] = arrays["kl"] + np.float32(0.5)
+        metrics, errors = score(other)
+        assert metrics["useful_information"] == metrics[name]
+        assert errors["useful_information"] == errors[name]
+        assert errors["useful_rate"] != errors["mutual_information"]
+
+
+# Standard errors of what is no mean
+
+
+@pytest.mark.parametrize("n", [2, 3, 19, 20])
+def test_the_jackknife_of_a_mean_is_its_standard_error(rng, n):
+    values = rng.normal(size=n)
+    error = jackknife_error(lambda rows: values[rows].mean(), n)
+    assert error == pytest.approx(values.std(ddof=1) / math.sqrt(n))
+
+
+def test_the_error_of_perplexity_is_that_of_other_sentences(rng):
+    n, tokens = 500, np.full(500, 10)
+
+    def measure(values):
+        return perplexity(values, tokens[: len(values)])
+
+    draws = rng.normal(50, 8, size=(200, n))
+    true = np.std([measure(values) for values in draws])
+    told = [jackknife_error(lambda rows, v=values: measure(v[rows]), n) for values in draws]
+    assert np.mean(told) == pytest.approx(true, rel=0.15)
+    # Delta method: exp(mean / 10) * 8 / sqrt(N) / 10.
+    assert true == pytest.approx(math.exp(5) * 0.8 / math.sqrt(n), rel=0.15)
+
+
+def test_of_one_sentence_and_of_a_constant_there_is_no_error():
+    assert jackknife_error(lambda rows: 1 / 0, 1) == 0
+    assert jackknife_error(lambda rows: 7.0, 100) == 0
+
+
+# Little to score
+
+
+@pytest.mark.parametrize("d", [0, 1])
+def test_a_latent_of_size_zero_or_one_is_scored(rng, d):
+    metrics, errors = score(arrays_of(rng, d=d) | of_a_corpus(rng))
+    assert metrics["active_units"] == metrics["whitened_active_units"] == d
+    assert errors.keys() == metrics.keys()
+    assert metrics["total_correlation"] == pytest.approx(0, abs=1e-9)
+    if d == 0:
+        for name in ("kl", "mutual_information", "useful_information", "moment_kl", "marginal_kl",
+                     "effective_units", "probe_information", "information_about_topic",
+                     "global_information_share"):  # fmt: skip
+            assert metrics[name] == 0, name
+        assert metrics["nll"] == metrics["negative_elbo"] == metrics["distortion"]
+
+
+def test_one_sentence_is_scored(rng):
+    arrays = arrays_of(rng, n=1) | of_a_corpus(rng, n=1)
+    arrays["distortion"] = -arrays["log_weights"][:, 0]
+    metrics, errors = score(arrays)
+    for name in ("mutual_information", "active_units", "total_correlation", "probe_information"):
+        assert metrics[name] == 0
+    assert metrics["marginal_kl"] == metrics["kl"]
+    assert set(errors.values()) == {0.0}
+    assert errors.keys() == metrics.keys()
+
+
+@pytest.mark.parametrize("n", [2, 5, 300])
+def test_equal_sentences_tell_nothing(rng, n):
+    one = arrays_of(rng, n=1) | of_a_corpus(rng, n=1)
+    arrays = {name: np.repeat(array, n, axis=0) for name, array in one.items()}
+    mean, scale = arrays["posterior_mean"], arrays["posterior_scale"]
+    arrays["posterior_sample"] = mean + scale * rng.normal(size=mean.shape).astype(np.float32)
+    arrays["distortion"] = -arrays["log_weights"][:, 0]
+    metrics, errors = score(arrays)
+    for name in ("mutual_information", "total_correlation", "active_units", "whitened_active_units",
+                 "effective_units", "useful_information", "information_about_topic"):  # fmt: skip
+        assert metrics[name] == pytest.approx(0, abs=1e-9), name
+    assert metrics["marginal_kl"] == pytest.approx(metrics["kl"])
+    # One normal is its own moments.
+    assert metrics["moment_kl"] == pytest.approx(metrics["kl"], abs=1e-5)
+    assert errors["kl"] == pytest.approx(0, abs=1e-9)
+
+
+def test_of_one_draw_no_monte_carlo_error_is_told(rng):
+    metrics, errors = score(arrays_of(rng, samples=1))
+    absent = {"nll_gain_of_doubling", "nll_monte_carlo_error"}
+    assert metrics.keys() == METRICS.keys() - LENGTH_AND_LABELS - absent == errors.keys()
+    assert metrics["nll_samples"] == metrics["ess"] == 1
+    assert metrics["nll_jackknife"] == metrics["nll"]
+
+
+def test_few_sentences_of_an_exact_evaluation_contradict_nothing():
+    for seed in range(20):
+        for n in (1, 2, 3, 5):
+            score(arrays_of(np.random.default_rng(seed), n=n, samples=1))
+
+
+# What arrays have to be
+
+
+def broken(rng, name, value):
+    """Good arrays but for one entry, in sentence 5."""
+    arrays = arrays_of(rng)
+    arrays[name] = array = arrays[name].copy()
+    array[(5, *[1] * (array.ndim - 1))] = value
+    return arrays
+
+
+def test_arrays_of_an_evaluation_are_good(rng):
+    check_arrays(arrays_of(rng) | of_a_corpus(rng))
+    fewer = arrays_of(rng, draws=np.full(40, 8))
+    fewer["log_weights"][:, 8:] = -np.inf
+    check_arrays(fewer)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_missing_array_is_named(rng, name):
+    arrays = arrays_of(rng)
+    del arrays[name]
+    for check in (check_arrays, score):
+        with pytest.raises(ArraysError, match=rf"no array {name}:"):
+            check(arrays)
+
+
+def test_all_missing_arrays_are_named_at_once(rng):
+    arrays = arrays_of(rng)
+    del arrays["kl"], arrays["draws"]
+    with pytest.raises(ArraysError, match="no array kl, draws"):
+        check_arrays(arrays)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda array: array[:-1],
+        lambda array: array[..., None],
+        lambda array: array.reshape(-1, 2, *array.shape[1:]),
+        lambda array: array[0],
+        lambda array: array[:0],
+    ],
+    ids=["shorter", "one axis more", "folded", "one sentence of it", "empty"],
+)
+def test_an_array_of_another_shape_is_refused_by_name(rng, name, change):
+    arrays = arrays_of(rng)
+    arrays[name] = np.asarray(change(arrays[name]))
+    with pytest.raises(ArraysError) as error:
+        score(arrays)
+    # The number of sentences is that of the tokens: where these are wrong, all others are.
+    assert str(error.value).startswith((name, "kl") if name == "tokens" else name)
+
+
+@pytest.mark.parametrize("name", ["posterior_scale", "posterior_sample"])
+def test_a_latent_of_another_size_is_refused_by_name(rng, name):
+    with pytest.raises(ArraysError, match=rf"^{name}: must have the shape \[N, D\]"):
+        score(arrays_of(rng, **{name: np.ones((40, 2))}))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", [name for name in SHAPES if name not in ("tokens", "draws")])
+def test_a_number_that_is_not_finite_is_told_with_its_sentence(rng, name, value):
+    if name == "log_weights" and value == -math.inf:
+        score(broken(rng, name, value))  # a draw that explains nothing
+        return
+    with pytest.raises(ArraysError, match=rf"^{name}: {value} in sentence 5 \(1 such"):
+        score(broken(rng, name, value))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("posterior_scale", 0.0),
+        ("posterior_scale", -0.5),
+        ("tokens", 0),
+        ("tokens", -3),
+        ("draws", 0),
+        ("draws", -1),
+        ("draws", 17),
+    ],
+)
+def test_an_impossible_number_is_told_with_its_sentence(rng, name, value):
+    with pytest.raises(ArraysError, match=rf"^{name}: {value} in sentence 5 "):
+        score(broken(rng, name, value))
+
+
+def test_a_sentence_without_any_weight_is_refused(rng):
+    arrays = arrays_of(rng)
+    arrays["log_weights"][[3, 9]] = -np.inf
+    with pytest.raises(ArraysError, match=r"^log_weights: -inf in sentence 3 "):
+        score(arrays)
+
+
+@pytest.mark.parametrize("name", ["first_words", "label_topic"])
+def test_what_is_known_of_another_number_of_sentences_is_refused(rng, name):
+    known = of_a_corpus(rng)
+    with pytest.raises(ArraysError, match=rf"^{name}: must have"):
+        score(arrays_of(rng) | known | {name: known[name][:-1]})
+
+
+def test_no_sentence_at_all_is_refused(rng):
+    with pytest.raises(ArraysError, match="there is no sentence"):
+        score({name: array[:0] for name, array in arrays_of(rng).items()})
+
+
+def test_arrays_are_looked_at_before_the_numbers(rng):
+    arrays = broken(rng, "kl", math.nan)
+    arrays["distortion"] -= 100
+    with pytest.raises(ArraysError):
+        score(arrays)
+
+
+# What numbers may not say
+
+
+GOOD = {
+    "useful_information": 2.0, "useful_rate": 2.0, "nll": 100.0, "nll_samples": 16, "ess": 9.0,
+    "nll_gain_of_doubling": 0.05, "negative_elbo": 100.5, "distortion": 98.0, "kl": 2.5,
+    "mutual_information": 2.0, "mutual_information_upper": 2.4, "marginal_kl": 0.5,
+    "moment_kl": 0.3, "total_correlation": 0.1, "dimension_kl": 0.4, "active_units": 5,
+    "perplexity": 99.0,
+}  # fmt: skip
+ERRORS = {
+    "nll": 0.5, "negative_elbo": 0.5, "distortion": 0.5, "kl": 0.01, "mutual_information": 0.02,
+    "mutual_information_upper": 0.02, "moment_kl": 0.01, "nll_gain_of_doubling": 0.01,
+}  # fmt: skip
+
+
+def check(sentences=1000, gap_error=0.02, errors=None, draws=16, **changes):
+    check_identities(
+        GOOD | changes, ERRORS | (errors or {}), np.full(sentences, draws), gap_error
+    )  # fmt: skip
+
+
+def test_numbers_that_agree_pass():
+    check()
+    # Within four standard errors of the difference.
+    check(mutual_information=-0.07, total_correlation=0.1, dimension_kl=2.47, marginal_kl=2.57)
+    check(mutual_information=2.6, total_correlation=-0.1, dimension_kl=0.0)
+    check(negative_elbo=99.93, draws=1)
+    check(useful_rate=2.57, draws=1)
+    check(marginal_kl=0.15)
+    check(nll_gain_of_doubling=-0.04)
+    # By as much as the prior's two of sixteen draws cost an exact posterior: log(16 / 14) = 0.1335.
+    check(nll=100.5 + 0.1335, gap_error=0.0)
+    check(useful_rate=2.5 + 0.1335, gap_error=0.0)
+    # Where some sentence had but eight draws, that costs log(8 / 7) = 0.1335 too, as 64 and 56.
+    check(nll=100.5 + 0.1335, gap_error=0.0, draws=64)
+
+
+def test_numbers_of_an_evaluation_with_one_draw_have_no_gain_to_look_at():
+    metrics = {name: GOOD[name] for name in GOOD if name != "nll_gain_of_doubling"}
+    errors = {name: ERRORS[name] for name in ERRORS if name != "nll_gain_of_doubling"}
+    check_identities(metrics, errors, np.ones(1000, dtype=int), 0.02)
+
+
+@pytest.mark.parametrize(
+    ("rule", "changes"),
+    [
+        ("I >= 0", {"mutual_information": -0.1, "dimension_kl": 2.5}),
+        ("I <= R", {"mutual_information": 2.63, "dimension_kl": -0.23}),
+        ("I <= R", {"kl": 1.8, "useful_rate": 1.8, "dimension_kl": -0.3}),
+        ("I <= log N", {"sentences": 7}),
+        ("I <= log N", {"sentences": 7, "errors": {"mutual_information": 5.0, "kl": 5.0}}),
+        ("D + R >= NLL", {"negative_elbo": 99.7}),
+        ("D + R >= NLL", {"nll": 100.8}),
+        ("D + R >= NLL", {"nll": 100.502, "draws": 1, "gap_error": 0.0}),
+        ("U <= R", {"useful_rate": 2.73}),
+        ("U <= R", {"useful_rate": 2.502, "draws": 1, "gap_error": 0.0}),
+        ("I + TC + dimension-wise KL = R", {"total_correlation": 0.102}),
+        ("I + TC + dimension-wise KL = R", {"dimension_kl": 0.398}),
+        ("marginal KL >= its bound by moments", {"marginal_kl": 0.1}),
+        ("marginal KL >= its bound by moments", {"moment_kl": 0.7}),
+        ("NLL_K/2 >= NLL_K", {"nll_gain_of_doubling": -0.05}),
+    ],
+)
+def test_a_contradiction_is_an_error_that_names_the_rule(rule, changes):
+    with pytest.raises(IdentityError) as error:
+        check(**changes)
+    assert f"{rule} is off by " in str(error.value)
+    assert str(error.value).count(" is off by ") == 1
+
+
+def test_every_contradiction_is_told_at_once():
+    with pytest.raises(IdentityError, match=r"I <= R .*; I <= log N .*; D \+ R >= NLL.*; I \+ TC"):
+        check(mutual_information=50.0, nll=200.0)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", sorted(GOOD))
+def test_a_number_that_is_not_finite_is_an_error(name, value):
+    with pytest.raises(IdentityError, match=f"{name} = {value}"):
+        check(**{name: value})
+
+
+def edit_rate(arrays):
+    # A rate that forgets most of its dimensions, of a decoder that gains nothing.
+    arrays["kl"] = np.full((400, 1), 0.01)
+    arrays["distortion"] = -arrays["log_weights"][:, 0]
+
+
+def edit_samples(arrays):
+    # Draws from another sentence's posterior.
+    arrays["posterior_sample"] = np.roll(arrays["posterior_sample"], 1, axis=0)
+
+
+def edit_noise(arrays):
+    # Means in place of draws: they tell more than posteriors of that width can.
+    arrays["posterior_sample"] = arrays["posterior_mean"]
+    arrays["kl"] = arrays["kl"] + 2
+
+
+@pytest.mark.parametrize(
+    ("edit", "rules"),
+    [
+        (edit_rate, ["I <= R"]),
+        (edit_samples, ["I >= 0"]),
+        (edit_noise, ["marginal KL >= its bound by moments"]),
+        # U <= R and D + R >= NLL are one rule of the arrays, and two of a record's numbers.
+        (lambda arrays: arrays.update(distortion=np.ones(400)), ["D + R >= NLL", "U <= R"]),
+        (
+            lambda arrays: arrays.update(log_weights=arrays["log_weights"] - 1),
+            ["D + R >= NLL", "U <= R"],
+        ),
+    ],
+)
+def test_score_refuses_arrays_that_contradict_themselves(rng, edit, rules):
+    arrays = arrays_of(rng, n=400)
+    score(arrays)
+    edit(arrays)
+    with pytest.raises(IdentityError) as error:
+        score(arrays)
+    told = str(error.value)
+    assert [rule for rule in rules if f"{rule} is off by" in told] == rules
+    assert told.count(" is off by ") == len(rules)
+
+
+def test_no_arrays_without_a_contradiction_have_information_above_the_cap():
+    # So far apart that every draw tells its sentence: log N, and not more.
+    rng = np.random.default_rng(0)
+    mean = 1e3 * rng.normal(size=(30, 2))
+    arrays = arrays_of(
+        rng, n=30, d=2, kl=0.5 * mean**2, posterior_mean=mean,
+        posterior_sample=mean + rng.normal(size=(30, 2)) * math.sqrt(0.5),
+    )  # fmt: skip
+    assert score(arrays).metrics["mutual_information"] == pytest.approx(math.log(30), abs=1e-9)
