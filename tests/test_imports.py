@@ -36,7 +36,8 @@ MAY_IMPORT = {
         "precision",
     },
     "rescoring": {
-        "cell", "suite", "remedy", "model", "corpus", "metrics", "record", "errors", "diagnosis",
+        "cell", "suite", "plugins", "remedy", "model", "corpus", "metrics", "record", "errors",
+        "diagnosis",
     },
     "progress": {"cell", "metrics"},
     "runner": {

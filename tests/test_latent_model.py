@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import make, noise_of
 from torch import Tensor, nn
-from torch.distributions import Independent, Normal
+from torch.distributions import Independent, MultivariateNormal, Normal
 
 from collapse_bench.errors import UserError
 from collapse_bench.evaluation import evaluate
@@ -17,6 +17,7 @@ from collapse_bench.latent_model import Rows, Scored
 from collapse_bench.metrics import score
 from collapse_bench.metrics.likelihood import importance_weighted_nll
 from collapse_bench.model import diagonal_normal
+from collapse_bench.model.autoregressive import AutoregressiveNormal
 from collapse_bench.truth.linear import linear_vae
 
 # Sentences
@@ -104,7 +105,7 @@ def test_a_move_keeps_the_rows(kind):
     ],
 )
 def test_lengths_that_are_none_are_refused(kind, lengths):
-    with pytest.raises(UserError, match=r"^lengths: .* of the 5 sentences"):
+    with pytest.raises(UserError, match=r"^lengths: "):
         Rows.of(kind(SENTENCES), lengths)
 
 
@@ -219,6 +220,17 @@ def test_what_breaks_the_protocol_is_told_with_the_method(method, wrong):
         all_of(Model(**{f"{method}_is": wrong}))
 
 
+def test_a_prior_has_to_turn_noise_into_draws():
+    def correlated(p):
+        return MultivariateNormal(torch.zeros(len(p.mean), 3), torch.eye(3))
+
+    with pytest.raises(UserError, match=r"^prior: .*MultivariateNormal.* from_noise"):
+        all_of(Model(prior_is=correlated))
+
+    sequence = Model((4, 2), prior_is=lambda p: AutoregressiveNormal(p.mean.shape, 0.5))
+    score(all_of(sequence))
+
+
 def test_a_model_without_a_method_is_told_so():
     class NoPrior:
         posterior = Model.posterior
@@ -226,7 +238,7 @@ def test_a_model_without_a_method_is_told_so():
         shape = (3,)
         posterior_is = log_likelihood_is = None
 
-    with pytest.raises((UserError, AttributeError), match="prior"):
+    with pytest.raises((UserError, AttributeError), match=r"\bprior\b"):
         all_of(NoPrior())
 
 
@@ -327,18 +339,35 @@ def test_the_batch_changes_nothing(precision, tolerance, standard_error):
 
 def test_more_draws_lower_the_nll_to_the_evidence():
     model = linear_vae(EIGENVALUES, 3)
-    far = replace(model, gain=0.8 * model.gain, shift=model.shift + 0.3)
-    sentences = model.draw(400, torch.Generator().manual_seed(1))
+    far = replace(model, gain=0.7 * model.gain, shift=model.shift + 0.3)
+    sentences = model.draw(1500, torch.Generator().manual_seed(1))
     exact = far.exact_nll(sentences).numpy()
     gaps = []
     for samples in (2, 16, 128):
-        arrays = evaluate(Scored(far), Rows.of(sentences), samples=samples, batch=400, seed=1)
+        arrays = evaluate(Scored(far), Rows.of(sentences), samples=samples, batch=1500, seed=1)
         gaps.append(importance_weighted_nll(arrays["log_weights"]) - exact)
         score(arrays)
     for wide, tight in pairwise(gaps):
         difference = wide - tight
-        assert difference.mean() > 4 * difference.std() / math.sqrt(400)
+        assert difference.mean() > 4 * difference.std() / math.sqrt(1500)
     assert abs(gaps[-1].mean()) < 0.05
+
+
+@pytest.mark.parametrize("lengths", [[1, 2, 3, 3, 3], [3, 3, 3, 3, 2]])
+def test_nats_past_the_end_of_a_sentence_are_refused(lengths):
+    rows = Rows.of(torch.tensor(SENTENCES), lengths)
+    with pytest.raises(UserError, match=r"^log_likelihood: must be zero past a sentence's end"):
+        all_of(Model(), rows)
+    of_positions = (torch.arange(3) < rows.lengths[:, None]).double()
+
+    class Masked(Model):
+        def log_likelihood(self, sentences, z):
+            which = [SENTENCES.index(row) for row in listed(sentences)]
+            return super().log_likelihood(sentences, z) * of_positions[which]
+
+    all_of(Masked(), rows)
+    # Of sentences without lengths no end is known.
+    all_of(Model())
 
 
 def test_lengths_say_which_sentences_may_be_compared():
@@ -347,7 +376,7 @@ def test_lengths_say_which_sentences_may_be_compared():
     class Telling(Model):
         def log_likelihood(self, sentences, z):
             asked[tuple(z[0].tolist())] = listed(sentences)[0]
-            return super().log_likelihood(sentences, z)
+            return super().log_likelihood(sentences, z).sum(1)
 
     rows = Rows.of(torch.tensor(SENTENCES), [2, 1, 2, 1, 2])
     arrays = evaluate(Scored(Telling()), rows, samples=1, batch=1, seed=1)
@@ -362,7 +391,7 @@ def test_lengths_say_which_sentences_may_be_compared():
 
 def test_a_posterior_that_is_no_diagonal_normal_is_refused():
     def full(q):
-        return torch.distributions.MultivariateNormal(q.mean, torch.eye(3, dtype=torch.float64))
+        return MultivariateNormal(q.mean, torch.eye(3, dtype=torch.float64))
 
     with pytest.raises(UserError, match="MultivariateNormal"):
         all_of(Model(posterior_is=full))

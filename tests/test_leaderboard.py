@@ -5,6 +5,7 @@ import json
 import math
 import random
 import re
+import shlex
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from scipy import stats
 
+from collapse_bench.cli import _parser
 from collapse_bench.errors import UserError
 from collapse_bench.leaderboard import write_leaderboard
 from collapse_bench.leaderboard.curves import curve_of, swept
@@ -33,7 +35,7 @@ from collapse_bench.leaderboard.statistics import (
     t_interval,
 )
 from collapse_bench.leaderboard.table import DIAGNOSTICS, MAIN, diagnostics, main_table, unfinished
-from collapse_bench.metrics import key_of
+from collapse_bench.metrics import VERDICTS, key_of
 
 METRICS = {
     "nll": 104.0,
@@ -203,10 +205,11 @@ def test_an_estimate_leaves_no_seed_out():
     assert shown(estimate([1.0, math.nan])) == "not finite"
     assert shown(estimate([1.0, 3.0], 0.2)) == "2.00 ± 12.71"
     assert shown(estimate([1.5], 0.25)) == "1.50 (0.25)"
-    assert not estimate([1.5]).excludes_zero
-    assert not estimate([1.0, 3.0]).excludes_zero
-    assert not estimate([0.0, 0.0]).excludes_zero
-    assert estimate([1.0, 1.1]).excludes_zero
+    assert not estimate([1.5]).above_zero
+    assert not estimate([1.0, 3.0]).above_zero
+    assert not estimate([0.0, 0.0]).above_zero
+    assert not estimate([-1.0, -1.1]).above_zero
+    assert estimate([1.0, 1.1]).above_zero
 
 
 def test_a_sign_flip_test_of_n_seeds_ends_at_2_to_the_1_minus_n():
@@ -305,17 +308,16 @@ def test_golden_table():
     squeezed = [re.sub(r" +", " ", line) for line in main_table(groups)]
     assert squeezed[:1] + squeezed[2:] == [
         "| place | entry | lever | verdict | useful information | NLL | gap to LM | U | R | MI"
-        " | MI of He 2019 | AU | effective units | D | collapsed |",
-        "| – | language_model | – | no latent | – | 103.50 | – | – | – | – | – | – | – | 103.50"
-        " | – |",
-        "| | **NLL at most 1.0 nat above the language model** | | | | | | | | | | | | | |",
+        " | MI of He 2019 | AU | effective units | D |",
+        "| – | language_model | – | no latent | – | 103.50 | – | – | – | – | – | – | – | 103.50 |",
+        "| | **NLL at most 1.0 nat above the language model** | | | | | | | | | | | | |",
         "| – | vae | – | collapsed | 0.04 | 104.00 (0.70) | +0.50 | 0.04 | 0.10 (0.01)"
-        " | 0.05 – 0.06 | 0.03 | 0/32 | – | 104.00 | 1/1 |",
+        " | 0.05 – 0.06 | 0.03 | 0/32 | – | 104.00 |",
         "| – | word_dropout | build | collapsed | 0.04 | 103.25 | -0.25 | 0.04 | 6.00"
-        " | 2.00 – 0.06 † | 0.03 | 0/32 | – | 104.00 | 1/1 |",
+        " | 2.00 – 0.06 † | 0.03 | 0/32 | – | 104.00 |",
         "| | **no gap to the language model, or no useful information, to rank by** | | | | | | | |"
-        " | | | | | |",
-        "| – | kl_annealing | objective | – | – | – | – | – | – | – | – | – | – | – | diverged 1 |",
+        " | | | | |",
+        "| – | kl_annealing | objective | diverged | – | – | – | – | – | – | – | – | – | – |",
     ]
     rows = [row for group in groups for row in group.rows]
     assert [re.sub(r" +", " ", line) for line in unfinished(rows)][2:] == [
@@ -371,7 +373,7 @@ def test_several_seeds_give_an_interval_over_seeds_and_paired_gaps():
     assert row["NLL"] == "102.50 ± 6.35"
     assert row["gap to LM"] == "+1.00 ± 0.00"
     assert row["AU"] == "(0.0 ± 0.0)/32"
-    assert row["collapsed"] == "2/2"
+    assert row["verdict"] == "collapsed"
 
 
 def test_the_gap_is_to_the_same_architecture():
@@ -381,20 +383,23 @@ def test_the_gap_is_to_the_same_architecture():
 
 def test_seeds_that_disagree_are_counted():
     page = page_of([record(seed=1), record(seed=2, verdict="healthy", useful_information=3.0)])
-    row = row_of(page, "vae")
-    assert row["verdict"] == "collapsed 1/2, healthy 1/2"
-    assert row["collapsed"] == "1/2"
+    assert row_of(page, "vae")["verdict"] == "collapsed 1/2, healthy 1/2"
 
 
-def test_collapsed_is_what_uses_less_than_a_tenth_of_a_nat():
-    page = page_of(seeds_of("idea", [0.0999, 0.1, -0.01, 5.0]))
-    assert row_of(page, "idea")["collapsed"] == "2/4"
+def test_the_page_lists_the_verdicts_that_a_record_can_hold():
+    page = page_of([record()])
+    listed = re.findall(r"^- \*([a-z ]+)\*: ", page, re.MULTILINE)
+    assert sorted([*listed, "inference collapse"]) == sorted(VERDICTS)
+    legend = next(row for row in rows_of(page) if row[0] == "**verdict**")
+    assert "*inference collapse*" in legend[3]
+    assert "`python -m collapse_bench diagnose CELL`" in legend[3]
 
 
 def test_nothing_that_failed_or_is_missing_disappears():
     expected = [("vae", "lstm", s) for s in (1, 2, 3)] + [("delta_vae", "lstm", 1)]
     page = page_of([record(), record(seed=2, status="killed", error=None)], expected)
-    assert row_of(page, "vae")["collapsed"] == "1/1, killed 1, missing 1"
+    assert row_of(page, "vae")["verdict"] == "collapsed 1/3, killed 1/3, missing 1/3"
+    assert row_of(page, "delta_vae")["verdict"] == "missing"
     assert row_of(page, "vae", DIAGNOSTICS)["ok/n"] == "1/3"
     assert row_of(page, "delta_vae", DIAGNOSTICS)["ok/n"] == "0/1"
     assert ["vae", "lstm", "2", "killed", "no error was recorded"] in rows_of(page)
@@ -452,7 +457,7 @@ def places(records):
     return {row.entry: row.place for group in ranked(rows_in(records)) for row in group.rows}
 
 
-def test_ties_share_a_place_unless_the_paired_interval_excludes_zero():
+def test_ties_share_a_place_unless_the_paired_interval_is_above_zero():
     control = [language_model(s) for s in (1, 2, 3)]
     best, tied = [3.0, 4.0, 5.0], [2.8, 4.1, 4.7]
     told = places(
@@ -473,6 +478,13 @@ def test_ties_share_a_place_unless_the_paired_interval_excludes_zero():
     }
 
 
+def test_a_row_that_beats_the_leader_wherever_both_finished_is_not_behind_it():
+    control = [language_model(s) for s in (1, 2, 3)]
+    lucky = seeds_of("lucky", [3.0, 4.0, 9.0])
+    steady = seeds_of("steady", [4.0, 5.01, 0.0])[:2]
+    assert places([*control, *lucky, *steady]) == {"language_model": None, "lucky": 1, "steady": 1}
+
+
 def test_a_single_seed_and_a_missing_language_model_give_no_place_and_say_why():
     one = [language_model(), *seeds_of("a", [1.0]), *seeds_of("b", [2.0])]
     assert set(places(one).values()) == {None}
@@ -485,23 +497,50 @@ def test_a_single_seed_and_a_missing_language_model_give_no_place_and_say_why():
     assert "No places" not in page_of(both)
 
 
-def test_marks_say_what_a_value_is_worth():
-    changes = {
-        "kl": 4.8,
-        "by_construction": ["kl", "active_units"],
-        "nll_gain_of_doubling": 0.11,
-        "mutual_information": 1.9,
-        "nll_monte_carlo_error": 0.3,
-        "settings": {"evaluation": {"standard_error": 0.2}},
-    }
-    page = page_of([language_model(), record("delta_vae", levers=["build"], **changes), record()])
-    row = row_of(page, "delta_vae")
-    assert (row["R"], row["AU"], row["NLL"]) == ("4.80 §", "0/32 §", "104.00 ¶")
-    assert row["MI"] == "1.90 – 0.06 †"  # 0.6 ln 20 = 1.797
-    assert row_of(page, "delta_vae", DIAGNOSTICS)["MC error"] == "0.30 ‡"
+def marked(**changes):
+    """The columns of each table that carry a mark, as title -> marks."""
+    changes = {"settings": {"evaluation": {"standard_error": 0.2}}} | changes
+    page = page_of([language_model(), record("idea", levers=["build"], **changes), record()])
     assert not re.search("[§†‡¶]", "".join(row_of(page, "vae").values()))
+    found = {}
+    for columns in (MAIN, DIAGNOSTICS):
+        for title, text in row_of(page, "idea", columns).items():
+            if signs := re.findall("[§†‡¶]", text):
+                found[title] = "".join(signs)
+    return found, page
+
+
+def test_marks_say_what_a_value_is_worth():
+    found, page = marked(by_construction=["kl", "active_units"])
+    assert found == {"R": "§", "AU": "§"}
+    assert "may be too high: such a row" not in page
     for mark in "§†‡¶":
         assert f"\n- {mark} " in page
+
+
+@pytest.mark.parametrize(
+    ("changes", "sign", "column"),
+    [
+        ({"nll_gain_of_doubling": 0.11}, "¶", "gain"),
+        ({"nll_monte_carlo_error": 0.21}, "‡", "MC error"),
+    ],
+)
+def test_what_rises_with_the_nll_is_marked_with_it_and_keeps_its_place(changes, sign, column):
+    found, page = marked(**changes)
+    raised = ("useful information", "NLL", "gap to LM", "U", column)
+    assert found == dict.fromkeys(raised, sign)
+    assert "may be too high: such a row keeps its place" in page
+    controls = [language_model(s) for s in (1, 2)]
+    rows = [*controls, *seeds_of("plain", [1.0, 1.01]), *seeds_of("marked", [2.0, 2.01], **changes)]
+    assert places(rows) == {"language_model": None, "marked": 1, "plain": 2}
+
+
+def test_the_headline_is_saturated_where_mutual_information_makes_it():
+    # 0.6 ln 20 = 1.797
+    assert marked(mutual_information=1.9, useful_rate=1.8)[0] == {"MI": "†"}
+    both = {"MI": "†", "useful information": "†"}
+    assert marked(mutual_information=1.9, useful_rate=2.5)[0] == both
+    assert marked(mutual_information=1.7, useful_rate=2.5)[0] == {}
 
 
 def test_one_unsettled_seed_marks_the_row():
@@ -518,7 +557,7 @@ def test_a_metric_of_another_version_is_no_number_and_is_listed():
     assert row["NLL"] == "–"
     assert row["R"] == "0.10 ± 0.00"
     assert "### Cells scored by another version" in page
-    assert "python -m collapse_bench score CELL --write" in page
+    assert "`python -m collapse_bench score --write arrays CELL`" in page
     assert ["vae-lstm-1-00c0ffee", "nll"] in rows_of(page)
     assert "Cells scored by another version" not in page_of([language_model(), record()])
 
@@ -586,6 +625,26 @@ def test_several_tasks_are_summed_up_and_one_is_not():
     assert "## Over all" not in page_of(of("lstm", 0.0))
 
 
+def parsed(text):
+    """The command lines in a text, as the command line understands them."""
+    commands = re.findall(r"`python -m collapse_bench ([^`]*)`", text.replace("\n", " "))
+    return [_parser().parse_args(shlex.split(command)) for command in commands]
+
+
+def test_every_command_that_is_printed_can_be_typed(tmp_path):
+    old = record()
+    old["metrics"]["nll@0"] = old["metrics"].pop(key_of("nll"))
+    told = parsed(page_of([language_model(), old]))
+    assert {options.verb.__name__ for options in told} == {"_leaderboard", "_score", "_diagnose"}
+    assert [options.write for options in told if options.verb.__name__ == "_score"] == ["arrays"]
+    for records, verb in (([], "_run"), ([record(schema=1)], "_score")):
+        with pytest.raises(UserError) as refused:
+            write_leaderboard("tiny", [], records, tmp_path, {})
+        (options,) = parsed(str(refused.value))
+        assert options.verb.__name__ == verb
+        assert getattr(options, "write", "model") == "model"
+
+
 def sweep(*points, seed=1):
     """Finished records of a swept entry from (R, useful information, NLL)."""
     return [
@@ -614,6 +673,24 @@ def test_a_curve_goes_through_its_points_and_never_beyond():
         assert (np.diff(path) > 0).all()
     assert np.isnan(curve.at("gap", path)).all()  # there is no language model
     assert math.isnan(curve.most_useful(2.0))
+
+
+def test_nothing_is_known_of_a_curve_across_a_jump():
+    points = [(0.001, 0.0, 103.0), (5.0, 4.0, 104.0), (20.0, 5.0, 106.0), (80.1, 6.0, 103.5)]
+    curve = curve_of("knob", rows_in([language_model(nll=103.0), *sweep(*points)])[1:])
+    useful = curve.at("useful_information", [0.001, 2.0, 4.99, 5.0, 12.5, 20.0, 20.1, 80.1])
+    # Of the only stretch, of two points, the cubic is the straight line whatever lies beyond.
+    np.testing.assert_allclose(useful, [0, np.nan, np.nan, 4.0, 4.5, 5.0, np.nan, 6.0])
+    path = curve.path()
+    assert np.isnan(path).sum() == 2
+    assert np.isnan(path[[1, -2]]).all()
+    assert path[2:-2].min() == 5.0
+    assert path[2:-2].max() == 20.0
+    assert (np.isnan(curve.at("nll", path)) == np.isnan(path)).all()
+    # A curve through all points would get more than the first one has where the gap is below 0.4.
+    assert math.isnan(curve.most_useful(-0.1))
+    assert [curve.most_useful(margin) for margin in (0.4, 0.5)] == [0.0, 6.0]
+    assert float(curve.at("nll", 20.0)) == 106.0
 
 
 def test_points_of_one_rate_become_their_mean_and_seeds_too():
@@ -704,22 +781,24 @@ def test_the_same_records_in_any_order_give_the_same_bytes(tmp_path):
 
 def test_a_curve_is_drawn_between_its_ends_and_everything_is_in_sight(tmp_path):
     records = [language_model(nll=103.0)]
-    records += sweep((1.0, 0.7, 103.0), (2.0, 1.5, 104.0), (150.0, 3.0, 106.0))
+    records += sweep((0.01, 0.0, 103.2), (1.0, 0.7, 103.0), (4.0, 1.5, 104.0), (150.0, 3.0, 106.0))
     rows, names = rows_in(records), names_of(records)
     style = ("#0072B2", "o")
     of_entry = dict.fromkeys(["language_model", *names], style)
     curves = list(swept(rows, {"knob": names}).values())
-    for panel, limits, ends, start in (
-        (rate_panel, limits_of(rows), (1.0, 150.0), 102.3),
-        (use_panel, limits_of_use(rows), (0.0, 3.0), 0.7),
+    for panel, limits, drawn, start, ends in (
+        (rate_panel, limits_of(rows), (1.0, 4.0), 102.3, (0.01, 150.0)),
+        (use_panel, limits_of_use(rows), (0.0, 1.0), 0.7, (0.0, 3.0)),
     ):
         axes = Figure().subplots()
         panel(axes, rows, curves, limits, of_entry, {"knob": style})
         mine = [line for line in axes.lines if line.get_color() == style[0]]
         path, height = max((line.get_data() for line in mine), key=lambda data: len(data[0]))
-        assert (path.min(), path.max(), height[0]) == pytest.approx((*ends, start))
+        # A point, a gap, the stretch, a gap and a point.
+        assert np.isnan(path[[1, -2]]).all()
+        assert (path[2], path[-3], height[2]) == pytest.approx((*drawn, start))
         assert limits[0] < ends[0] < ends[1] < limits[1]
-        assert sum(line.get_marker() == "o" for line in mine) == 3  # not the language model
+        assert sum(line.get_marker() == "o" for line in mine) == 4  # not the language model
     write_leaderboard("tiny", [], records, tmp_path / "with", {"knob": names})
     write_leaderboard("tiny", [], records, tmp_path / "without", {})
     pictures = [(tmp_path / place / "tiny.png").read_bytes() for place in ("with", "without")]
@@ -744,7 +823,8 @@ def test_a_page_without_a_finished_cell_is_written(tmp_path):
     ("records", "words"),
     [
         ([], ["no records of suite 'tiny'", "collapse_bench run"]),
-        ([record(schema=1)], ["vae-lstm-1-00c0ffee", "schema 1", "schema 2", "score CELL"]),
+        ([record(schema=1)], ["vae-lstm-1-00c0ffee", "schema 1", "schema 2", "--write model CELL"]),
+        ([record(schema=3)], ["schema 3", "use the version that wrote it"]),
         ([record(seed=None)], ["vae-lstm-None-00c0ffee", "'seed'", "int"]),
         ([{**record(), "corpus": None}], ["'name'", "str"]),
         ([record(), record(cell="vae-lstm-1-00c0ffe0")], ["vae/lstm/1", "00c0ffe0", "remove"]),

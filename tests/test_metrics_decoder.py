@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.special import logsumexp
 from scipy.stats import norm
 
 from collapse_bench.metrics.decoder_use import shuffle_gap, useful_information, useful_rate

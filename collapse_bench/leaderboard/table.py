@@ -10,7 +10,7 @@ from collapse_bench.leaderboard.ranking import HEADLINE, TOLERANCE, Group
 from collapse_bench.leaderboard.section import Record, Row, ceiling, other_versions
 from collapse_bench.metrics import METRICS, VERDICTS, key_of
 from collapse_bench.metrics.active_units import THRESHOLD, THRESHOLDS
-from collapse_bench.metrics.verdict import COLLAPSED, SATURATED
+from collapse_bench.metrics.verdict import SATURATED
 
 SETTLED = 0.1
 """Nats of NLL that the last doubling of the draws may still gain."""
@@ -20,26 +20,41 @@ OF_A_LANGUAGE_MODEL = ("nll", "distortion", "negative_elbo", "perplexity")
 
 ABOUT = "information_about_"
 
+GAP = "gap to LM"
+
+RISE_WITH_THE_NLL = ("nll", "useful_rate", HEADLINE, GAP)
+"""What is too high by as much as the NLL is, if not always for the headline, which is a minimum."""
+
+BEYOND_A_RECORD = "inference collapse"
+"""The verdict that no record can hold: it takes posteriors refined under the frozen decoder."""
+
 MARKS = {
     "§": "set or moved by construction: a remedy of this entry does so whatever the model learns,"
     " and nothing is to be concluded from the value",
     "†": f"MI of a seed is above {100 * SATURATED:.0f} % of its ceiling ln N, and hence too low"
-    " (saturated)",
+    " (saturated); so is useful information where MI is the smaller of the two",
     "‡": "the draws ran out: the Monte-Carlo error of a seed is above what the suite asks for, and"
-    " the NLL too high by about half its square, or more",
+    " the NLL, and with it U, useful information and gap to LM, is too high by an unknown amount",
     "¶": f"not settled: of a seed, the last doubling of the draws took more than {SETTLED:g} nats"
     " off the NLL, and the next one may as well; U, useful information and gap to LM are too high"
-    " by as much as the NLL is",
+    " by as much as the NLL is; the row keeps its place, which may be too good",
 }
 
 
 def marks(row: Row, name: str) -> str:
-    """What has to be known of a metric's value, as MARKS explains it."""
+    """What has to be known of the value of a metric, or of the gap, as MARKS explains it.
+
+    Args:
+        row: with a finished seed.
+        name: of the metric, or GAP.
+    """
+    rises = name in RISE_WITH_THE_NLL
+    error, gain = "nll_monte_carlo_error", "nll_gain_of_doubling"
     found = {
         "§": row.holds_by_construction(name),
-        "†": name == "mutual_information" and exceeds(row, name, SATURATED * ceiling(row.done[0])),
-        "‡": name == "nll_monte_carlo_error" and exceeds(row, name, error_asked_for(row)),
-        "¶": name == "nll" and exceeds(row, "nll_gain_of_doubling", SETTLED),
+        "†": saturated(row, name),
+        "‡": (rises or name == error) and exceeds(row, error, error_asked_for(row)),
+        "¶": (rises or name == gain) and exceeds(row, gain, SETTLED),
     }
     text = "".join(mark for mark, holds in found.items() if holds)
     return f" {text}" if text else ""
@@ -48,6 +63,22 @@ def marks(row: Row, name: str) -> str:
 def exceeds(row: Row, name: str, limit: float) -> bool:
     """True if a metric of any finished seed is above a limit."""
     return any(value is not None and value > limit for value in row.values(name))
+
+
+def saturated(row: Row, name: str) -> bool:
+    """True if the mutual information of any finished seed is saturated and makes this metric."""
+    limit = SATURATED * ceiling(row.done[0])
+    if name == "mutual_information":
+        return exceeds(row, name, limit)
+    pairs = zip(row.values("mutual_information"), row.values("useful_rate"), strict=True)
+    return name == HEADLINE and any(
+        told is not None and used is not None and limit < told < used for told, used in pairs
+    )
+
+
+def may_be_too_high(row: Row) -> bool:
+    """True if the headline of a row carries a mark that says so."""
+    return any(mark in measured(row, HEADLINE) for mark in "‡¶")
 
 
 def error_asked_for(row: Row) -> float:
@@ -64,27 +95,29 @@ def measured(row: Row, name: str, digits: int = 2) -> str:
     return shown(value, digits) + ("" if row.is_language_model else marks(row, name))
 
 
-def verdicts(row: Row) -> str:
-    """One verdict if the seeds agree, else how many seeds got which."""
-    counts = Counter(escape(record.get("verdict") or "unknown") for record in row.done)
+def outcomes(row: Row) -> str:
+    """The verdict of every seed, or what became of it if it has none: one word if all agree, else
+    how many of all the seeds got which."""
+    counts = Counter(escape(outcome(record)) for record in row.cells.values())
     if len(counts) < 2:
         return next(iter(counts), NONE)
-    return ", ".join(f"{name} {n}/{len(row.done)}" for name, n in sorted(counts.items()))
+    return ", ".join(f"{name} {n}/{len(row.cells)}" for name, n in sorted(counts.items()))
 
 
-def collapse_rate(row: Row) -> str:
-    """Collapsed seeds out of the finished ones, and what became of the others."""
-    useful = row.values(HEADLINE)
-    known = [value for value in useful if value is not None]
-    counted = bool(known) and len(known) == len(useful) and not row.is_language_model
-    parts = [f"{sum(v < COLLAPSED for v in known)}/{len(known)}"] if counted else []
-    others = Counter(
-        escape(record["status"]) if record else "missing"
-        for record in row.cells.values()
-        if record is None or record["status"] != "done"
-    )
-    parts += [f"{status} {n}" for status, n in sorted(others.items())]
-    return ", ".join(parts) or NONE
+def outcome(record: Record | None) -> str:
+    """What a cell has come to."""
+    if record is None:
+        return "missing"
+    done = record["status"] == "done"
+    return str(record.get("verdict") or "unknown") if done else str(record["status"])
+
+
+def gap(row: Row) -> str:
+    """The gap to the language model with its marks."""
+    value = row.gap()
+    if row.is_language_model or value is None:
+        return NONE
+    return shown(value, sign="+") + marks(row, GAP)
 
 
 def information(row: Row) -> str:
@@ -168,8 +201,9 @@ MAIN = (
         "place",
         "",
         "by mean useful information, among those whose mean NLL is at most"
-        f" {TOLERANCE:.1f} nat above the language model's; equal places are ties: the 95 % interval"
-        " over seeds of the paired difference to the first of the tie holds 0",
+        f" {TOLERANCE:.1f} nat above the language model's; equal places are ties: a row is behind"
+        " the first of a tie only if all of the 95 % interval over seeds of their paired difference"
+        " is above 0",
         "a difference that so few seeds cannot show",
         lambda r: NONE if r.place is None else str(r.place),
     ),
@@ -182,15 +216,23 @@ MAIN = (
         NONE,
         lever,
     ),
-    Column("verdict", "", "of each seed, by the rules below; the seeds counted", NONE, verdicts),
+    Column(
+        "verdict",
+        "",
+        "of every seed that the suite asks for, by the rules below, or what became of it if it did"
+        " not finish, which is an outcome as well; counted where seeds differ",
+        f"*{BEYOND_A_RECORD}*, which only `python -m collapse_bench diagnose CELL` tells apart from"
+        " *collapsed* and *rate without use*, since that needs refined posteriors",
+        outcomes,
+    ),
     of_metric("useful information", HEADLINE),
     of_metric("NLL", "nll", note="; exact for the language model"),
     Column(
-        "gap to LM",
+        GAP,
         "nats",
         "NLL minus that of the language model of the same architecture and seed; below 0 is better",
         "whether it is z or another decoder that moved it",
-        lambda r: NONE if r.is_language_model else shown(r.gap(), sign="+"),
+        gap,
     ),
     of_metric("U", "useful_rate"),
     of_metric("R", "kl"),
@@ -199,14 +241,6 @@ MAIN = (
     of_metric("AU", "active_units", active_units),
     of_metric("effective units", "effective_units", digits=1),
     of_metric("D", "distortion"),
-    Column(
-        "collapsed",
-        "seeds",
-        f"finished seeds with less than {COLLAPSED:g} nats of useful information, out of all that"
-        " finished, and what became of those that did not: outcomes as well",
-        "why",
-        collapse_rate,
-    ),
 )
 
 DIAGNOSTICS = (
@@ -306,10 +340,11 @@ def legend(columns: Iterable[Column]) -> list[str]:
 
 
 def signs() -> list[str]:
-    """What the marks and the verdicts mean."""
+    """What the marks and the verdicts mean that the tables can show."""
+    told = {name: meaning for name, meaning in VERDICTS.items() if name != BEYOND_A_RECORD}
     return [
         *(f"- {mark} {meaning}." for mark, meaning in MARKS.items()),
-        *(f"- *{name}*: {meaning}." for name, meaning in VERDICTS.items()),
+        *(f"- *{name}*: {meaning}." for name, meaning in told.items()),
     ]
 
 

@@ -1,0 +1,275 @@
+"""Exact against estimated: the checks pass, can fail, and are told."""
+
+import dataclasses
+import importlib
+
+import numpy as np
+import pytest
+import torch
+
+from collapse_bench import verification
+from collapse_bench.cli import main
+from collapse_bench.diagnosis import diagnose
+from collapse_bench.metrics import Scores, score, verdict
+from collapse_bench.metrics.mutual_information import Information, mutual_information
+from collapse_bench.truth.controls import controls
+from collapse_bench.verification import Check, bracketed, numbers, table, truths, verify
+
+NAMES = set(truths())
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """So few sentences and draws that all checks take seconds."""
+    monkeypatch.setattr(verification, "SENTENCES", 400)
+    monkeypatch.setattr(verification, "SAMPLES", 128)
+    monkeypatch.setattr(verification, "CONTROLLED", 300)
+    monkeypatch.setattr(verification, "ANNEALED", 16)
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Of the models and controls only these."""
+
+    def keep(*names):
+        whole = truths()
+        kept = {name: whole[name] for name in {*names, "linear VAE, optimum", MIXTURE}}
+        monkeypatch.setattr(verification, "truths", lambda: kept)
+        monkeypatch.setattr(
+            verification,
+            "controls",
+            lambda n: [c for c in controls(n) if c.name == "collapsed VAE"],
+        )
+
+    return keep
+
+
+MIXTURE = "mixture of strings"
+
+
+def failed(checks):
+    return {(check.model, check.what) for check in checks if not check.passed}
+
+
+def test_everything_is_checked_and_passes():
+    checks = list(verify())
+    assert failed(checks) == set()
+    assert {check.model for check in checks} >= NAMES | {control.name for control in controls(2)}
+    whats = {check.what for check in checks}
+    assert whats >= {"nll", "distortion", "kl", "useful_rate", "mutual_information", "verdict",
+                     "fooled", "R + D at slope 1 = H(x)", "I is not below R(D)",
+                     "log p(x), annealed from both sides"}  # fmt: skip
+    assert any("perplexity, from D" in what for what in whats)
+    for name in NAMES:
+        assert sum(check.model == name for check in checks) >= 6
+    assert "**FAIL**" not in "".join(table(checks))
+
+
+def test_the_numbers_are_the_same_each_time(few):
+    few()
+    assert list(verify()) == list(verify())
+
+
+# What is broken is found
+
+
+def broken(monkeypatch, name, add):
+    """A metric that is off by so much, in the scores of the models and in the diagnoses."""
+
+    def wrong(arrays):
+        metrics, errors = score(arrays)
+        return Scores(metrics | {name: metrics[name] + add(metrics, errors)}, errors)
+
+    monkeypatch.setattr(verification, "score", wrong)
+
+
+@pytest.mark.parametrize(
+    "name", ["nll", "distortion", "kl", "useful_rate", "negative_elbo", "shuffle_gap"]
+)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_metric_that_is_off_fails_in_every_model_that_knows_it(few, monkeypatch, name, sign):
+    few("linear VAE, posterior mis-set", "hidden Markov model")
+    known = {model for model, truth in verification.truths().items() if name in truth.exact()}
+    if name != "shuffle_gap":
+        assert len(known) == 4
+    # A little more than an honest estimate may be off twice over.
+    broken(monkeypatch, name, lambda _, errors: sign * (8.5 * errors[name] + 1e-6))
+    found = failed(verify())
+    assert {model for model, what in found if what == name} == known
+
+
+def test_information_without_its_log_n_fails(few, monkeypatch, capsys):
+    few()
+
+    def forgetful(z, mean, scale):
+        found = mutual_information(z, mean, scale)
+        return Information(found.lower - np.log(len(z)), found.upper - np.log(len(z)))
+
+    for module in ("scores", "mutual_information"):
+        monkeypatch.setattr(
+            importlib.import_module(f"collapse_bench.metrics.{module}"),
+            "mutual_information",
+            forgetful,
+        )
+    # Nothing but that is looked at: the identities would refuse it before.
+    monkeypatch.setattr("collapse_bench.metrics.scores.check_identities", lambda *_: None)
+    found = failed(verify())
+    assert {("linear VAE, optimum", "mutual_information"), (MIXTURE, "mutual_information")} <= found
+    assert (f"{MIXTURE}, R-D curve", "I is not below R(D)") in found
+
+
+def test_a_perplexity_of_the_distortion_fails(few, monkeypatch):
+    few()
+
+    def cheating(arrays):
+        metrics, errors = score(arrays)
+        return Scores(metrics | {"perplexity": float(np.exp(metrics["distortion"]))}, errors)
+
+    monkeypatch.setattr(verification, "score", cheating)
+    assert any(model == "perplexity from D alone" for model, _ in failed(verify()))
+
+
+def test_a_verdict_that_believes_the_rate_fails(monkeypatch):
+    diagnoser = importlib.import_module("collapse_bench.diagnosis.diagnose")
+
+    def believing(scores, sentences, refined_use=0.0):
+        told = verdict(scores, sentences, refined_use)
+        return "healthy" if told == "rate without use" else told
+
+    monkeypatch.setattr(diagnoser, "verdict", believing)
+    found = failed(check for control in controls(300) for check in verification.verdicts(control))
+    assert found == {
+        ("constant-shift posterior", "verdict"),
+        ("delta-VAE at its floor", "verdict"),
+        ("hash encoder under batch normalisation", "verdict"),
+    }
+
+
+def test_a_control_that_fools_another_metric_fails():
+    control = dataclasses.replace(controls(300)[0], fooled=("KL",))
+    assert failed(verification.verdicts(control)) == {(control.name, "fooled")}
+    assert diagnose(control.model, control.sentences, control.lengths).verdict == control.verdict
+
+
+def test_a_bound_on_the_wrong_side_fails(few, monkeypatch):
+    few()
+    honest = verification.annealed_importance_sampling
+
+    def shifted(*arguments, **settings):
+        found = honest(*arguments, **settings)
+        return dataclasses.replace(found, lower=found.lower + 1, upper=found.upper + 1)
+
+    assert failed(verification.bounds()) == set()
+    monkeypatch.setattr(verification, "annealed_importance_sampling", shifted)
+    assert failed(verification.bounds()) == {
+        ("linear VAE, optimum", "log p(x), annealed from both sides")
+    }
+
+
+def test_a_curve_that_is_off_fails(few, monkeypatch):
+    few()
+    honest = verification.point
+
+    def worse(*arguments, **settings):
+        found = honest(*arguments, **settings)
+        return found._replace(rate=found.rate + 1e-4)
+
+    monkeypatch.setattr(verification, "point", worse)
+    assert failed(verification.curve()) == {(f"{MIXTURE}, R-D curve", "R + D at slope 1 = H(x)")}
+
+
+# How far is too far
+
+
+@pytest.mark.parametrize(
+    ("estimate", "error", "passed"),
+    [
+        (5.0, 0.1, True),
+        (5.39, 0.1, True),
+        (4.61, 0.1, True),
+        (5.41, 0.1, False),
+        (4.59, 0.1, False),
+        # Without an error only rounding is forgiven.
+        (5.0 + 5e-10, 0.0, True),
+        (5.0 + 5e-9, 0.0, False),
+    ],
+)
+def test_four_standard_errors_are_allowed(estimate, error, passed):
+    (check,) = numbers("m", {"nll": 5.0, "unknown": 3.0}, Scores({"nll": estimate}, {"nll": error}))
+    assert (check.passed, check.what, check.exact) == (passed, "nll", "5.0000")
+    assert check.passed == (abs(check.off) <= 4)
+
+
+@pytest.mark.parametrize(
+    ("truth", "passed"),
+    [(1.0, True), (2.0, True), (0.61, True), (2.39, True), (0.59, False), (2.41, False)],
+)
+def test_a_truth_has_to_be_within_its_bounds_but_for_four_errors(truth, passed):
+    check = bracketed("m", "w", truth, 1.0, 2.0, 0.1)
+    assert check.passed == passed
+    assert (check.off == 0) == (1 <= truth <= 2)
+    scores = Scores({"mutual_information": 1.0, "mutual_information_upper": 2.0},
+                    {"mutual_information": 0.1})  # fmt: skip
+    (check,) = numbers("m", {"mutual_information": truth}, scores)
+    assert check.passed == passed
+
+
+@pytest.mark.parametrize("estimate", [float("nan"), float("inf")])
+def test_what_is_no_number_does_not_pass(estimate):
+    (check,) = numbers("m", {"nll": 5.0}, Scores({"nll": estimate}, {"nll": 0.1}))
+    assert not check.passed
+    assert not bracketed("m", "w", 1.5, estimate, 2.0, 0.1).passed or estimate != estimate
+
+
+# What is told
+
+
+CHECKS = [
+    Check("a model", "nll", "5.0000", "5.0100", 0.01, 1.0, True),
+    Check("m", "verdict", "collapsed", "healthy", None, None, False),
+]
+
+
+def test_the_table_is_markdown():
+    lines = table(CHECKS)
+    assert len(lines) == 4
+    assert len({len(line) for line in lines}) == 1, "columns are aligned"
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert {len(row) for row in cells} == {7}
+    assert all(line.startswith("| ") and line.endswith(" |") for line in lines)
+    assert set("".join(cells[1])) == {"-"}
+    assert cells[2] == ["a model", "nll", "5.0000", "5.0100", "0.0100", "1.0", "pass"]
+    assert cells[3] == ["m", "verdict", "collapsed", "healthy", "", "", "**FAIL**"]
+    assert all(cells[1]), "a column without a dash is none"
+
+
+@pytest.mark.parametrize(("checks", "code"), [(CHECKS, 1), (CHECKS[:1], 0)])
+def test_the_verb_says_all_and_ends_with_1_where_one_failed(monkeypatch, capsys, checks, code):
+    monkeypatch.setattr(verification, "verify", lambda: iter(checks))
+    assert main(["verify"]) == code
+    told = capsys.readouterr()
+    assert told.out.splitlines()[: len(checks) + 2] == table(checks)
+    assert f"1 of {len(checks)} checks passed" in told.out
+    assert "ok   a model: nll" in told.err
+    assert ("FAIL m: verdict" in told.err) == bool(code)
+
+
+def test_the_verb_ends_with_1_where_a_metric_is_broken(few, monkeypatch, capsys):
+    few()
+    broken(monkeypatch, "nll", lambda *_: 1.0)
+    assert main(["verify"]) == 1
+    out = capsys.readouterr().out
+    assert "**FAIL**" in out
+    counted = [line for line in out.splitlines() if line.endswith("checks passed")]
+    assert len(counted) == 1
+
+
+def test_the_models_draw_their_own_sentences_and_the_same_each_time():
+    one, other = truths(), truths()
+    for name in NAMES:
+        first, second = (
+            model.draw(7, torch.Generator().manual_seed(3)) for model in (one[name], other[name])
+        )
+        assert len(first) == 7
+        assert torch.equal(first, second)
+        assert one[name].exact() == other[name].exact()
