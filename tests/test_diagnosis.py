@@ -202,15 +202,16 @@ def test_without_a_gradient_all_but_the_refinement_is_told(log_likelihood, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("name", "posterior"),
+    ("said", "posterior"),
     [
         ("MultivariateNormal", lambda q: MultivariateNormal(q.mean, torch.eye(3).double())),
-        ("Categorical", lambda q: Categorical(logits=q.mean)),
         ("LogNormal", lambda q: Independent(LogNormal(q.mean, q.stddev), 1)),
+        # It has no density of z at all, and no z of that shape.
+        ("Categorical|event shape", lambda q: Categorical(logits=q.mean)),
     ],
 )
-def test_a_posterior_that_is_no_diagonal_normal_is_refused_by_its_name(name, posterior):
-    with pytest.raises(UserError, match=rf"(?s)posterior.*{name}|{name}.*posterior"):
+def test_a_posterior_that_is_no_diagonal_normal_is_refused(said, posterior):
+    with pytest.raises(UserError, match=rf"^(the )?posterior\b.*({said})"):
         told(Toy(posterior_is=posterior), DATA)
 
 
@@ -247,7 +248,10 @@ def unchecked(q):
         {"posterior_is": lambda q: Normal(q.mean, -q.stddev, False)},
         {"log_likelihood_is": lambda x, z: z.sum(1) * math.nan},
         {"log_likelihood_is": lambda x, z: z.sum(1) * 0 - math.inf},
-        {"posterior_is": unchecked, "prior_is": lambda p: Normal(p.mean, p.stddev * math.nan, False)},
+        {
+            "posterior_is": unchecked,
+            "prior_is": lambda p: Normal(p.mean, p.stddev * math.nan, False),
+        },
     ],
     ids=[
         "infinite mean", "mean", "scale", "zero scale", "negative scale", "log-likelihood",

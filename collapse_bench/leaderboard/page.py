@@ -237,6 +237,7 @@ def header(section: Section) -> list[str]:
         f"- Training: {settings(section.records, 'training', 'budget')}",
         f"- Evaluation: {settings(section.records, 'evaluation')}",
         f"- Machine: {environment(section.records)}",
+        f"- Scored by: {scored(section.records)}",
     ]
     if not any(record["latent"] == 0 for record in section.records):
         lines.append("- **No language model control has a record, so there is no gap to read.**")
@@ -317,6 +318,15 @@ def environment(records: Sequence[Record]) -> str:
         f" {value('platform')}; collapse_bench {value('collapse_bench')} (commit"
         f" {value('commit')}), Python {value('python')}, torch {value('torch')}"
     )
+
+
+def scored(records: Sequence[Record]) -> str:
+    """The code behind the numbers, which may be later than that which trained."""
+    told = [record.get("scored") or {} for record in records]
+    version, commit = (
+        listed(each.get(name) for each in told) for name in ("collapse_bench", "commit")
+    )
+    return f"collapse_bench {version} (commit {commit})"
 
 
 def listed(values: Iterable[object]) -> str:
