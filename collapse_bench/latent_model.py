@@ -63,7 +63,8 @@ class Rows:
         Raises:
             UserError: there is no sentence, or not one length for each.
         """
-        if not hasattr(values, "__len__") or isinstance(values, Mapping) or len(values) == 0:
+        countable = hasattr(values, "__len__") and not isinstance(values, Mapping)
+        if not countable or getattr(values, "ndim", 1) == 0 or len(values) == 0:
             raise UserError(
                 "sentences: at least one is needed, as a tensor, an array or a list with one row a"
                 f" sentence, not {type(values).__name__} {values!r:.60}"
@@ -178,8 +179,8 @@ class Scored(nn.Module):
         """
         once, again = (self.model.posterior(batch.values) for _ in range(2))
         z = once.mean
-        same = torch.equal(z, again.mean) and torch.equal(
-            self._nats(batch, z), self._nats(batch, z)
+        same = torch.allclose(z, again.mean, rtol=0, atol=0, equal_nan=True) and torch.allclose(
+            self._nats(batch, z), self._nats(batch, z), rtol=0, atol=0, equal_nan=True
         )
         if not same:
             raise UserError(
@@ -198,5 +199,8 @@ def _one_event(distribution: Any, what: str) -> Distribution:
         )
     extra = len(distribution.batch_shape) - 1
     if isinstance(distribution, Normal) and extra > 0:
+        if type(distribution) is Normal:
+            # Not validated: what is not finite is told by the array that it ends in.
+            distribution = Normal(distribution.mean, distribution.stddev, validate_args=False)
         return Independent(distribution, extra, validate_args=False)
     return distribution

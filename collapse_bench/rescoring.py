@@ -126,6 +126,11 @@ def restore(
     """
     settings, names = result["settings"], result["corpus"]
     remedies_of(folder, result, remedy_files)
+    if names["name"] == "text" and not names.get("hub") and data is None:
+        raise UserError(
+            f"{folder}: trained on a text of one's own; name the folder of its train.txt,"
+            f" valid.txt and test.txt with --data DIR"
+        )
     wanted = CorpusSettings(
         name=names["name"],
         path=str(data) if names["name"] == "text" and data and not names.get("hub") else None,

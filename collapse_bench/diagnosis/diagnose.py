@@ -114,7 +114,9 @@ def diagnose(
             raise UserError(f"diagnose: {name} must be at least {smallest}, not {value}")
     scored = Scored(model)
     with evaluating(scored):
-        scored.check_repeatable(rows.rows(torch.arange(min(batch, len(rows)))))
+        first = rows.rows(torch.arange(min(batch, len(rows))))
+        normal_posterior(scored, first, torch.zeros_like)
+        scored.check_repeatable(first)
     arrays = evaluate(scored, rows, samples=samples, batch=batch, seed=seed)
     return examine(scored, rows, arrays, refined=refined, seed=seed)
 
@@ -149,7 +151,12 @@ def examine(
     chosen = np.random.default_rng(seed).permutation(n)[:refined]
     found = _refined_gaps(model, split, arrays, chosen, seed)
     evidence = Evidence(n, latent, found, len(chosen))
-    certain = 0.0 if isinstance(found, str) else found.refined_use - 2 * found.refined_use_error
+    certain = 0.0
+    if not isinstance(found, str):  # of use, and more of it than the encoder's own posterior has
+        certain = min(
+            found.refined_use - 2 * found.refined_use_error,
+            found.amortisation - 2 * found.amortisation_error,
+        )
     told = verdict(scores, n, certain)
     return Diagnosis(told, scores, evidence, arrays, by_position(model, split, arrays, seed))
 

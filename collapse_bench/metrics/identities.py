@@ -40,7 +40,7 @@ def check_arrays(arrays: Mapping[str, NDArray[Any]]) -> None:
     """
     if missing := [name for name in SHAPES if name not in arrays]:
         raise ArraysError(f"no array {', '.join(missing)}: of another version, or not complete")
-    sizes = {"N": len(arrays["tokens"])}
+    sizes = {"N": arrays["tokens"].shape[0] if arrays["tokens"].ndim else 0}
     if not sizes["N"]:
         raise ArraysError("tokens: there is no sentence")
     for name, letters in SHAPES.items():
@@ -68,6 +68,12 @@ def check_arrays(arrays: Mapping[str, NDArray[Any]]) -> None:
                 f"{name}: {values[where]} in sentence {where[0]} ({int(bad.sum())} such entries):"
                 f" nothing can be computed from it"
             )
+    drawn = np.isfinite(arrays["log_weights"]).sum(axis=1)
+    if (more := drawn > arrays["draws"]).any():
+        i = int(np.argmax(more))
+        raise ArraysError(
+            f"draws: {arrays['draws'][i]} in sentence {i}, which has {drawn[i]} log weights"
+        )
     for name, values in arrays.items():
         if name.startswith("label_") and len(values) != sizes["N"]:
             raise ArraysError(f"{name}: must have N = {sizes['N']} rows, not {len(values)}")
