@@ -13,6 +13,7 @@ from benchmarks.conftest import ROOT, SIDES, pick, quiet
 from collapse_bench import runner
 from collapse_bench.cell import run_cell
 from collapse_bench.corpus import load_corpus
+from collapse_bench.metrics import key_of
 from collapse_bench.plugins import remedy_files
 
 SHARE = 20
@@ -43,7 +44,7 @@ def test_cell(side, race, cells, corpus, suite, source, texts, tmp_path):
         )  # fmt: skip
         record = run_cell(job, report=lambda progress: None)
         assert record["status"] == "done", record["error"]
-        return record["metrics"]["nll"]
+        return record["metrics"][key_of("nll")]
 
     # No warm-up: a cell is a process of its own, and starts cold.
     race(

@@ -6,7 +6,8 @@ import pytest
 from benchmarks import reference
 from benchmarks.conftest import SIDES, pick
 from collapse_bench.evaluation import evaluate
-from collapse_bench.metrics import posterior_scores, score
+from collapse_bench.metrics import posterior_scores
+from collapse_bench.metrics.likelihood import importance_weighted_nll
 
 SAMPLES = 500
 SENTENCES, SPREAD = 4, 8
@@ -25,10 +26,12 @@ def likelihood(race, benchmark, pair, split, batch, rounds, *, work, unit, **key
 
     def ours():
         arrays = evaluate(
-            pair.bench, split, samples=SAMPLES, batch=batch, seed=SEED, precision="auto", **keywords
-        )
+            pair.bench, split, samples=SAMPLES, batch=batch, seed=SEED, precision="auto",
+            shuffled=False, **keywords,
+        )  # fmt: skip
         draws.append(float(arrays["draws"].mean()))
-        return score(arrays).metrics["nll"]
+        nll = importance_weighted_nll(arrays["log_weights"], arrays["draws"])
+        return float(nll.mean())
 
     race(reference=plain, bench=ours, rounds=rounds, work=work, unit=unit, sentences=len(split))
     benchmark.extra_info["draws_of_bench"] = draws[-1]
