@@ -185,7 +185,11 @@ def rescore(folder: Path, restored: Restored, result: Mapping[str, Any]) -> list
     from_arrays = versioned(_score_of(folder, record.read_arrays(folder, _digest(result))).metrics)
     again = evaluate_cell(restored.cell, restored.model, restored.corpus)
     from_model = versioned(_score_of(folder, again).metrics)
-    recorded, errors = result["metrics"], result["standard_errors"]
+    # What is no number agrees with nothing.
+    recorded, errors = (
+        {name: value for name, value in result[part].items() if type(value) in (int, float)}
+        for part in ("metrics", "standard_errors")
+    )
     return [
         Line(
             name,
@@ -194,7 +198,7 @@ def rescore(folder: Path, restored: Restored, result: Mapping[str, Any]) -> list
             from_arrays.get(name),
             from_model.get(name),
         )
-        for name in dict.fromkeys([*recorded, *from_arrays, *from_model])
+        for name in dict.fromkeys([*result["metrics"], *from_arrays, *from_model])
     ]
 
 

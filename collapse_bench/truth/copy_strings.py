@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.special import entr, ndtr
 
+from collapse_bench.metrics.active_units import THRESHOLD
 from collapse_bench.model import diagonal_normal
 from collapse_bench.truth.strings import (
-    ACTIVE,
     aggregate_posterior,
     check_probabilities,
     kl_from_standard_normal,
@@ -169,7 +169,7 @@ class CopyStrings:
             "useful_rate": nll - distortion,
             "entropy": noise + self.bits * math.log(2),
             "shuffle_gap": shuffled - distortion,
-            "active_units": float(self.bits if self.mean**2 > ACTIVE else 0),
+            "active_units": float(self.bits if self.mean**2 > THRESHOLD else 0),
         }
 
     def _parts(self, sentences: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,13 +16,11 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.special import entr, ndtr, ndtri, xlogy
 
+from collapse_bench.metrics.active_units import THRESHOLD
 from collapse_bench.model import diagonal_normal
 
 MOST_STRINGS = 10_000
 """V^T beyond which nothing is enumerated."""
-
-ACTIVE = 0.01
-"""Variance of a posterior mean above which its unit counts as active (Burda et al. 2016)."""
 
 REACH = 12.0
 """Standard deviations beyond which a normal has no mass in float64."""
@@ -252,7 +250,7 @@ class Strings:
             "useful_rate": float(nll - distortion),
             "mutual_information_model": float((joint.exp() * (table - log_p[:, None])).sum()),
             "shuffle_gap": float(shuffled - distortion),
-            "active_units": float(variance > ACTIVE),
+            "active_units": float(variance > THRESHOLD),
         }
 
 
