@@ -16,7 +16,7 @@ from torch.distributions import Distribution, Independent, Normal
 
 from collapse_bench.errors import UserError
 from collapse_bench.model import Noise
-from collapse_bench.model.latent import base
+from collapse_bench.model.distributions import base
 
 
 class LatentModel(Protocol):

@@ -41,7 +41,7 @@ def class_name(remedy: str) -> str:
 
 def fingerprint(path: Path) -> str | None:
     """Return the SHA-256 of a remedy's file, or None if it is part of this package."""
-    if path.parent == BUILT_IN:
+    if path.is_relative_to(BUILT_IN):
         return None
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -56,7 +56,7 @@ def summary_of(path: Path) -> str:
 
 
 def _built_in() -> Iterator[tuple[str, Path]]:
-    for path in sorted(BUILT_IN.glob("[!_]*.py")):
+    for path in sorted(BUILT_IN.rglob("[!_]*.py"), key=lambda path: path.stem):
         yield path.stem, path
 
 

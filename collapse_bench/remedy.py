@@ -13,7 +13,7 @@ from collapse_bench import settings
 from collapse_bench.corpus import Batch
 from collapse_bench.errors import UserError
 from collapse_bench.model import SLOTS, Forward, Objective, SequenceVAE, plain
-from collapse_bench.plugins import class_name
+from collapse_bench.plugins import BUILT_IN, class_name
 
 LEVERS = ("build", "objective", "step")
 
@@ -172,9 +172,11 @@ def find_class(name: str, path: Path) -> Callable[..., Remedy]:
     Raises:
         UserError: the file cannot be imported or holds no remedy of the name it should.
     """
-    module = sys.modules.get(f"collapse_bench.remedies.{name}")
+    inside = path.relative_to(BUILT_IN).parent.parts if path.is_relative_to(BUILT_IN) else ()
+    module_name = ".".join(["collapse_bench.remedies", *inside, name])
+    module = sys.modules.get(module_name)
     if module is None or Path(module.__file__ or "") != path:
-        spec = importlib.util.spec_from_file_location(f"collapse_bench.remedies.{name}", path)
+        spec = importlib.util.spec_from_file_location(module_name, path)
         if spec is None or spec.loader is None:
             raise UserError(f"{path}: not a Python file; a remedy is a .py file named after it")
         module = importlib.util.module_from_spec(spec)

@@ -209,8 +209,8 @@ class TrainingRun:
                 f"{self.meter.tokens} tokens decoded"
             )
 
-    def _noise(self, mean: Tensor) -> Tensor:
-        return torch.randn(mean.shape, generator=self._latent, device=self.device)
+    def _noise(self, shape: torch.Size) -> Tensor:
+        return torch.randn(shape, generator=self._latent, device=self.device)
 
     @contextmanager
     def _training(self, only: tuple[str, ...]) -> Iterator[None]:

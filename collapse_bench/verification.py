@@ -218,7 +218,7 @@ def bounds() -> Iterator[Check]:
     z = exact.mean + exact.stddev * torch.randn(
         exact.mean.shape, generator=generator, dtype=torch.float64
     )
-    q = scored.posterior(rows, torch.randn_like)
+    q = scored.posterior(rows, torch.randn)
     found = annealed_importance_sampling(
         scored.log_likelihood,
         scored.prior(q, rows),

@@ -114,7 +114,7 @@ def make(
 def noise_of(seed: int):
     """Standard normal noise that is the same at every first call."""
     generator = torch.Generator().manual_seed(seed)
-    return lambda mean: torch.randn(mean.shape, generator=generator)
+    return lambda shape: torch.randn(shape, generator=generator)
 
 
 def same_arrays(one, other) -> bool:

@@ -17,7 +17,7 @@ from collapse_bench.errors import UserError
 from collapse_bench.evaluation import SentenceNoise, evaluating
 from collapse_bench.latent_model import Rows
 from collapse_bench.model import Dimensions, build_model, diagonal_normal
-from collapse_bench.model.autoregressive import AutoregressiveNormal, committed_rate
+from collapse_bench.model.distributions.autoregressive import AutoregressiveNormal, committed_rate
 
 
 class Linear:

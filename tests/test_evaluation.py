@@ -90,8 +90,8 @@ def test_the_arrays_by_hand(architecture, corpus):
     with torch.no_grad():
         q = model.posterior(batch, noise.of(batch, -1))
         p = model.prior(q, batch)
-        z = [q.mean + q.stddev * noise.of(batch, i)(q.mean) for i in range(14)]
-        z += [p.from_noise(noise.of(batch, i)(q.mean)) for i in (14, 15)]
+        z = [q.mean + q.stddev * noise.of(batch, i)(q.mean.shape) for i in range(14)]
+        z += [p.from_noise(noise.of(batch, i)(q.mean.shape)) for i in (14, 15)]
         likelihood = torch.stack([model.log_likelihood(batch, each) for each in z], 1)
         of_q, of_p = (
             torch.stack([each.log_prob(x) for x in z], 1).double().exp() for each in (q, p)
@@ -107,13 +107,13 @@ def test_the_arrays_by_hand(architecture, corpus):
 
 
 def test_noise_belongs_to_the_sentence_the_draw_and_the_seed(batch):
-    mean = torch.zeros(5, 3)
+    shape = torch.Size([5, 3])
     noise = SentenceNoise(60, 1)
-    first = noise.of(batch, 0)(mean)
-    assert torch.equal(first, noise.of(batch, 0)(mean))
-    assert torch.equal(first, SentenceNoise(60, 1).of(batch, 0)(mean))
+    first = noise.of(batch, 0)(shape)
+    assert torch.equal(first, noise.of(batch, 0)(shape))
+    assert torch.equal(first, SentenceNoise(60, 1).of(batch, 0)(shape))
     for other in (noise.of(batch, 1), noise.of(batch, -1), SentenceNoise(60, 2).of(batch, 0)):
-        assert not (first == other(mean)).any()
+        assert not (first == other(shape)).any()
     assert len(set(first.flatten().tolist())) == 15
 
 
@@ -294,7 +294,7 @@ def test_the_weights_of_every_round_by_hand(samples, corpus):
             from_q, from_p = proposal_draws(total := int(arrays["draws"][i]))
             for number in [*range(from_q), *range(most_q, most_q + from_p)]:
                 part = q if number < most_q else p
-                z = part.mean + part.stddev * noise.of(batch, number)(q.mean)
+                z = part.mean + part.stddev * noise.of(batch, number)(q.mean.shape)
                 of_q, of_p, of_x = (
                     each.log_prob(z).double().exp()[row]
                     for each in (q, p, diagonal_normal(x, torch.ones_like(x)))

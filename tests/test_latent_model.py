@@ -17,7 +17,7 @@ from collapse_bench.latent_model import Rows, Scored
 from collapse_bench.metrics import score
 from collapse_bench.metrics.likelihood import importance_weighted_nll
 from collapse_bench.model import diagonal_normal
-from collapse_bench.model.autoregressive import AutoregressiveNormal
+from collapse_bench.model.distributions.autoregressive import AutoregressiveNormal
 from collapse_bench.truth.linear import linear_vae
 
 # Sentences
@@ -168,7 +168,7 @@ def test_a_normal_and_an_independent_normal_are_one_event_a_sentence(shape):
             wrapped = replace(plain, posterior_is=lambda q, n=events: Independent(q, n))
             for name, array in all_of(wrapped).items():
                 np.testing.assert_array_equal(array, expected[name])
-    q = Scored(plain).posterior(ROWS, torch.randn_like)
+    q = Scored(plain).posterior(ROWS, torch.randn)
     assert (q.batch_shape, q.event_shape) == ((5,), shape)
     bare = replace(plain, prior_is=lambda p: p.base_dist)
     for name, array in all_of(bare).items():

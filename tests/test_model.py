@@ -13,9 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from collapse_bench.metrics import score
 from collapse_bench.model import GENERATIVE, INFERENCE, SLOTS, diagonal_normal, plain
-from collapse_bench.model.autoregressive import AutoregressiveNormal
+from collapse_bench.model.distributions import draw, rate
+from collapse_bench.model.distributions.autoregressive import AutoregressiveNormal
 from collapse_bench.model.dropout import Dropout
-from collapse_bench.model.latent import LastState, StandardNormal, draw, rate
+from collapse_bench.model.latent import LastState, StandardNormal
 from collapse_bench.model.readout import ROWS, Readout, TokenLogLikelihood
 from collapse_bench.model.transformer import attention, causal_mask, positions
 from collapse_bench.plugins import remedy_files
@@ -240,7 +241,7 @@ def test_a_step_in_lower_precision_is_finite_and_close(name, architecture, corpu
 def test_the_terms_of_a_pass_are_those_of_the_bound(architecture, batch):
     model = make(architecture).model.eval()
     noise = torch.randn(5, 8, generator=torch.Generator().manual_seed(2))
-    forward = model(batch, lambda mean: noise, step=3, progress=0.5)
+    forward = model(batch, lambda shape: noise, step=3, progress=0.5)
     assert (forward.step, forward.progress) == (3, 0.5)
     mean, scale = forward.q.mean, forward.q.stddev
     assert torch.equal(forward.z, mean + scale * noise)

@@ -26,16 +26,16 @@ from collapse_bench.model import (
     diagonal_normal,
 )
 from collapse_bench.model.anticausal import AntiCausalEncoder
-from collapse_bench.model.autoregressive import AutoregressiveNormal, committed_rate
-from collapse_bench.model.latent import rate
+from collapse_bench.model.distributions import rate
+from collapse_bench.model.distributions.autoregressive import AutoregressiveNormal, committed_rate
 from collapse_bench.plugins import remedy_files
 from collapse_bench.record import MODEL, write_model
-from collapse_bench.remedies.aggressive_inference import AggressiveInference
-from collapse_bench.remedies.cyclical_annealing import CyclicalAnnealing
-from collapse_bench.remedies.delta_vae import DeltaVae, GradualDecoder, StridedStates
-from collapse_bench.remedies.kl_annealing import KlAnnealing
-from collapse_bench.remedies.limited_receptive_field import WindowDecoder
-from collapse_bench.remedies.word_dropout import WordDropoutDecoder
+from collapse_bench.remedies.decoder.limited_receptive_field import WindowDecoder
+from collapse_bench.remedies.decoder.word_dropout import WordDropoutDecoder
+from collapse_bench.remedies.objective.cyclical_annealing import CyclicalAnnealing
+from collapse_bench.remedies.objective.kl_annealing import KlAnnealing
+from collapse_bench.remedies.prior.delta_vae import DeltaVae, GradualDecoder, StridedStates
+from collapse_bench.remedies.training.aggressive_inference import AggressiveInference
 from collapse_bench.remedy import Remedy, chain, find_class, levers_of, name_of
 
 REMEDIES = sorted(remedy_files())
@@ -228,7 +228,7 @@ def test_padding_changes_nothing(name, architecture, batch):
     built = make(architecture, chosen(name))
     model = built.model.eval()
     forward, padded = (
-        model(each, lambda mean: torch.ones_like(mean)) for each in (batch, pad(batch, 4))
+        model(each, torch.ones) for each in (batch, pad(batch, 4))
     )
     torch.testing.assert_close(padded.q.mean, forward.q.mean)
     torch.testing.assert_close(padded.kl, forward.kl)
@@ -239,10 +239,10 @@ def test_padding_changes_nothing(name, architecture, batch):
 def test_no_sentence_depends_on_its_neighbours(name, architecture, batch):
     built = make(architecture, chosen(name))
     model = built.model.eval()
-    forward = model(batch, lambda mean: torch.ones_like(mean))
+    forward = model(batch, torch.ones)
     targets = batch.targets.clone()
     targets[0, 0] = other_word(targets[0, 0])
-    changed = model(replace(batch, targets=targets), lambda mean: torch.ones_like(mean))
+    changed = model(replace(batch, targets=targets), torch.ones)
     assert not torch.equal(forward.distortion[0], changed.distortion[0])
     assert torch.equal(forward.distortion[1:], changed.distortion[1:])
     assert torch.equal(forward.kl[1:], changed.kl[1:])

@@ -108,7 +108,7 @@ def test_refinement_is_paid_for_in_training_and_plain_in_evaluation(architecture
     head = built.model.head
     features = built.model.pool(built.model.encoder(batch), batch.mask)
     q = head.head(features, None)
-    z, noise = q.mean, torch.zeros_like
+    z, noise = q.mean, torch.zeros
 
     def energy(weight):
         kl = 0.5 * (q.mean**2 + q.stddev**2 - 2 * q.stddev.log() - 1).sum(1)
@@ -183,7 +183,7 @@ def plain_updates(built, corpus, sequence, clip):
     norms = []
     for only, batch in zip(sequence, batches, strict=False):
         optimizer.zero_grad()
-        model(batch, lambda mean: torch.randn(mean.shape, generator=latent)).loss().backward()
+        model(batch, lambda shape: torch.randn(shape, generator=latent)).loss().backward()
         for parameter in set(model.parameters()) - set(model.parameters_of(only)):
             parameter.grad = None
         norms.append(float(nn.utils.clip_grad_norm_(model.parameters(), clip)))

@@ -12,7 +12,7 @@ from collapse_bench.evaluation import evaluate
 from collapse_bench.latent_model import Rows, Scored
 from collapse_bench.metrics.likelihood import importance_weighted_nll
 from collapse_bench.metrics.mutual_information import mutual_information
-from collapse_bench.model.autoregressive import committed_rate
+from collapse_bench.model.distributions.autoregressive import committed_rate
 from collapse_bench.truth.gaussian import LinearGaussian, linear_gaussian
 from collapse_bench.truth.kalman import linear_dynamics
 from collapse_bench.truth.linear import fitted_linear_vae, linear_vae

@@ -26,7 +26,7 @@ from collapse_bench.diagnosis.decoding import (
     gradients_of_latents,
 )
 from collapse_bench.metrics.likelihood import monte_carlo_error
-from collapse_bench.model.latent import draw
+from collapse_bench.model.distributions import draw
 
 Floats = NDArray[np.floating]
 

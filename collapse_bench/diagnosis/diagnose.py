@@ -115,7 +115,7 @@ def diagnose(
     scored = Scored(model)
     with evaluating(scored):
         first = rows.rows(torch.arange(min(batch, len(rows))))
-        normal_posterior(scored, first, torch.zeros_like)
+        normal_posterior(scored, first, torch.zeros)
         scored.check_repeatable(first)
     arrays = evaluate(scored, rows, samples=samples, batch=batch, seed=seed)
     return examine(scored, rows, arrays, refined=refined, seed=seed)

@@ -21,7 +21,7 @@ from collapse_bench.diagnosis.decoding import (
     gradient,
     gradients_of_latents,
 )
-from collapse_bench.model.latent import diagonal_normal, draw, rate
+from collapse_bench.model.distributions import diagonal_normal, draw, rate
 
 Floats = NDArray[np.floating]
 

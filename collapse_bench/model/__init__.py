@@ -2,13 +2,13 @@
 
 import warnings
 
+from collapse_bench.model.distributions import Noise, diagonal_normal
 from collapse_bench.model.latent import (
     Energy,
     GaussianHead,
     LastState,
     NoEncoder,
     StandardNormal,
-    diagonal_normal,
 )
 from collapse_bench.model.lstm import LSTMDecoder, LSTMEncoder
 from collapse_bench.model.readout import Readout
@@ -19,7 +19,6 @@ from collapse_bench.model.vae import (
     SLOTS,
     Dimensions,
     Forward,
-    Noise,
     Objective,
     SequenceVAE,
     plain,

@@ -1,73 +1,16 @@
-"""From encoder states to the latent: the plain pool, head and prior, and the rate between them."""
+"""From encoder states to the latent: the plain pool, head and prior."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, Normal, kl_divergence
+from torch.distributions import Distribution
 
 from collapse_bench.corpus import Batch
+from collapse_bench.model.distributions import diagonal_normal, family_of, shape_of
 
 Energy = Callable[[Distribution], Tensor]
 """The current objective per sentence [B], in nats, as a function of the posterior."""
-
-
-def diagonal_normal(mean: Tensor, scale: Tensor) -> Distribution:
-    """A normal with diagonal covariance whose every axis but the first is one event.
-
-    Args:
-        mean: [B, D] or [B, n, D].
-        scale: standard deviations, same shape, positive.
-    """
-    return Independent(Normal(mean, scale, validate_args=False), mean.dim() - 1, False)
-
-
-def base(distribution: Distribution) -> Distribution:
-    """The distribution of single dimensions where they are independent, else the whole."""
-    return distribution.base_dist if isinstance(distribution, Independent) else distribution
-
-
-def draw(distribution: Distribution, noise: Tensor) -> Tensor:
-    """A draw of z as a function of standard normal noise, so that gradients pass and the same
-    noise gives the same draw.
-
-    Args:
-        distribution: a diagonal normal, or one that offers `from_noise(noise)`.
-        noise: [B, D] or [B, n, D].
-
-    Raises:
-        TypeError: the distribution offers no such draw.
-    """
-    part = base(distribution)
-    if isinstance(part, Normal):
-        return part.mean + part.stddev * noise
-    if hasattr(part, "from_noise"):
-        z: Tensor = part.from_noise(noise)
-        return z
-    raise TypeError(
-        f"{type(part).__name__} is neither a diagonal normal nor offers from_noise(noise)"
-    )
-
-
-def rate(q: Distribution, p: Distribution, z: Tensor) -> Tensor:
-    """KL(q || p) of each sentence, unreduced, in nats.
-
-    In closed form where torch knows one for the pair (one entry a latent dimension), else the
-    single-sample estimate log q(z) - log p(z), which has one entry.
-
-    Args:
-        q: posterior of B sentences.
-        p: prior of the same sentences.
-        z: a draw from q, [B, D] or [B, n, D].
-
-    Returns:
-        [B, K]; K is the number of latent dimensions, or 1 for the estimate.
-    """
-    try:
-        kl = kl_divergence(base(q), base(p))
-    except NotImplementedError:
-        kl = q.log_prob(z) - p.log_prob(z)
-    return kl[:, None] if kl.dim() == 1 else kl.flatten(1)
 
 
 class NoEncoder(nn.Module):
@@ -108,4 +51,8 @@ class StandardNormal(nn.Module):
 
     def forward(self, q: Distribution, batch: Batch) -> Distribution:
         """A prior over z for each of the B sentences."""
-        return diagonal_normal(torch.zeros_like(q.mean), torch.ones_like(q.mean))
+        # A mean may cost what a draw does, so only a normal's, which is at hand, is asked for.
+        known = q.mean if family_of(q) == "normal" else None
+        shape, device = shape_of(q), batch.mask.device
+        zero = torch.zeros(shape, device=device) if known is None else torch.zeros_like(known)
+        return diagonal_normal(zero, torch.ones_like(zero))

@@ -7,15 +7,12 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from collapse_bench.corpus import Batch
-from collapse_bench.model.latent import draw, rate
+from collapse_bench.model.distributions import Noise, draw, rate, shape_of
 from collapse_bench.model.readout import Readout
 
 INFERENCE = ("encoder", "pool", "head")
 GENERATIVE = ("prior", "decoder")
 SLOTS = (*INFERENCE, *GENERATIVE)
-
-Noise = Callable[[Tensor], Tensor]
-"""Standard normal noise in the shape of its argument, which is a posterior's mean."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +174,7 @@ class SequenceVAE(nn.Module):
         step: int,
         progress: float,
     ) -> Forward:
-        z = draw(q, noise(q.mean))
+        z = draw(q, noise(shape_of(q)))
         p = self.prior(q, batch)
         distortion = -self.log_likelihood(batch, z)
         return Forward(step, progress, batch, features, q, z, p, distortion, rate(q, p, z))

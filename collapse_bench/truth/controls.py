@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from collapse_bench.model import diagonal_normal
-from collapse_bench.model.autoregressive import AutoregressiveNormal, committed_rate
+from collapse_bench.model.distributions.autoregressive import AutoregressiveNormal, committed_rate
 from collapse_bench.truth.linear import linear_vae
 
 LATENT = 32

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from collapse_bench.model import diagonal_normal
-from collapse_bench.model.autoregressive import AutoregressiveNormal
+from collapse_bench.model.distributions.autoregressive import AutoregressiveNormal
 from collapse_bench.truth.gaussian import LinearGaussian, linear_gaussian, log_normal
 
 

@@ -12,7 +12,7 @@ from collapse_bench.corpus import Batch
 from collapse_bench.errors import UserError
 from collapse_bench.model import GaussianHead, SequenceVAE
 from collapse_bench.model.anticausal import AntiCausalEncoder
-from collapse_bench.model.autoregressive import AutoregressivePrior, committed_rate
+from collapse_bench.model.distributions.autoregressive import AutoregressivePrior, committed_rate
 from collapse_bench.remedy import Remedy
 from collapse_bench.settings import Above, AtLeast
 

@@ -4,7 +4,6 @@ Dropout and word dropout are off and the objective is the plain one, whatever th
 The exactly solvable models of `truth` and a user's own go through the same functions.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -17,28 +16,15 @@ from torch.distributions import Distribution, Normal
 
 from collapse_bench.corpus import Split, evaluation_batches
 from collapse_bench.errors import UserError
+from collapse_bench.evaluation.importance import importance_weights
+from collapse_bench.evaluation.noise import SentenceNoise, Sentences
 from collapse_bench.latent_model import Rows
-from collapse_bench.metrics.likelihood import monte_carlo_error, proposal_draws
 from collapse_bench.model import Noise
-from collapse_bench.model.latent import base, draw, rate
+from collapse_bench.model.distributions import base, draw, rate, shape_of
 from collapse_bench.precision import products_in
-
-FIRST_ROUND = 8
-"""Draws that every sentence gets, where their number depends on the error."""
 
 FIRST_WORDS = 3
 """Words of a sentence that are kept, for what the first of them tell of the latent."""
-
-
-class Sentences(Protocol):
-    """B sentences as a model takes them: a `Batch` of a corpus, or `Rows` of anything."""
-
-    @property
-    def lengths(self) -> Tensor: ...
-    @property
-    def index(self) -> Tensor: ...
-    def rows(self, index: Tensor) -> Any: ...
-    def to(self, device: torch.device | str) -> Any: ...
 
 
 class Evaluable(Protocol):
@@ -122,7 +108,7 @@ def evaluate(
             sentences = sentences.to(device)
             q = normal_posterior(model, sentences, noise.of(sentences, -1))
             p: Distribution = model.prior(q, sentences)
-            z = draw(q, noise.of(sentences, 0)(q.mean))
+            z = draw(q, noise.of(sentences, 0)(shape_of(q)))
             arrays = {
                 "index": sentences.index,
                 "tokens": sentences.lengths,
@@ -132,7 +118,7 @@ def evaluate(
                 "posterior_sample": z.flatten(1),
             }
             if samples:
-                arrays |= _importance_weights(
+                arrays |= importance_weights(
                     log_likelihood,
                     sentences,
                     q,
@@ -222,90 +208,6 @@ def _known_of(split: Split | Rows) -> dict[str, NDArray[Any]]:
         row[: len(words)] = words
     labels = {f"label_{name}": np.asarray(values) for name, values in split.labels.items()}
     return {"first_words": first, **labels}
-
-
-class SentenceNoise:
-    """Standard normal noise that depends on the seed, the draw and the sentence only."""
-
-    def __init__(self, sentences: int, seed: int) -> None:
-        self.sentences = sentences
-        self.seed = seed
-        self.drawn: dict[tuple[int, torch.Size], Tensor] = {}
-
-    def of(self, batch: Sentences, draw: int) -> Noise:
-        """The noise of a batch for the draw of that number; -1 is what a refining head uses."""
-
-        def noise(mean: Tensor) -> Tensor:
-            key = (draw, mean.shape[1:])
-            if key not in self.drawn:
-                generator = torch.Generator().manual_seed(self.seed * 1_000_003 + draw + 1)
-                shape = (self.sentences, *mean.shape[1:])
-                self.drawn[key] = torch.randn(shape, generator=generator)
-            return self.drawn[key][batch.index.cpu()].to(mean)
-
-        return noise
-
-
-def _importance_weights(
-    log_likelihood: Callable[[Any, Tensor], Tensor],
-    batch: Sentences,
-    q: Distribution,
-    p: Distribution,
-    noise: SentenceNoise,
-    *,
-    samples: int,
-    standard_error: float,
-    at_once: int,
-) -> dict[str, Tensor]:
-    """`distortion`, `log_weights` and `draws` of B sentences that have been encoded."""
-    most_q, _ = proposal_draws(samples)
-    sentences, device = len(batch.lengths), batch.lengths.device
-    of_q = torch.zeros(sentences, samples, dtype=q.mean.dtype, device=device)
-    of_p = torch.zeros_like(of_q)
-    likelihood, log_weights = (torch.full_like(of_q, -math.inf) for _ in range(2))
-    draws = torch.zeros_like(batch.lengths)
-    going_on = torch.arange(sentences, device=device)
-    done_q = done_p = 0
-    for total in rounds_of_draws(samples, standard_error):
-        from_q, from_p = proposal_draws(total)
-        new = [*range(done_q, from_q), *range(most_q + done_p, most_q + from_p)]
-        z = torch.stack(
-            [draw(q if n < most_q else p, noise.of(batch, n)(q.mean)) for n in new]
-        )  # [new, B, D] or [new, B, n, D]
-        of_q[:, new] = torch.stack([q.log_prob(each) for each in z], dim=1)
-        of_p[:, new] = torch.stack([p.log_prob(each) for each in z], dim=1)
-        # However few sentences go on, as many as ever are decoded at once.
-        which = torch.arange(len(new), device=device).repeat_interleave(len(going_on))
-        row, column = going_on.repeat(len(new)), torch.tensor(new, device=device)[which]
-        for part in torch.arange(len(row), device=device).split(at_once):
-            w, r, c = which[part], row[part], column[part]
-            likelihood[r, c] = log_likelihood(batch.rows(r), z[w, r]).to(likelihood.dtype)
-        share_q, share_p = torch.tensor([from_q, from_p], device=device).div(total).log()
-        proposal = torch.logaddexp(of_q + share_q, of_p + share_p)
-        log_weights[going_on] = (likelihood + of_p - proposal)[going_on]
-        draws[going_on] = total
-        if not done_q:
-            distortion = -likelihood[:, :from_q].mean(1)
-        error = monte_carlo_error(
-            log_weights[going_on, :from_q].cpu().numpy(),
-            log_weights[going_on, most_q : most_q + from_p].cpu().numpy(),
-        )
-        going_on = going_on[torch.from_numpy(~(error <= standard_error)).to(device)]
-        if not len(going_on):
-            break
-        done_q, done_p = from_q, from_p
-    return {"distortion": distortion, "log_weights": log_weights, "draws": draws}
-
-
-def rounds_of_draws(samples: int, standard_error: float) -> list[int]:
-    """How many draws a sentence has had after each round: 8, 16, 32 and so on up to S, or S."""
-    totals = []
-    if standard_error > 0:
-        total = FIRST_ROUND
-        while total < samples:
-            totals.append(total)
-            total *= 2
-    return [*totals, samples]
 
 
 def negative_elbo(arrays: dict[str, NDArray[Any]]) -> float:

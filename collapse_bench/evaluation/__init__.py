@@ -1,0 +1,29 @@
+"""A model on held-out sentences: per-sentence arrays, by the same code for every entry."""
+
+from collapse_bench.evaluation.evaluate import (
+    Evaluable,
+    batches_of,
+    device_of,
+    evaluate,
+    evaluating,
+    negative_elbo,
+    normal_posterior,
+    partners,
+)
+from collapse_bench.evaluation.importance import FIRST_ROUND, rounds_of_draws
+from collapse_bench.evaluation.noise import SentenceNoise, Sentences
+
+__all__ = [
+    "FIRST_ROUND",
+    "Evaluable",
+    "SentenceNoise",
+    "Sentences",
+    "batches_of",
+    "device_of",
+    "evaluate",
+    "evaluating",
+    "negative_elbo",
+    "normal_posterior",
+    "partners",
+    "rounds_of_draws",
+]

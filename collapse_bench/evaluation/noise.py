@@ -1,0 +1,41 @@
+"""Noise that belongs to a sentence, so that no batch size changes a number."""
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from collapse_bench.model import Noise
+
+
+class Sentences(Protocol):
+    """B sentences as a model takes them: a `Batch` of a corpus, or `Rows` of anything."""
+
+    @property
+    def lengths(self) -> Tensor: ...
+    @property
+    def index(self) -> Tensor: ...
+    def rows(self, index: Tensor) -> Any: ...
+    def to(self, device: torch.device | str) -> Any: ...
+
+
+class SentenceNoise:
+    """Standard normal noise that depends on the seed, the draw and the sentence only."""
+
+    def __init__(self, sentences: int, seed: int) -> None:
+        self.sentences = sentences
+        self.seed = seed
+        self.drawn: dict[tuple[int, torch.Size], Tensor] = {}
+
+    def of(self, batch: Sentences, draw: int) -> Noise:
+        """The noise of a batch for the draw of that number; -1 is what a refining head uses."""
+
+        def noise(shape: torch.Size) -> Tensor:
+            key = (draw, shape[1:])
+            if key not in self.drawn:
+                generator = torch.Generator().manual_seed(self.seed * 1_000_003 + draw + 1)
+                everyone = (self.sentences, *shape[1:])
+                self.drawn[key] = torch.randn(everyone, generator=generator)
+            return self.drawn[key][batch.index.cpu()].to(batch.index.device)
+
+        return noise

@@ -1,0 +1,1 @@
+"""What the decoder is, or what it sees of the past."""

@@ -1,0 +1,1 @@
+"""What an update is told: the weights of the terms, and further ones."""

@@ -1,0 +1,1 @@
+"""What z is expected to be before the sentence is known."""

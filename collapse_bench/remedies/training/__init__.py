@@ -1,0 +1,1 @@
+"""When which part of the model is updated."""
