@@ -17,6 +17,9 @@ sentences of the batch need not differ within it."""
 POINTS = 4
 """Places of z at which priors are compared."""
 
+STRICT = 20.0
+"""How much less priors may differ than likelihoods, which are long sums; mostly they are equal."""
+
 SENTENCES, DRAWS = 64, 64
 """Sentences whose posterior is drawn from, and draws of each."""
 
@@ -52,7 +55,7 @@ def prior(asked: Asked) -> str | None:
             [p.log_prob(z.expand(shape_of(p))) for z in places]
         )  # [POINTS, B], of one z each
         expected = nats[:, :1] if expected is None else expected
-        worst = max(worst, float(asked.beyond(expected.expand_as(nats), nats).max()))
+        worst = max(worst, float(asked.beyond(expected.expand_as(nats), nats, STRICT).max()))
     if not worst:
         return None
     return (

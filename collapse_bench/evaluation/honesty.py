@@ -6,7 +6,7 @@ looks at the sentence bounds something else. None of that shows in the numbers t
 is asked of a model's author: the model is put to the question on some of its sentences.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,17 +32,23 @@ LAWS = {
 }
 """What is measured, in words."""
 
-Law = Literal[
-    "repeatable",
-    "leak",
-    "neighbours",
-    "padding",
-    "positive",
-    "causal",
-    "normalised",
-    "prior",
-    "density",
-]
+Look = Callable[[Asked], str | None]
+
+OF_LIKELIHOOD: dict[str, Look] = {
+    "leak": likelihoods.leak,
+    "neighbours": likelihoods.neighbours,
+    "padding": likelihoods.padding,
+    "causal": words.causal,
+    "normalised": words.normalised,
+}
+"""In this order, up to the first that is broken: what breaks one may break any later one."""
+
+OF_ALL: dict[str, Look] = {
+    "positive": likelihoods.positive,
+    "prior": densities.prior,
+    "density": densities.density,
+}
+"""Looked at in any case."""
 
 
 @dataclass(frozen=True)
@@ -94,32 +100,26 @@ def findings(
 ) -> tuple[Finding, ...]:
     """The laws that a model breaks, with what was seen; none for an honest one.
 
-    A model that answers otherwise each time is asked no more, and one whose likelihood hangs on
-    other sentences not how it treats the words of one.
+    A model that answers otherwise each time is asked no more, and of its likelihood one fault is
+    told, not what follows from it.
 
     Args:
         as for `bound_of`.
     """
-    found: list[Finding] = []
     with asking(model):
         torch.manual_seed(seed)
         asked = Asked(model, split, batch, seed)
-        found.extend(_seen("repeatable", likelihoods.repeatable, asked))
+        found = _seen("repeatable", likelihoods.repeatable, asked)
         if found:
-            return tuple(found)
-        found.extend(_seen("leak", likelihoods.leak, asked))
-        found.extend(_seen("neighbours", likelihoods.neighbours, asked))
-        if not found:
-            found.extend(_seen("padding", likelihoods.padding, asked))
-            found.extend(_seen("causal", words.causal, asked))
-            found.extend(_seen("normalised", words.normalised, asked))
-        found.extend(_seen("positive", likelihoods.positive, asked))
-        found.extend(_seen("prior", densities.prior, asked))
-        found.extend(_seen("density", densities.density, asked))
-    return tuple(found)
+            return found
+        for law, look in OF_LIKELIHOOD.items():
+            found = found or _seen(law, look, asked)
+        for law, look in OF_ALL.items():
+            found += _seen(law, look, asked)
+    return found
 
 
-def _seen(law: Law, look: Callable[[Asked], str | None], asked: Asked) -> Iterator[Finding]:
+def _seen(law: str, look: Look, asked: Asked) -> tuple[Finding, ...]:
     """What one look finds; a model that cannot answer breaks the law."""
     try:
         reason = look(asked)
@@ -128,5 +128,4 @@ def _seen(law: Law, look: Callable[[Asked], str | None], asked: Asked) -> Iterat
     except Exception as error:
         told = f"{type(error).__name__}: {error}".splitlines()[0]
         reason = f"it could not be seen whether {LAWS[law]}, as the model ended in {told}"
-    if reason is not None:
-        yield Finding(law, reason)
+    return () if reason is None else (Finding(law, reason),)

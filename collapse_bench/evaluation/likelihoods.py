@@ -11,8 +11,8 @@ from collapse_bench.corpus import Batch
 from collapse_bench.evaluation.asked import Asked, table_of
 from collapse_bench.model import SequenceVAE
 
-COMPARED, COMPANY, ALONE = 24, 8, 3
-"""Sentences that are compared, others that then join them, and those that are asked about alone."""
+COMPANY, ALONE = 4, 3
+"""Sentences that join those that are compared, and how many are asked about alone."""
 
 NOTHING = 1e-3
 """Nats above 0 that are rounding."""
@@ -20,12 +20,11 @@ NOTHING = 1e-3
 
 def repeatable(asked: Asked) -> str | None:
     """Whether the same call twice gives the same numbers."""
-    sentences = asked.at(asked.order[:COMPARED])
-    one, again = asked.infer(sentences), asked.infer(sentences)
-    what = _changed(asked, one.z, again.z, one.q.log_prob(one.z), again.q.log_prob(again.z))
-    what = what or _nats(asked, "log p(z)", one.log_prior, again.p.log_prob(one.z))
-    nats = [asked.model.log_likelihood(sentences, one.z) for _ in range(2)]
-    what = what or _nats(asked, "log p(x|z)", *nats)
+    own, again = asked.own, asked.infer(asked.sentences)
+    what = _changed(asked, own.z, again.z, own.q.log_prob(own.z), again.q.log_prob(again.z))
+    what = what or _nats(asked, "log p(z)", own.p.log_prob(own.z), again.p.log_prob(own.z))
+    nats = asked.model.log_likelihood(asked.sentences, own.z)
+    what = what or _nats(asked, "log p(x|z)", asked.nats, nats)
     return what and f"the same call twice gives other numbers: {what}"
 
 
@@ -34,51 +33,43 @@ def leak(asked: Asked) -> str | None:
 
     Neither what was encoded or decoded before may play a part, nor the number of a sentence.
     """
-    sentences = asked.at(asked.order[:COMPARED])
-    z = asked.infer(sentences).z
-    nats = asked.model.log_likelihood(sentences, z)
+    model, sentences, z = asked.model, asked.sentences, asked.own.z
     others = sentences.rows(torch.arange(len(z), device=asked.device).flip(0))
     encoded = asked.infer(others)
-    after = asked.model.log_likelihood(sentences, z)
-    what = _nats(asked, "once other sentences were encoded, log p(x|z)", nats, after)
-    if what is None and isinstance(sentences, Batch):
-        asked.infer(sentences)
-        numbered = replace(sentences, index=sentences.index.roll(1))
-        otherwise = asked.model.log_likelihood(numbered, z)
-        what = _nats(asked, "numbered as another sentence, log p(x|z)", nats, otherwise)
-    if what is None and isinstance(asked.model, SequenceVAE):
-        states = asked.model.decoder(sentences, z)
-        asked.model.decoder(others, encoded.z)
-        again = asked.model.readout(states, sentences)
-        what = _nats(asked, "of the same states, once others were decoded, log p(x|z)", nats, again)
-    return what and f"the likelihood knows more than the words and z: {what}"
+    if isinstance(sentences, Batch):
+        sentences = replace(sentences, index=sentences.index.roll(1))
+    if isinstance(model, SequenceVAE):
+        states = model.decoder(sentences, z)
+        model.decoder(others, encoded.z)
+        nats = model.readout(states, sentences)
+    else:
+        nats = model.log_likelihood(sentences, z)
+    what = _nats(asked, "log p(x|z)", asked.nats, nats)
+    return what and (
+        "the likelihood knows more than the words and z: with what was encoded or decoded before,"
+        f" or with the number of a sentence, {what}"
+    )
 
 
 def neighbours(asked: Asked) -> str | None:
     """Whether a sentence's numbers are the same alone, in another order and in other company."""
-    chosen = asked.order[:COMPARED]
-    sentences = asked.at(chosen)
-    own = asked.infer(sentences)
-    nats = asked.model.log_likelihood(sentences, own.z)
-    lengths = asked.split.lengths
-    longest = int(np.asarray(lengths.cpu() if isinstance(lengths, Tensor) else lengths).argmax())
-    company = np.append(asked.order[COMPARED : COMPARED + COMPANY], longest)
-    parts = [np.concatenate([company, chosen[::-1]]), *(chosen[i : i + 1] for i in range(ALONE))]
-    for part in filter(len, parts):
-        batch = asked.at(part)
+    chosen, own = asked.order[: len(asked.nats)], asked.own
+    log_q = own.q.log_prob(own.z)
+    lengths = torch.as_tensor(asked.split.lengths)
+    company = np.append(asked.order[len(chosen) :][:COMPANY], int(lengths.argmax()))
+    backwards = np.arange(len(chosen))[::-1].copy()
+    for strangers, place in (
+        (company, backwards),
+        *((company[:0], backwards[i : i + 1]) for i in range(min(ALONE, len(chosen)))),
+    ):
+        batch = asked.at(np.concatenate([strangers, chosen[place]]))
         found = asked.infer(batch)
-        # Those of the batch that are compared, and where they are among the chosen.
-        mine = slice(len(part) - len(chosen), None) if len(part) > 1 else slice(None)
-        place = [int(np.flatnonzero(chosen == number)[0]) for number in part[mine]]
-        z = found.z.clone()
-        z[mine] = own.z[place]
-        told = _changed(
-            asked,
-            own.z[place],
-            found.z[mine],
-            own.q.log_prob(own.z)[place],
-            found.q.log_prob(found.z)[mine],
-        ) or _nats(asked, "log p(x|z)", nats[place], asked.model.log_likelihood(batch, z)[mine])
+        first = len(strangers)
+        z = torch.cat([found.z[:first], own.z[place]])
+        nats = asked.model.log_likelihood(batch, z)[first:]
+        other_log_q = found.q.log_prob(found.z)[first:]
+        told = _changed(asked, own.z[place], found.z[first:], log_q[place], other_log_q)
+        told = told or _nats(asked, "log p(x|z)", asked.nats[place], nats)
         if told:
             return f"a sentence's numbers depend on its neighbours in the batch: {told}"
     return None
@@ -89,29 +80,27 @@ def padding(asked: Asked) -> str | None:
 
     Asked of a model that gives sums; `Scored` sees by itself where there are nats by position.
     """
-    rows = asked.at(asked.order[:COMPARED])
+    rows = asked.sentences
     table = table_of(rows)
     longest = int(rows.lengths.max())
     if table is None or not 1 < longest < table.shape[1]:
         return None
-    z = asked.infer(rows).z
-    nats = asked.model.log_likelihood(rows, z)
     try:
-        short = asked.model.log_likelihood(replace(rows, values=rows.values[:, :longest]), z)
+        narrow = replace(rows, values=rows.values[:, :longest])
+        short = asked.model.log_likelihood(narrow, asked.own.z)
     except Exception:
         return None  # rows of another width are not what the model is for
-    what = _nats(asked, "without the columns past the longest sentence, log p(x|z)", nats, short)
+    what = _nats(
+        asked, "without the columns past the longest sentence, log p(x|z)", asked.nats, short
+    )
     return what and f"padding counts: {what}"
 
 
 def positive(asked: Asked) -> str | None:
     """Whether a log-likelihood of words is above 0, or not the sum of those of its tokens."""
-    sentences = asked.at(asked.order[:COMPARED])
-    z = asked.infer(sentences).z
-    nats = asked.model.log_likelihood(sentences, z)
-    tokens = asked.model.log_likelihood_by_position(sentences, z)
+    nats, tokens = asked.nats, asked.tokens
     highest = float(max(nats.max(), nats.max() if tokens is None else tokens.max()))
-    if _discrete(sentences) and highest > NOTHING:
+    if _discrete(asked.sentences) and highest > NOTHING:
         return (
             f"a log-likelihood of words is above 0: {highest:.3g} nats; a loss has to change its"
             f" sign, and logits need a log-softmax"

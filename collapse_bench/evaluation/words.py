@@ -17,24 +17,24 @@ from collapse_bench.evaluation.asked import (
     Asked,
     every_next_word,
     fitted,
+    one_token,
     sentences_of,
     table_of,
 )
 from collapse_bench.latent_model import Rows
 from collapse_bench.model import SequenceVAE
+from collapse_bench.model.readout import Readout
 
-COMPARED = 24
-"""Sentences of which a word or the end is changed."""
-
-PROBABILITIES = 2**27
-"""Probabilities formed for the sum over all words, unless one state alone takes more. Each word is
-asked for by itself, and a readout forms all of them each time: the square of the vocabulary."""
+PROBABILITIES = 2**22
+"""Probabilities formed for sums over all words. Each word is asked for by itself, and a readout
+forms all of them each time: a sum takes the square of the vocabulary."""
 
 PLACES = (0, 1, 3)
 """Words before the one that is replaced by every other, as far as `PROBABILITIES` reach."""
 
-STATES = 4
-"""Most decoder states of which the sum over all words is taken."""
+STATES, SOME = 4, 64
+"""Decoder states of which the sum over all words is taken, and words that are compared with a plain
+softmax where such a sum takes too long."""
 
 SUM = 1e-3
 """Nats by which the log of a sum over all words may be off 0; float32 errs by less than 1e-5."""
@@ -47,11 +47,11 @@ def causal(asked: Asked) -> str | None:
     """Whether what is predicted for a token depends on this token or on what comes after it."""
     if not isinstance(asked.model, SequenceVAE):
         return _causal_rows(asked)
-    batch = asked.at(asked.order[:COMPARED])
+    batch, z = asked.sentences, asked.own.z
     if not isinstance(batch, Batch) or batch.targets.is_floating_point():
         return None
     assert not isinstance(asked.split, Rows)
-    z = asked.infer(batch).z
+    assert asked.tokens is not None
     words = [asked.split.sentence(int(i)) for i in batch.index]
     every = np.concatenate(words)
     place: list[int] = []
@@ -62,21 +62,23 @@ def causal(asked: Asked) -> str | None:
         place.append(t)
         other_word.append(_replaced(sentence, t, every))
         other_end.append(np.concatenate([sentence[:t], partner[t:]]))
-    at = torch.arange(batch.targets.shape[1], device=asked.device)
-    first_changed = torch.tensor(place, device=asked.device)[:, None]
-    nats = asked.model.log_likelihood_by_position(batch, z)
+    width = batch.targets.shape[1]
+    row, at = torch.arange(len(words)), torch.tensor(place)
+    before = torch.arange(width) < at[:, None]
+    target = batch.targets[row, at][:, None]
+    states = asked.model.decoder(batch, z)
     for told, changed in (("changing token", other_word), ("another end from token", other_end)):
         other = sentences_of(changed, batch.index)
-        states = asked.model.decoder(other, z)
-        if isinstance(states, Tensor) and states.dim() == 3:
-            # The old words as the states of the new sentence predict them.
-            same = asked.model.readout.by_position(fitted(states, len(at)), batch)
-            off = asked.beyond(nats, same).where((at <= first_changed).cpu(), 0.0)
-            if off.any():
-                return _peeks(told, place, off)
-        new = asked.model.log_likelihood_by_position(other, z)
-        new = fitted(new[:, :, None], len(at))[:, :, 0]
-        off = asked.beyond(nats, new).where((at < first_changed).cpu(), 0.0)
+        new_states = asked.model.decoder(other, z)
+        off = torch.zeros(len(words), width, dtype=torch.float64)
+        # The old word as the new sentence's state predicts it.
+        one, new = (
+            asked.model.readout(each[row, at][:, None], one_token(target, batch.index))
+            for each in (states, new_states)
+        )
+        off[row, at] = asked.beyond(one, new)
+        new = fitted(asked.model.readout.by_position(new_states, other), width)
+        off = off + asked.beyond(asked.tokens, new).where(before, 0.0)
         if off.any():
             return _peeks(told, place, off)
     return None
@@ -96,17 +98,15 @@ def _causal_rows(asked: Asked) -> str | None:
 
     A model that goes from right to left is as good: what changes both before and after it is not.
     """
-    rows = asked.at(asked.order[:COMPARED])
+    rows, nats = asked.sentences, asked.tokens
     table = table_of(rows)
-    z = asked.infer(rows).z
-    nats = asked.model.log_likelihood_by_position(rows, z)
     if table is None or nats is None or nats.shape != table.shape or table.shape[1] < 3:
         return None
     ends = _ends(asked, rows, table)
     place = [int(asked.rng.integers(1, end - 1)) if end > 2 else 0 for end in ends]
     inside = np.concatenate([row[:end] for row, end in zip(table, ends, strict=True)])
     changed = np.stack([_replaced(row, t, inside) for row, t in zip(table, place, strict=True)])
-    new = asked.model.log_likelihood_by_position(_with(rows, changed), z)
+    new = asked.model.log_likelihood_by_position(_with(rows, changed), asked.own.z)
     if new is None:
         return None
     at = torch.arange(table.shape[1])
@@ -120,25 +120,24 @@ def normalised(asked: Asked) -> str | None:
     """Whether the probabilities of all words at a place of a sentence sum to 1."""
     if not isinstance(asked.model, SequenceVAE):
         return _normalised_rows(asked)
-    model, size = asked.model, asked.model.dimensions.vocabulary
-    batch = asked.at(asked.order[:STATES])
+    model, batch, z = asked.model, asked.sentences, asked.own.z
     if not isinstance(batch, Batch) or batch.targets.is_floating_point():
         return None
-    z = asked.infer(batch).z
-    words = torch.arange(size, device=asked.device)
-    states = model.decoder(batch, z)
-    affordable = max(1, PROBABILITIES // size**2)
+    words = torch.arange(model.dimensions.vocabulary, device=asked.device)
+    affordable = PROBABILITIES // len(words) ** 2
+    # The states of some tokens in the middle.
+    at = [int(asked.rng.integers(length)) for length in batch.lengths[:STATES].tolist()]
+    states = model.decoder(batch, z)[torch.arange(len(at)), at]
+    if not affordable and type(model.readout) is Readout:
+        return _plain_softmax(asked, states, model.readout)
     worst = 0.0
-    for i in range(min(len(z), affordable)):
-        number, length = int(batch.index[i]), int(batch.lengths[i])
-        # The readout of one state, of some token in the middle.
-        state = states[i, int(asked.rng.integers(length))]
-        nats = [
-            model.readout(state.expand(len(some), 1, -1), every_next_word(words[:0], some, number))
-            for some in words.split(16 * asked.batch)
-        ]
+    for state, number in list(zip(states, batch.index, strict=False))[: max(1, affordable)]:
+        nats = []
+        for some in words.split(16 * asked.batch):
+            single = one_token(some[:, None], number.expand(len(some)))
+            nats.append(model.readout(state.expand(len(some), 1, -1), single))
         worst = _further_off(worst, torch.cat(nats))
-    spent = min(len(z), affordable)
+    spent = len(at)
     for i, before in enumerate(PLACES[: len(z)]):
         spent += before + 1
         if spent > affordable or before >= int(batch.lengths[i]):
@@ -154,12 +153,23 @@ def normalised(asked: Asked) -> str | None:
     return f"the probabilities of all words sum to {math.exp(min(worst, 700)):.4g}, not to 1"
 
 
+def _plain_softmax(asked: Asked, states: Tensor, readout: Readout) -> str | None:
+    """Whether the bench's own readout of these states [M, H] is the softmax of its products."""
+    numbers = asked.sentences.index[: len(states)]
+    words = asked.rng.integers(len(readout.weight), size=(len(states), SOME))
+    targets = torch.from_numpy(words).to(asked.device)
+    plain = (states @ readout.weight.T).log_softmax(1).gather(1, targets)
+    rows = states.repeat_interleave(SOME, dim=0)[:, None]
+    own = readout(rows, one_token(targets.view(-1, 1), numbers.repeat_interleave(SOME)))
+    worst = float(asked.beyond(plain.flatten(), own).max())
+    return f"log p of a word is off a plain softmax by {worst:.2g} nats" if worst else None
+
+
 def _normalised_rows(asked: Asked) -> str | None:
     """The same of rows of whole numbers: over some of the words the sum is at most 1."""
-    rows = asked.at(asked.order[:ROWS])
+    rows = asked.sentences
     table = table_of(rows)
-    z = asked.infer(rows).z
-    nats = asked.model.log_likelihood_by_position(rows, z)
+    z, nats = asked.own.z, asked.tokens
     if table is None or nats is None or nats.shape != table.shape:
         return None
     ends = _ends(asked, rows, table)
@@ -171,7 +181,7 @@ def _normalised_rows(asked: Asked) -> str | None:
     ids, counts = np.unique(np.concatenate(inside), return_counts=True)
     ids = ids[np.argsort(-counts, kind="stable")][:WORDS]
     worst = 0.0
-    for i, end in enumerate(ends):
+    for i, end in enumerate(ends[:ROWS]):
         place = int(asked.rng.integers(end))
         changed = np.repeat(table[i : i + 1], len(ids), axis=0)
         changed[:, place] = ids
