@@ -29,6 +29,7 @@ LAWS = {
     "normalised": "the probabilities of all words sum to 1",
     "prior": "the prior does not depend on the sentence",
     "density": "the posterior's density is that of its draws",
+    "answers": "it can be seen whether the others hold",
 }
 """What is measured, in words."""
 
@@ -120,12 +121,12 @@ def findings(
 
 
 def _seen(law: str, look: Look, asked: Asked) -> tuple[Finding, ...]:
-    """What one look finds; a model that cannot answer breaks the law."""
+    """What one look finds; a model that ends in an error does not answer."""
     try:
         reason = look(asked)
     except (UserError, torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:
         told = f"{type(error).__name__}: {error}".splitlines()[0]
-        reason = f"it could not be seen whether {LAWS[law]}, as the model ended in {told}"
+        return (Finding("answers", f"it cannot be seen whether {LAWS[law]}: {told}"),)
     return () if reason is None else (Finding(law, reason),)
