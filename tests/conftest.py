@@ -22,7 +22,7 @@ from collapse_bench.corpus import Batch, Corpus, Split, evaluation_batches, load
 from collapse_bench.evaluation import evaluate
 from collapse_bench.model import SequenceVAE
 from collapse_bench.plugins import remedy_files
-from collapse_bench.remedy import Remedy, chain
+from collapse_bench.remedy import Chain, Remedy, chain, find_class
 from collapse_bench.suite import (
     Cell,
     CorpusSettings,
@@ -42,9 +42,7 @@ TRAINING = Training(
 WORDS = 41
 
 SMALL: dict[str, dict[str, Any]] = {
-    "aggressive_inference": {"window": 2, "longest": 4},
-    "delta_vae": {"length": 4, "stride": 3, "delta": 1.5},
-    "limited_receptive_field": {"window": 2},
+    name: dict(find_class(name, path).small) for name, path in remedy_files().items()
 }
 """Settings for tiny sizes, of the remedies whose defaults are too large for quick laws."""
 
@@ -61,7 +59,7 @@ class Built:
     seed: int
 
     @property
-    def remedy(self) -> Remedy:
+    def remedy(self) -> Chain:
         return chain(self.remedies)
 
     def run(self, corpus: Corpus, budget: int = 10_000, **changes: Any) -> TrainingRun:
