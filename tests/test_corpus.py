@@ -38,7 +38,7 @@ def said():
 
 def write(folder, **splits):
     """A folder of `<split>.txt`; strings or bytes."""
-    contents = {"train": "a b\nb c\n", "valid": "a\n", "test": "c d\n"} | splits
+    contents = {"train": "a b\nb c\n", "valid": "a\n", "test": "c d\nc\n"} | splits
     folder.mkdir(exist_ok=True)
     for split, content in contents.items():
         raw = content if isinstance(content, bytes) else content.encode()
@@ -176,8 +176,8 @@ def test_a_folder_of_text(tmp_path, said):
     corpus = load_text(write(tmp_path / "x"), said)
     assert (corpus.name, corpus.standard, said) == ("text", False, [])
     assert sentences_of(corpus, "train") == ["a b", "b c"]
-    assert sentences_of(corpus, "test") == ["c <unk>"]
-    assert corpus.test.n_tokens == 3
+    assert sentences_of(corpus, "test") == ["c <unk>", "c"]
+    assert corpus.test.n_tokens == 5
 
 
 def test_only_line_ends_end_a_line(tmp_path, said):
@@ -204,9 +204,9 @@ def test_blank_lines_are_left_out_with_a_word(tmp_path, said):
 
 
 def test_a_long_sentence_is_never_cut(tmp_path, said):
-    corpus = load_text(write(tmp_path / "x", test="a " * 5000), said)
-    assert corpus.test.lengths.tolist() == [5001]
-    assert next(evaluation_batches(corpus.test, 1)).targets.shape == (1, 5001)
+    corpus = load_text(write(tmp_path / "x", test="b\n" + "a " * 5000), said)
+    assert corpus.test.lengths.tolist() == [2, 5001]
+    assert list(evaluation_batches(corpus.test, 1))[1].targets.shape == (1, 5001)
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,19 @@ def test_a_long_sentence_is_never_cut(tmp_path, said):
     [
         ({"valid": ""}, "valid.txt: no sentence in it"),
         ({"valid": "\n \n"}, "valid.txt: no sentence in it"),
-        ({"test": b"a\nb \xff c\n"}, "test.txt:2: not UTF-8 (byte 0xff)"),
+        ({"test": b"a\nb \xff c\n"}, "test.txt:2: not UTF-8 (byte 0xff); save it as UTF-8"),
+        ({"train": "a b\n".encode("utf-16-le")}, "train.txt:1: NUL byte; save it as UTF-8"),
+        ({"valid": "a\nb\x1b[0m\n"}, "valid.txt:2: control character U+001B; save it as UTF-8"),
+        ({"valid": "a\nit\x92s\n"}, "valid.txt:2: control character U+0092; save it as UTF-8"),
+        ({"valid": "a\n\ufeffb\n"}, "valid.txt:2: byte order mark within the text"),
+        (
+            {"train": "a b <eos>\nc <eos>\nd\n"},
+            "train.txt:1: the word <eos> marks sentences (as in "
+            "2 of 3 lines); remove it: the bench adds its own",
+        ),
+        ({"train": "a b\n<s> c </s>\n"}, "train.txt:2: the word <s> marks sentences"),
+        ({"test": "a\n[SEP] b\n"}, "test.txt:2: the word [SEP] marks sentences"),
+        ({"test": "a b\n"}, "test must have at least 2 sentences, not 1"),
     ],
 )
 def test_bad_files_are_named(tmp_path, said, splits, message):
@@ -235,6 +247,42 @@ def test_labels_must_be_as_many_as_lines(tmp_path, said):
     (folder / "train.labels").write_text("one\n")
     with pytest.raises(UserError, match=r"train\.labels: 1 labels for the 2 lines of train\.txt"):
         load_text(folder, said)
+
+
+def test_labels_are_stripped_and_an_empty_one_is_none(tmp_path, said):
+    folder = write(tmp_path / "x", train="a b\nb c\nc\na\n")
+    (folder / "train.labels").write_text("pos \n\n pos\nvery  bad\n")
+    (folder / "valid.labels").write_text(" \n")
+    corpus = load_text(folder, said)
+    assert corpus.train.labels["label"].tolist() == ["pos", "", "pos", "very bad"]
+    assert corpus.valid.labels == corpus.test.labels == {}
+    assert corpus.record()["labelled"] == {"label": {"train": 3, "valid": 0, "test": 0}}
+    (folder / "test.labels").write_text("a\x00\nb\n")
+    with pytest.raises(UserError, match=r"test\.labels:1: NUL byte"):
+        load_text(folder, said)
+
+
+def test_the_labels_have_a_digest_of_their_own(tmp_path, said):
+    folder = write(tmp_path / "x")
+    digests = [load_text(folder, said).record()["labels_sha256"]]
+    for labels in ("a\nb\n", "a\nb \n", "b\na\n", "\na\n", "\n\n"):
+        (folder / "test.labels").write_text(labels)
+        digests.append(load_text(folder, said).record()["labels_sha256"])
+    assert digests[0] is digests[5] is None
+    assert digests[1] == digests[2]
+    assert len(set(digests)) == 4
+    (folder / "train.labels").write_text("a\nb\n")
+    assert load_text(folder, said).labels_sha256 not in digests
+    assert len({load_text(folder, said).sha256 for _ in range(2)}) == 1
+
+
+@pytest.mark.parametrize(("tokenizer", "types", "unknown"), [("word", 7, 1 / 3), ("bpe", 260, 0.0)])
+def test_a_record_tells_the_vocabulary(tmp_path, said, tokenizer, types, unknown):
+    corpus = load_text(write(tmp_path / "x"), said, tokenizer=tokenizer)
+    told = corpus.record()["vocabulary"]
+    assert told["tokenizer"] == tokenizer
+    assert told["types"] == corpus.vocabulary.size >= types
+    assert told["unknown_share_of_test"] == pytest.approx(unknown)
 
 
 def test_text_needs_a_place(tmp_path, said):
@@ -272,6 +320,40 @@ def test_a_hub_data_set_with_classes(hub, said):
         "mood": ["good", ""]
     }
     assert said[0] == "hub acme/moods, train: 1 blank of 3 lines left out"
+
+
+@pytest.mark.parametrize(
+    ("rows", "held"),
+    [([["a", "b"], ["c"]], "lists"), ([1, 2], "int64"), ([{"a": "b"}, {"a": "c"}], "mappings")],
+)
+def test_a_hub_column_that_is_no_text(hub, said, rows, held):
+    datasets = pytest.importorskip("datasets")
+    for split in ("train", "validation", "test"):
+        table = datasets.Dataset.from_dict({"text": rows})
+        table.to_parquet(hub[0] / f"data/{split}-00000-of-00001.parquet")
+    message = f"hub acme/moods: the column text holds {held}, not text"
+    with pytest.raises(UserError, match=message):
+        load_corpus(hub[1], None, said.append)
+
+
+def test_a_hub_text_is_held_against_the_same_rules(hub, said):
+    datasets = pytest.importorskip("datasets")
+    kind = datasets.ClassLabel(names=["bad", "good"])
+    for text_of_row, message in (
+        ("b <eos>", "hub acme/moods, train, row 2: the word <eos> marks sentences"),
+        ("b\x00", "hub acme/moods, train, row 2: NUL byte"),
+        ("b", None),
+    ):
+        rows = {"text": ["a", text_of_row], "mood": [-1, -1]}
+        features = datasets.Features({"text": datasets.Value("string"), "mood": kind})
+        for split in ("train", "validation", "test"):
+            table = datasets.Dataset.from_dict(rows, features=features)
+            table.to_parquet(hub[0] / f"data/{split}-00000-of-00001.parquet")
+        if message:
+            with pytest.raises(UserError, match=message):
+                load_corpus(hub[1], None, said.append)
+        else:  # no class at all is no label
+            assert load_corpus(hub[1], None, said.append).labels_sha256 is None
 
 
 def test_a_hub_data_set_without_a_split(hub, said):
@@ -342,7 +424,7 @@ def test_a_vocabulary_too_small_for_bytes():
 
 def test_a_bpe_corpus(tmp_path, said):
     corpus = load_text(write(tmp_path / "x"), said, tokenizer="bpe")
-    assert sentences_of(corpus, "test") == ["c d"]
+    assert sentences_of(corpus, "test") == ["c d", "c"]
 
 
 # --- batches ------------------------------------------------------------------------------------
