@@ -1,5 +1,7 @@
 """Text in, batches out: readers, vocabulary, batches, and what happens where a text is missing."""
 
+import hashlib
+import itertools
 import json
 import os
 import subprocess
@@ -13,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collapse_bench.corpus import Split, evaluation_batches, load_corpus, text, training_batches
-from collapse_bench.corpus.batches import collate
+from collapse_bench.corpus.batches import MOST_PADDED, collate
 from collapse_bench.corpus.vocabulary import BOS, EOS, PAD, SPECIALS, UNK, Vocabulary
 from collapse_bench.errors import CorpusMissing, UserError
 from collapse_bench.suite import CorpusSettings
@@ -496,6 +498,38 @@ def test_the_rows_of_a_batch_are_the_batch_of_those_sentences(lengths, size, dat
             assert each.tokens == len(each.place) == int(each.mask.sum())
             # In row-major order, as a mask picks.
             assert torch.equal(each.targets.flatten()[each.place], each.targets[each.mask])
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.integers(1, 20) | st.integers(1, 9000), min_size=1, max_size=60),
+    st.integers(1, 40),
+    st.integers(0, 99),
+)
+def test_a_long_sentence_pads_few_others(lengths, size, seed):
+    split = split_of(lengths)
+    training = list(training_batches(split, size, seed, 0))
+    for batches in (training, list(evaluation_batches(split, size))):
+        assert sorted(torch.cat([b.index for b in batches]).tolist()) == list(range(len(split)))
+        for batch in batches:
+            assert len(batch.index) <= size
+            assert batch.mask.numel() <= MOST_PADDED or len(batch.index) == 1
+    # As few as there can be: the next sentence would have been too much.
+    batches = list(evaluation_batches(split, size))
+    for batch, after in itertools.pairwise(batches):
+        rows, longest = len(batch.index) + 1, int(after.lengths[0])
+        assert rows > size or rows * longest > MOST_PADDED
+
+
+def test_batches_of_ordinary_sentences_are_as_before():
+    """The order and the batches that records of before were trained on, by their digest."""
+    split = split_of(np.random.default_rng(0).integers(1, 83, 4000))
+    for batches, digest in (
+        (training_batches(split, 32, 3, 2), "fe5213d8bc20adae"),
+        (evaluation_batches(split, 64), "3b9ebeab89d3840a"),
+    ):
+        listed = [batch.index.tolist() for batch in batches]
+        assert hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16] == digest
 
 
 def test_the_order_is_a_function_of_seed_and_epoch():
