@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from collapse_bench.corpus import Split, evaluation_batches
+from collapse_bench.corpus.batches import MOST_PADDED
 from collapse_bench.evaluation.aggregate import terms_of_aggregate
 from collapse_bench.evaluation.importance import importance_weights
 from collapse_bench.evaluation.noise import SentenceNoise, Sentences
@@ -92,17 +93,19 @@ def evaluate(
     Returns:
         Nats, in the model's dtype; a latent sequence is flattened.
 
-        - `family`: of the posterior; `tokens` [N], EOS counted; `kl` [N, K], in closed form or, where
-          there is none, the mean of log q - log p over the posterior's draws;
+        - `family` of the posterior; `tokens` [N], EOS counted; `kl` [N, K], in closed form or,
+          where there is none, the mean of log q - log p over the posterior's draws;
         - `posterior_sample` [N, D], a draw from each posterior, with `log_density` [N], log q(z|x),
           and `log_prior` [N], log p(z); of a normal `posterior_mean` and `posterior_scale` [N, D],
           of another family what `terms_of_aggregate` leaves, `posterior_mean` where it is known,
           and the `codes` [N, n] of codes;
-        - unless `samples` is 0, `distortion` and `log_ratio` [N], means over the posterior's draws in
-          the first round of -log p(x|z) and of log q(z|x) - log p(z); `log_weights` [N, S], those of
-          posterior draws first, -inf where nothing was drawn, and `draws` [N], how many were;
-        - if `shuffled`, `shuffled_log_likelihood` and `shuffled_any_log_likelihood` [N], log p(x|z')
-          with z' the posterior sample of another sentence of the same length and of any length;
+        - unless `samples` is 0, `distortion` and `log_ratio` [N], means over the posterior's draws
+          in the first round of -log p(x|z) and of log q(z|x) - log p(z); `log_weights` [N, S],
+          those of posterior draws first, -inf where nothing was drawn, and `draws` [N], their
+          number;
+        - if `shuffled`, `shuffled_log_likelihood` and `shuffled_any_log_likelihood` [N], those of
+          log p(x|z') with z' the posterior sample of another sentence of the same length, and of
+          any length;
         - of a corpus `first_words` [N, 3], ids, -1 past the end, and `label_<name>` [N].
     """
     device = device_of(model)
@@ -131,7 +134,7 @@ def evaluate(
                     noise,
                     samples=samples,
                     standard_error=standard_error,
-                    at_once=batch,
+                    at_once=rows_at_once(batch, sentences),
                 )
                 if closed_rate(q, p) is None:
                     arrays["kl"] = arrays["log_ratio"][:, None]
@@ -155,7 +158,9 @@ def evaluate(
             for sentences in batches_of(split, batch):
                 place, sentences = sentences.index.numpy(), sentences.to(device)
                 nats = {
-                    name: log_likelihood(sentences, torch.from_numpy(others[place]).to(device)).cpu()
+                    name: log_likelihood(
+                        sentences, torch.from_numpy(others[place]).to(device)
+                    ).cpu()
                     for name, others in (
                         ("shuffled_log_likelihood", of_length),
                         ("shuffled_any_log_likelihood", of_any),
@@ -182,6 +187,11 @@ def _of_posterior(q: Distribution, p: Distribution, z: Tensor) -> dict[str, Tens
     if family == "codes":
         arrays["codes"] = base(q).codes  # type: ignore[attr-defined]
     return arrays
+
+
+def rows_at_once(batch: int, sentences: Sentences) -> int:
+    """Rows that are decoded at once: a batch, but no more padded places than `MOST_PADDED`."""
+    return max(1, min(batch, MOST_PADDED // int(sentences.lengths.max())))
 
 
 def device_of(model: Evaluable) -> torch.device:
