@@ -7,7 +7,6 @@ from collapse_bench.evaluation.evaluate import (
     evaluate,
     evaluating,
     negative_elbo,
-    normal_posterior,
     partners,
 )
 from collapse_bench.evaluation.honesty import LAWS, Bound, Finding, bound_from, bound_of, findings
@@ -30,7 +29,6 @@ __all__ = [
     "evaluating",
     "findings",
     "negative_elbo",
-    "normal_posterior",
     "partners",
     "rounds_of_draws",
 ]
