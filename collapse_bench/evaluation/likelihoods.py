@@ -41,7 +41,7 @@ def leak(asked: Asked) -> str | None:
     if isinstance(model, SequenceVAE):
         states = model.decoder(sentences, z)
         model.decoder(others, encoded.z)
-        nats = model.readout(states, sentences)
+        nats: Tensor = model.readout(states, sentences)
     else:
         nats = model.log_likelihood(sentences, z)
     what = _nats(asked, "log p(x|z)", asked.nats, nats)
@@ -55,8 +55,9 @@ def neighbours(asked: Asked) -> str | None:
     """Whether a sentence's numbers are the same alone, in another order and in other company."""
     chosen, own = asked.order[: len(asked.nats)], asked.own
     log_q = own.q.log_prob(own.z)
-    lengths = torch.as_tensor(asked.split.lengths)
-    company = np.append(asked.order[len(chosen) :][:COMPANY], int(lengths.argmax()))
+    lengths = np.asarray(asked.split.lengths)
+    longest = asked.order[lengths[asked.order].argmax()]
+    company = np.append(asked.order[len(chosen) :][:COMPANY], longest)
     backwards = np.arange(len(chosen))[::-1].copy()
     for strangers, place in (
         (company, backwards),

@@ -66,6 +66,7 @@ def causal(asked: Asked) -> str | None:
     row, at = torch.arange(len(words)), torch.tensor(place)
     before = torch.arange(width) < at[:, None]
     target = batch.targets[row, at][:, None]
+    readout: Any = asked.model.readout
     states = asked.model.decoder(batch, z)
     for told, changed in (("changing token", other_word), ("another end from token", other_end)):
         other = sentences_of(changed, batch.index)
@@ -73,11 +74,11 @@ def causal(asked: Asked) -> str | None:
         off = torch.zeros(len(words), width, dtype=torch.float64)
         # The old word as the new sentence's state predicts it.
         one, new = (
-            asked.model.readout(each[row, at][:, None], one_token(target, batch.index))
+            readout(each[row, at][:, None], one_token(target, batch.index))
             for each in (states, new_states)
         )
         off[row, at] = asked.beyond(one, new)
-        new = fitted(asked.model.readout.by_position(new_states, other), width)
+        new = fitted(readout.by_position(new_states, other), width)
         off = off + asked.beyond(asked.tokens, new).where(before, 0.0)
         if off.any():
             return _peeks(told, place, off)

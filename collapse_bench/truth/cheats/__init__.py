@@ -16,6 +16,7 @@ CHEATS = {
     "peeking_decoder": ("causal", "invalid"),
     "peeking_prior": ("prior", "conditional"),
     "told_length": ("causal", "invalid"),
+    "unnormalised_readout": ("normalised", "invalid"),
     "wide_density": ("density", "invalid"),
 }
 """Name of each cheat to the law that it breaks and the kind of its bound."""
