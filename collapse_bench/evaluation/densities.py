@@ -121,7 +121,7 @@ def _of_flow(asked: Asked) -> str | None:
         ]
     if any(row is None for row in rows):
         return None
-    jacobian = torch.stack([row.flatten(1) for row in rows], dim=1).double().cpu()
+    jacobian = torch.stack([row.flatten(1) for row in rows], dim=1).double().cpu().nan_to_num()
     regular = torch.linalg.cond(jacobian) < CONDITION
     log_noise = torch.distributions.Normal(0.0, 1.0).log_prob(noise.detach().double().cpu())
     of_draw = log_noise.flatten(1).sum(1) - torch.linalg.slogdet(jacobian).logabsdet
