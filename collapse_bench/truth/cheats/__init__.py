@@ -8,6 +8,7 @@ from pathlib import Path
 CHEATS = {
     "centred_features": ("neighbours", "invalid"),
     "centred_latent": ("neighbours", "invalid"),
+    "heavy_prior": ("mass", "invalid"),
     "last_encoded": ("leak", "invalid"),
     "memory_by_number": ("leak", "invalid"),
     "narrow_draws": ("density", "invalid"),
