@@ -94,9 +94,9 @@ class Rows:
     def real(self) -> bool:
         """Whether the rows are floating point numbers, whose likelihood is a density; all others
         are words, whose likelihood is a probability."""
-        value = self.values[0] if len(self) else None
-        while isinstance(value, list | tuple) and value:
-            value = value[0]
+        value = self.values
+        while isinstance(value, list | tuple):
+            value = next((part for part in value if not isinstance(part, list) or part), "")
         if isinstance(value, Tensor):
             return value.is_floating_point()
         return np.asarray(value).dtype.kind == "f"

@@ -33,7 +33,7 @@ def check_answers(model: Scored, rows: Rows, *, batch: int, seed: int) -> None:
     Args:
         model: in eval mode; gradients are not needed.
         rows: at least two sentences.
-        batch: sentences that the model may be handed at once; two are, whatever it is.
+        batch: sentences that the model may be handed at once; four are, whatever it is.
         seed: of the noise.
 
     Raises:
@@ -43,7 +43,7 @@ def check_answers(model: Scored, rows: Rows, *, batch: int, seed: int) -> None:
     noise = SentenceNoise(len(rows), seed)
     # From short to long, so that the halves are padded differently where a wrapper pads.
     order = rows.lengths.argsort(stable=True)
-    places = torch.linspace(0, len(rows) - 1, min(len(rows), ASKED, max(batch, 2))).long()
+    places = torch.linspace(0, len(rows) - 1, min(len(rows), ASKED, max(batch, 4))).long()
     some = rows.rows(order[places])
     q = model.posterior(some, noise.of(some, -1))
     z = draw(q, noise.of(some, 0)(shape_of(q))).detach()
