@@ -183,7 +183,7 @@ def _run(options: argparse.Namespace) -> int:
     device = runner.resolve_device(options.device)
     workers = options.workers or (runner.cores() if device == "cpu" else 1)
     corpus = load_corpus(suite.corpus, options.data, say=_say)
-    if problems := runner.check_builds(chosen, files):
+    if problems := runner.check_builds(chosen, corpus, files):
         raise SuiteError([f"{options.suite}: {problem}" for problem in problems])
     options.out.mkdir(parents=True, exist_ok=True)
     jobs = runner.plan(

@@ -7,6 +7,7 @@ heads, two layers, 41 words.
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -108,7 +109,7 @@ def make(
     cell = Cell(
         "tiny", entry, architecture, seed, CorpusSettings(), sizes, training, Evaluation()
     )  # fmt: skip
-    return Built(*build(cell, WORDS, remedy_files()), seed)
+    return Built(*build(cell, tiny_corpus(), remedy_files()), seed)
 
 
 def noise_of(seed: int):
@@ -137,12 +138,17 @@ def architecture(request) -> str:
     return request.param
 
 
-@pytest.fixture(scope="session")
-def corpus() -> Corpus:
+@cache
+def tiny_corpus() -> Corpus:
     """Sixty sentences of newswire, six to validate on, and 41 words."""
     corpus = load_corpus(CorpusSettings(sentences=60, vocabulary=WORDS), None, print)
     assert corpus.vocabulary.size == WORDS
     return corpus
+
+
+@pytest.fixture(scope="session")
+def corpus() -> Corpus:
+    return tiny_corpus()
 
 
 @pytest.fixture(scope="session")

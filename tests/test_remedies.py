@@ -22,11 +22,10 @@ from collapse_bench.model import (
     GENERATIVE,
     INFERENCE,
     SLOTS,
-    autoregressive,
     diagonal_normal,
 )
 from collapse_bench.model.anticausal import AntiCausalEncoder
-from collapse_bench.model.distributions import rate
+from collapse_bench.model.distributions import autoregressive, rate
 from collapse_bench.model.distributions.autoregressive import AutoregressiveNormal, committed_rate
 from collapse_bench.plugins import remedy_files
 from collapse_bench.record import MODEL, write_model
@@ -265,7 +264,7 @@ def test_a_decoder_does_not_see_what_it_predicts(name, architecture, batch):
 def discarded(first, second, architecture):
     """The slot in which the second of two remedies throws away what the first installed."""
     model = make(architecture).model
-    parts = [make(architecture, [name]).remedy.build(model) for name in (first, second)]
+    parts = [make(architecture, [name]).remedies[0].build(model) for name in (first, second)]
     slots = [
         slot
         for slot, part in parts[1].items()
@@ -344,11 +343,9 @@ def test_the_first_acts_first_on_the_objective_and_the_last_is_outermost(batch, 
     )  # fmt: skip
 
 
-def test_a_chain_of_one_is_the_remedy_and_of_none_is_the_plain_vae():
-    remedy = KlAnnealing()
-    assert chain([remedy]) is remedy
+def test_a_chain_of_none_is_the_plain_vae():
     model = make("lstm").model
-    assert chain([]).build(model) == {}
+    assert chain([]).build(model) is model
     assert chain([]).objective(model) is model
     assert levers_of([]) == []
     assert levers_of([AggressiveInference(), KlAnnealing(), DeltaVae()]) == [
@@ -420,7 +417,7 @@ def test_the_weight_of_cyclical_annealing_by_hand(settings, points):
 def test_annealing_weighs_the_rate_and_nothing_else(name, batch):
     built = make("lstm", [name])
     plain = built.model.eval()(batch, noise_of(1), progress=0.0625)
-    weight = built.remedy.weight(0.0625)
+    weight = built.remedies[0].weight(0.0625)
     forward = built.remedy.objective(plain)
     assert 0 < weight < 1
     assert torch.equal(forward.kl, weight * plain.kl)
