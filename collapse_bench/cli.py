@@ -288,8 +288,8 @@ def _diagnose(options: argparse.Namespace) -> int:
     folder = options.cell if options.cell.is_dir() else options.cell.parent
     diagnosis = diagnose_cell(folder, remedy_files(options.plugin), options.data, _say)
     print(diagnosis)
-    picture = options.picture or folder / "diagnosis.png"
-    diagnosis.draw(picture, title=folder.resolve().name)
+    asked = options.picture or folder / "diagnosis.png"
+    picture = diagnosis.draw(asked, title=folder.resolve().name)
     print(f"\npicture: {picture}")
     return 0
 

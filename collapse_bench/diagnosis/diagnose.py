@@ -13,15 +13,16 @@ from numpy.typing import NDArray
 from collapse_bench.corpus import Split
 from collapse_bench.corpus.batches import collate
 from collapse_bench.diagnosis.decoding import NoGradientError
-from collapse_bench.diagnosis.own_model import check_answers
-from collapse_bench.diagnosis.pending import Bound, bound_of
+from collapse_bench.diagnosis.own_model import bound_of_own, check_density
 from collapse_bench.diagnosis.picture import Aggregate, Spectrum, draw
 from collapse_bench.diagnosis.refinement import Gaps, gaps, refine
 from collapse_bench.diagnosis.report import NO_VERDICT, TOO_FEW, Evidence, report
 from collapse_bench.errors import UserError
 from collapse_bench.evaluation import (
+    Bound,
     Evaluable,
     SentenceNoise,
+    bound_of,
     device_of,
     evaluate,
     evaluating,
@@ -136,10 +137,11 @@ def diagnose(
         if value < smallest:
             raise UserError(f"diagnose: {name} must be at least {smallest}, not {value}")
     scored = Scored(model)
+    bound = bound_of_own(scored, rows, batch=batch, seed=seed)
     with evaluating(scored):
-        check_answers(scored, rows, batch=batch, seed=seed)
+        check_density(scored, rows, batch=batch, seed=seed)
     arrays = evaluate(scored, rows, samples=samples, batch=batch, seed=seed)
-    return examine(scored, rows, arrays, refined=refined, seed=seed)
+    return examine(scored, rows, arrays, refined=refined, seed=seed, bound=bound)
 
 
 def examine(

