@@ -36,6 +36,21 @@ class Scores(NamedTuple):
 
 
 METRICS: dict[str, Metric] = {
+    "useful_beyond": Metric(
+        "nats",
+        "min(useful rate, shuffle gap, information beyond): what the latent tells beyond length and"
+        " first words and the decoder uses",
+        "what it is that z tells",
+    ),
+    "trivial_information": Metric("nats", "mutual information less information beyond", "-"),
+    "information_beyond": Metric("nats", "what z tells beyond length and first words", "-"),
+    "information_given_length": Metric("nats", "I_q(x; z | length), lower bound", "-"),
+    "information_given_length_upper": Metric("nats", "I_q(x; z | length), upper bound", "-"),
+    "length_entropy": Metric("nats", "entropy of the sentences' lengths", "-"),
+    "first_words_information": Metric("nats", "what first words tell of z given length", "-"),
+    "shuffle_gap_any": Metric(
+        "nats", "what log p(x|z) loses with another sentence's z of any length", "-"
+    ),
     "useful_information": Metric(
         "nats",
         "min(useful rate, mutual information): what the latent tells and the decoder uses",
@@ -178,6 +193,16 @@ def key_of(name: str) -> str:
     """
     family = "information_about" if name.startswith("information_about_") else name
     return f"{name}@{METRICS[family].version}"
+
+
+def absent(family: str) -> dict[str, str]:
+    """The metrics that a family of posteriors does not have, with the reason in words.
+
+    Raises:
+        KeyError: there is no such family.
+    """
+    none: dict[str, str] = {}
+    return dict.fromkeys(("normal", "flow", "sphere", "codes", "other"), none)[family]
 
 
 def versioned(values: Mapping[str, T]) -> dict[str, T]:
