@@ -179,7 +179,7 @@ def test_a_model_is_left_as_it_was(tiny):
 @pytest.fixture
 def tiny(corpus):
     torch.manual_seed(1)
-    sizes = Dimensions(corpus.vocabulary.size, 6, 7, 3, 1, 1, 0.5)
+    sizes = Dimensions(corpus.vocabulary.size, 6, 7, 3, 1, 1, 0.5, 60, 30)
     return build_model("lstm", sizes).train(), corpus.test
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from scipy import stats
 
-from collapse_bench.cli import _parser
+from collapse_bench.cli import build_parser
 from collapse_bench.errors import UserError
 from collapse_bench.leaderboard import write_leaderboard
 from collapse_bench.leaderboard.curves import curve_of, swept
@@ -628,7 +628,7 @@ def test_several_tasks_are_summed_up_and_one_is_not():
 def parsed(text):
     """The command lines in a text, as the command line understands them."""
     commands = re.findall(r"`python -m collapse_bench ([^`]*)`", text.replace("\n", " "))
-    return [_parser().parse_args(shlex.split(command)) for command in commands]
+    return [build_parser().parse_args(shlex.split(command)) for command in commands]
 
 
 def test_every_command_that_is_printed_can_be_typed(tmp_path):

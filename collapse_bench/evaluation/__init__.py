@@ -7,7 +7,6 @@ from collapse_bench.evaluation.evaluate import (
     evaluate,
     evaluating,
     negative_elbo,
-    normal_posterior,
     partners,
 )
 from collapse_bench.evaluation.importance import FIRST_ROUND, rounds_of_draws
@@ -23,7 +22,6 @@ __all__ = [
     "evaluate",
     "evaluating",
     "negative_elbo",
-    "normal_posterior",
     "partners",
     "rounds_of_draws",
 ]
