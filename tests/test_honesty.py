@@ -11,6 +11,7 @@ from torch import nn
 from torch.distributions import Distribution, Independent, Normal
 
 from collapse_bench.corpus import Split
+from collapse_bench.errors import UserError
 from collapse_bench.evaluation import LAWS, Bound, Finding, bound_from, bound_of, findings
 from collapse_bench.evaluation.asked import Asked, every_next_word
 from collapse_bench.honesty_controls import honesty_controls, small_model
@@ -418,8 +419,6 @@ class PriorOfSentence(Own):
     [
         (Own, None),
         (Backwards, None),
-        (Loss, "positive"),
-        (Logits, "positive"),
         (BatchNormed, "neighbours"),
         (SeesOthers, "neighbours"),
         (Random, "repeatable"),
@@ -444,12 +443,36 @@ def test_rows_of_any_kind_are_asked_about(values):
         def log_likelihood(self, rows, z):
             return super().log_likelihood(torch.as_tensor(np.asarray(rows)), z)
 
-    class AnyLoss(Any):
-        def tokens(self, rows, z):
-            return -super().tokens(rows, z)
-
     assert laws(Scored(Any()), Rows.of(given)) == []
-    assert "positive" in laws(Scored(AnyLoss()), Rows.of(given))
+
+
+@pytest.mark.parametrize("kind", [Loss, Logits])
+def test_a_log_likelihood_of_words_above_0_is_refused_or_seen(kind):
+    class Behind(Scored):
+        """Lets through what `Scored` refuses."""
+
+        def _nats(self, batch, z):
+            return self.model.log_likelihood(batch.values, z)
+
+    with pytest.raises(UserError, match="never above 0"):
+        laws(Scored(kind()), rows())
+    assert "positive" in laws(Behind(kind()), rows())
+
+
+def test_words_that_mean_nothing_at_a_place_are_not_tried():
+    """Symbols of two alphabets in turn, where others index the table of the next row."""
+    table = rows().values
+    table[:, ::2] %= 2
+
+    class InTurn(Own):
+        def tokens(self, rows, z):
+            nats = self.logits(rows, z)
+            nats[:, ::2, 2:] = -torch.inf
+            nats = nats.log_softmax(-1)
+            nats[:, ::2, 2:] = 0.5
+            return nats.gather(2, rows[:, :, None])[:, :, 0]
+
+    assert laws(Scored(InTurn()), Rows.of(table)) == []
 
 
 def test_one_that_peeks_and_one_that_does_not_sum_to_one():

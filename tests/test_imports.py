@@ -36,7 +36,7 @@ MAY_IMPORT = {
         "truth", "cell", "evaluation", "plugins", "remedy", "suite", "model", "corpus",
     },
     "verification": {
-        "honesty_controls", "truth", "diagnosis", "evaluation", "latent_model", "metrics",
+        "honesty_controls", "truth", "diagnosis", "evaluation", "latent_model", "metrics", "model",
     },
     "record": {"errors"},
     "cell": {
