@@ -96,15 +96,13 @@ def mass(asked: Asked) -> str | None:
     The mean of p/r over draws of r, a normal with the mean and covariance of the prior's draws and
     a little wider, is the part of p's mass that r reaches. Codes and spheres have no such normal.
     """
-    sentences = asked.at(asked.order[:SENTENCES])
-    inferred = asked.infer(sentences)
+    of_q, of_p = family_of(asked.own.q), family_of(asked.own.p)
+    if of_p == "normal" or of_p in ("codes", "sphere") or of_q not in ("normal", "flow"):
+        return None
+    if not 0 < math.prod(asked.own.z.shape[1:]) <= WIDEST:
+        return None
+    inferred = asked.infer(asked.at(asked.order[:SENTENCES]))
     p, shape = inferred.p, shape_of(inferred.q)
-    normal = type(base(p)) is Normal
-    flat = {family_of(inferred.q), family_of(p)} <= {"normal", "flow", "other"}
-    if normal or not flat or family_of(inferred.q) == "other":
-        return None
-    if not 0 < math.prod(shape[1:]) <= WIDEST:
-        return None
     rounds = math.ceil(SENTENCES * DRAWS / shape[0])
     drawn = torch.cat([draw(p, _noise(asked, shape)).flatten(1).double() for _ in range(rounds)])
     spread = torch.cov(drawn.T).view(drawn.shape[1], -1) * WIDER**2
