@@ -12,6 +12,7 @@ from torch import Tensor
 from collapse_bench.diagnosis import diagnose
 from collapse_bench.diagnosis.annealing import annealed_importance_sampling
 from collapse_bench.evaluation import evaluate
+from collapse_bench.honesty_controls import honesty_controls
 from collapse_bench.latent_model import Rows, Scored
 from collapse_bench.metrics import Scores, fooled, score
 from collapse_bench.model.distributions.codes import autoregressive, uniform
@@ -79,6 +80,7 @@ def verify() -> Iterator[Check]:
     yield from bounds()
     for control in controls(CONTROLLED):
         yield from verdicts(control)
+    yield from honesty()
 
 
 def measured(model: Any) -> Scores:
@@ -293,6 +295,12 @@ def verdicts(control: Control) -> Iterator[Check]:
     yield Check(
         control.name, "fooled", expected or "none", alone or "none", None, None, alone == expected
     )
+
+
+def honesty() -> Iterator[Check]:
+    """No remedy is accused, and every cheat is caught at what it does."""
+    for name, expected, found in honesty_controls():
+        yield Check(name, "bound", expected, found, None, None, found == expected)
 
 
 def table(checks: Sequence[Check]) -> list[str]:

@@ -1,7 +1,6 @@
 """Whether log p(x|z) is a function of the words and z, and of nothing else."""
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor
 
 from collapse_bench.corpus import Batch
 from collapse_bench.evaluation.asked import Asked, table_of
+from collapse_bench.latent_model import Rows
 from collapse_bench.model import SequenceVAE
 
 COMPANY, ALONE = 4, 3
@@ -41,7 +41,7 @@ def leak(asked: Asked) -> str | None:
     if isinstance(model, SequenceVAE):
         states = model.decoder(sentences, z)
         model.decoder(others, encoded.z)
-        nats = model.readout(states, sentences)
+        nats: Tensor = model.readout(states, sentences)
     else:
         nats = model.log_likelihood(sentences, z)
     what = _nats(asked, "log p(x|z)", asked.nats, nats)
@@ -55,8 +55,9 @@ def neighbours(asked: Asked) -> str | None:
     """Whether a sentence's numbers are the same alone, in another order and in other company."""
     chosen, own = asked.order[: len(asked.nats)], asked.own
     log_q = own.q.log_prob(own.z)
-    lengths = torch.as_tensor(asked.split.lengths)
-    company = np.append(asked.order[len(chosen) :][:COMPANY], int(lengths.argmax()))
+    lengths = np.asarray(asked.split.lengths)
+    longest = asked.order[lengths[asked.order].argmax()]
+    company = np.append(asked.order[len(chosen) :][:COMPANY], longest)
     backwards = np.arange(len(chosen))[::-1].copy()
     for strangers, place in (
         (company, backwards),
@@ -134,12 +135,8 @@ def _changed(
     return None
 
 
-def _discrete(sentences: Any) -> bool:
+def _discrete(sentences: Batch | Rows) -> bool:
     """Whether these are words: a density of numbers may be above 1."""
-    values = sentences.targets if isinstance(sentences, Batch) else sentences.values
-    if isinstance(values, list | tuple):
-        values = values[0]
-    kind = getattr(values, "dtype", None)
-    if kind is None:
-        return not any(isinstance(each, float) for each in np.ravel(np.array(values, object)))
-    return not (kind.is_floating_point if isinstance(kind, torch.dtype) else kind.kind == "f")
+    if isinstance(sentences, Rows):
+        return not sentences.real
+    return not sentences.targets.is_floating_point()
