@@ -227,9 +227,7 @@ def test_a_saved_model_evaluates_the_same(name, architecture, corpus, tmp_path):
 def test_padding_changes_nothing(name, architecture, batch):
     built = make(architecture, chosen(name))
     model = built.model.eval()
-    forward, padded = (
-        model(each, torch.ones) for each in (batch, pad(batch, 4))
-    )
+    forward, padded = (model(each, torch.ones) for each in (batch, pad(batch, 4)))
     torch.testing.assert_close(padded.q.mean, forward.q.mean)
     torch.testing.assert_close(padded.kl, forward.kl)
     torch.testing.assert_close(padded.distortion, forward.distortion)
