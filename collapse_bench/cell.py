@@ -80,13 +80,13 @@ def run_cell(job: Job, report: Report) -> dict[str, Any]:
 
 
 def build(
-    cell: Cell, vocabulary: int, files: Mapping[str, Path]
+    cell: Cell, corpus: Corpus, files: Mapping[str, Path]
 ) -> tuple[SequenceVAE, list[Remedy]]:
     """The model of a cell with its remedies built in, its weights drawn from the cell's seed.
 
     Args:
         cell: which model.
-        vocabulary: V.
+        corpus: what it will be trained on.
         files: where each remedy is.
 
     Raises:
@@ -94,11 +94,15 @@ def build(
     """
     torch.manual_seed(stream_seed(cell.seed, "initialisation"))
     dimensions = Dimensions(
-        vocabulary=vocabulary, dropout=cell.training.dropout, **asdict(cell.sizes)
+        vocabulary=corpus.vocabulary.size,
+        dropout=cell.training.dropout,
+        sentences=len(corpus.train),
+        longest=corpus.longest,
+        **asdict(cell.sizes),
     )
     model = build_model(cell.architecture, dimensions)
     remedies = [load_remedy(each.name, each.settings, files) for each in cell.entry.remedies]
-    return model.with_parts(chain(remedies).build(model)), remedies
+    return chain(remedies).build(model), remedies
 
 
 def describe(job: Job) -> dict[str, Any]:
@@ -142,7 +146,7 @@ def describe(job: Job) -> dict[str, Any]:
 def _train_and_score(job: Job, report: Report, result: dict[str, Any]) -> None:
     """Fill in the record as far as the cell gets, and write everything that stands beside it."""
     cell = job.cell
-    model, remedies = build(cell, job.corpus.vocabulary.size, job.remedy_files)
+    model, remedies = build(cell, job.corpus, job.remedy_files)
     model.to(job.device)
     result["levers"] = levers_of(remedies)
     result["by_construction"] = by_construction(remedies)

@@ -171,7 +171,7 @@ def restore(
         raise UserError(
             f"{folder / record.VOCABULARY}: not the vocabulary of this corpus; run the suite again"
         )
-    model, _ = build(cell, corpus.vocabulary.size, remedy_files)
+    model, _ = build(cell, corpus, remedy_files)
     record.read_model(folder, model)
     return Restored(cell, model, corpus)
 

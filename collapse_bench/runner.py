@@ -20,7 +20,6 @@ from collapse_bench import cell as cells
 from collapse_bench import record
 from collapse_bench.cell import Job
 from collapse_bench.corpus import Corpus, load_corpus
-from collapse_bench.corpus.vocabulary import SPECIALS
 from collapse_bench.errors import UserError
 from collapse_bench.progress import Progress
 from collapse_bench.remedy import chain
@@ -226,7 +225,9 @@ def _outcome(worker: Worker) -> dict[str, Any]:
     return result
 
 
-def check_builds(chosen: Sequence[Cell], remedy_files: Mapping[str, Path]) -> list[str]:
+def check_builds(
+    chosen: Sequence[Cell], corpus: Corpus, remedy_files: Mapping[str, Path]
+) -> list[str]:
     """Build each model of a suite, and say what its author can mend.
 
     Whatever else goes wrong is left to the cells, where it harms no other.
@@ -241,7 +242,7 @@ def check_builds(chosen: Sequence[Cell], remedy_files: Mapping[str, Path]) -> li
     problems = []
     for name, each in _without_seeds(chosen).items():
         try:
-            cells.build(each, len(SPECIALS), remedy_files)
+            cells.build(each, corpus, remedy_files)
         except UserError as error:
             problems.append(f"{name}: {error}")
         except Exception:  # the cell's own outcome
@@ -263,7 +264,7 @@ def check_steps(chosen: Sequence[Cell], remedy_files: Mapping[str, Path]) -> lis
     problems = []
     for name, each in _without_seeds(chosen).items():
         try:
-            model, remedies = cells.build(each, corpus.vocabulary.size, remedy_files)
+            model, remedies = cells.build(each, corpus, remedy_files)
             run = TrainingRun(
                 model, chain(remedies), corpus, each.training, budget=TINY_BUDGET, seed=each.seed
             )

@@ -6,58 +6,31 @@ that is never imported (`schema_of_file`), so that a suite is checked before tor
 
 import ast
 import dataclasses
-import difflib
-import math
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 from collapse_bench.errors import UserError
+from collapse_bench.rules import Above, AtLeast, Between, rule_of, shown, unknown, way_out
 
-
-@dataclass(frozen=True)
-class Between:
-    """A number from `low` to `high`, both included."""
-
-    low: float
-    high: float
-
-    def allows(self, value: float) -> bool:
-        """Tell whether the value lies within the limits."""
-        return self.low <= value <= self.high
-
-    def __str__(self) -> str:
-        return f"between {self.low} and {self.high}"
-
-
-@dataclass(frozen=True)
-class AtLeast:
-    """A number that is `low` or more."""
-
-    low: float
-
-    def allows(self, value: float) -> bool:
-        """Tell whether the value is large enough."""
-        return value >= self.low
-
-    def __str__(self) -> str:
-        return f"at least {self.low}"
-
-
-@dataclass(frozen=True)
-class Above:
-    """A number that is more than `low`."""
-
-    low: float
-
-    def allows(self, value: float) -> bool:
-        """Tell whether the value is large enough."""
-        return value > self.low
-
-    def __str__(self) -> str:
-        return f"above {self.low}"
+__all__ = [
+    "Above",
+    "AtLeast",
+    "Between",
+    "Schema",
+    "Setting",
+    "check",
+    "parsed",
+    "problems_of",
+    "resolve",
+    "rule_of",
+    "schema_of",
+    "schema_of_file",
+    "shown",
+    "unknown",
+]
 
 
 @dataclass(frozen=True)
@@ -184,94 +157,6 @@ def _annotation_of(node: ast.expr) -> Any:
     raise ValueError(ast.unparse(node))
 
 
-# What an annotation means.
-
-
-def _unchanged(value: Any) -> object:
-    return value
-
-
-@dataclass(frozen=True)
-class Rule:
-    """What an annotation demands of a value.
-
-    Attributes:
-        words: The demand in words that follow "must be".
-        allows: Tells whether a value obeys.
-        normal: Turns a value that obeys into its one normal form, so that equal settings are equal
-            however they were written: 1 is 1.0 where a float is asked for, lists are tuples.
-        choices: The texts that are legal, where they can be listed.
-    """
-
-    words: str
-    allows: Callable[[Any], bool]
-    normal: Callable[[Any], object] = _unchanged
-    choices: tuple[str, ...] = ()
-
-
-def rule_of(annotation: object) -> Rule:
-    """Return the rule that an annotation stands for."""
-    form, parts = get_origin(annotation), get_args(annotation)
-    if form is Annotated:
-        number, bound = rule_of(parts[0]), parts[1]
-        words = f"{number.words} {bound}"
-        return Rule(words, lambda v: number.allows(v) and bound.allows(v), number.normal)
-    if form is Literal:
-        choices = tuple(map(str, parts))
-        words = " or ".join(filter(None, [", ".join(choices[:-1]), choices[-1]]))
-        return Rule(words, lambda v: any(_same(v, part) for part in parts), choices=choices)
-    if form in (Union, types.UnionType):
-        rules = [rule_of(part) for part in parts]
-        return Rule(
-            " or ".join(rule.words for rule in rules),
-            lambda v: any(rule.allows(v) for rule in rules),
-            lambda v: next(rule.normal(v) for rule in rules if rule.allows(v)),
-            tuple(choice for rule in rules for choice in rule.choices),
-        )
-    if form is tuple:
-        item = rule_of(parts[0])
-        return Rule(
-            f"a list, each item {item.words}",
-            lambda v: isinstance(v, list | tuple) and all(map(item.allows, v)),
-            lambda v: tuple(map(item.normal, v)),
-            item.choices,
-        )
-    if form is dict:
-        key, item = rule_of(parts[0]), rule_of(parts[1])
-        return Rule(
-            f"a mapping from {key.words} to {item.words}",
-            lambda v: (
-                isinstance(v, Mapping)
-                and all(map(key.allows, v))
-                and all(map(item.allows, v.values()))
-            ),
-            lambda v: {name: item.normal(v[name]) for name in v},
-            key.choices,
-        )
-    return _PLAIN_RULES[annotation]
-
-
-def _same(value: object, choice: object) -> bool:
-    return type(value) is type(choice) and value == choice
-
-
-def _is_number(value: object) -> bool:
-    # A bool is an int to Python, never to a user; math.isfinite would overflow on a huge int.
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return -math.inf < value < math.inf
-
-
-_PLAIN_RULES: dict[object, Rule] = {
-    int: Rule("a whole number", lambda v: _is_number(v) and isinstance(v, int)),
-    float: Rule("a number", _is_number, float),
-    bool: Rule("true or false", lambda v: isinstance(v, bool)),
-    str: Rule("text", lambda v: isinstance(v, str)),
-    types.NoneType: Rule("null", lambda v: v is None),
-    dict: Rule("a mapping", lambda v: isinstance(v, Mapping)),
-}
-
-
 # Holding values against a schema.
 
 
@@ -290,8 +175,9 @@ def problems_of(values: Mapping[str, object], schema: Schema, owner: str) -> dic
             continue
         rule = rule_of(schema[name].annotation)
         if not rule.allows(value):
-            way_out = _way_out(rule, value)
-            problems[name] = f"{owner}: {name} must be {rule.words}, not {shown(value)}{way_out}"
+            problems[name] = (
+                f"{owner}: {name} must be {rule.words}, not {shown(value)}{way_out(rule, value)}"
+            )
     for name, setting in schema.items():
         if setting.required and name not in values:
             problems[name] = f"{owner}: {name} is missing; give {rule_of(setting.annotation).words}"
@@ -322,46 +208,3 @@ def check(instance: Any) -> None:
     owner = type(instance).__module__.rpartition(".")[2]
     for problem in problems_of(values, schema, owner).values():
         raise UserError(problem)
-
-
-# Words for messages.
-
-
-def unknown(kind: str, name: str, legal: Iterable[str]) -> str:
-    """Return what to say of an unknown name: the nearest legal name, and all legal names."""
-    names = sorted(legal)
-    return (
-        f"unknown {kind} {shown(name)}{_nearest(name, names)}; legal: {', '.join(names) or 'none'}"
-    )
-
-
-def shown(value: object) -> str:
-    """Return a value as it is shown in a message, cut where it is long."""
-    text = "null" if value is None else repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _nearest(name: str, legal: Iterable[str]) -> str:
-    matches = difflib.get_close_matches(name[:64].lower(), legal, n=1)
-    return f", did you mean {matches[0]}?" if matches else ""
-
-
-def _way_out(rule: Rule, value: object) -> str:
-    """Return what helps beyond the rule itself, if anything does."""
-    texts = value if isinstance(value, list | tuple | Mapping) else [value]
-    for text in texts:
-        if isinstance(text, str) and text not in rule.choices:
-            return _nearest(text, rule.choices) or _plainer(rule, text)
-    return ""
-
-
-def _plainer(rule: Rule, text: str) -> str:
-    """Tell how to write a text that only looks like a number or a truth value."""
-    if rule.allows(True):
-        return "; write true or false, without quotes"
-    try:
-        number = float(text)
-        looks_right = rule.allows(number) or rule.allows(int(number))
-    except (ValueError, OverflowError):
-        return ""
-    return "; write a plain number, without quotes or underscores" if looks_right else ""

@@ -1,5 +1,7 @@
 """Text in, batches out: readers, vocabulary, batches, and what happens where a text is missing."""
 
+import hashlib
+import itertools
 import json
 import os
 import subprocess
@@ -13,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collapse_bench.corpus import Split, evaluation_batches, load_corpus, text, training_batches
-from collapse_bench.corpus.batches import collate
+from collapse_bench.corpus.batches import MOST_PADDED, collate
 from collapse_bench.corpus.vocabulary import BOS, EOS, PAD, SPECIALS, UNK, Vocabulary
 from collapse_bench.errors import CorpusMissing, UserError
 from collapse_bench.suite import CorpusSettings
@@ -38,7 +40,7 @@ def said():
 
 def write(folder, **splits):
     """A folder of `<split>.txt`; strings or bytes."""
-    contents = {"train": "a b\nb c\n", "valid": "a\n", "test": "c d\n"} | splits
+    contents = {"train": "a b\nb c\n", "valid": "a\n", "test": "c d\nc\n"} | splits
     folder.mkdir(exist_ok=True)
     for split, content in contents.items():
         raw = content if isinstance(content, bytes) else content.encode()
@@ -176,8 +178,8 @@ def test_a_folder_of_text(tmp_path, said):
     corpus = load_text(write(tmp_path / "x"), said)
     assert (corpus.name, corpus.standard, said) == ("text", False, [])
     assert sentences_of(corpus, "train") == ["a b", "b c"]
-    assert sentences_of(corpus, "test") == ["c <unk>"]
-    assert corpus.test.n_tokens == 3
+    assert sentences_of(corpus, "test") == ["c <unk>", "c"]
+    assert corpus.test.n_tokens == 5
 
 
 def test_only_line_ends_end_a_line(tmp_path, said):
@@ -204,9 +206,9 @@ def test_blank_lines_are_left_out_with_a_word(tmp_path, said):
 
 
 def test_a_long_sentence_is_never_cut(tmp_path, said):
-    corpus = load_text(write(tmp_path / "x", test="a " * 5000), said)
-    assert corpus.test.lengths.tolist() == [5001]
-    assert next(evaluation_batches(corpus.test, 1)).targets.shape == (1, 5001)
+    corpus = load_text(write(tmp_path / "x", test="b\n" + "a " * 5000), said)
+    assert corpus.test.lengths.tolist() == [2, 5001]
+    assert list(evaluation_batches(corpus.test, 1))[1].targets.shape == (1, 5001)
 
 
 @pytest.mark.parametrize(
@@ -214,7 +216,19 @@ def test_a_long_sentence_is_never_cut(tmp_path, said):
     [
         ({"valid": ""}, "valid.txt: no sentence in it"),
         ({"valid": "\n \n"}, "valid.txt: no sentence in it"),
-        ({"test": b"a\nb \xff c\n"}, "test.txt:2: not UTF-8 (byte 0xff)"),
+        ({"test": b"a\nb \xff c\n"}, "test.txt:2: not UTF-8 (byte 0xff); save it as UTF-8"),
+        ({"train": "a b\n".encode("utf-16-le")}, "train.txt:1: NUL byte; save it as UTF-8"),
+        ({"valid": "a\nb\x1b[0m\n"}, "valid.txt:2: control character U+001B; save it as UTF-8"),
+        ({"valid": "a\nit\x92s\n"}, "valid.txt:2: control character U+0092; save it as UTF-8"),
+        ({"valid": "a\n\ufeffb\n"}, "valid.txt:2: byte order mark within the text"),
+        (
+            {"train": "a b <eos>\nc <eos>\nd\n"},
+            "train.txt:1: the word <eos> marks sentences (as in "
+            "2 of 3 lines); remove it: the bench adds its own",
+        ),
+        ({"train": "a b\n<s> c </s>\n"}, "train.txt:2: the word <s> marks sentences"),
+        ({"test": "a\n[SEP] b\n"}, "test.txt:2: the word [SEP] marks sentences"),
+        ({"test": "a b\n"}, "test must have at least 2 sentences, not 1"),
     ],
 )
 def test_bad_files_are_named(tmp_path, said, splits, message):
@@ -235,6 +249,42 @@ def test_labels_must_be_as_many_as_lines(tmp_path, said):
     (folder / "train.labels").write_text("one\n")
     with pytest.raises(UserError, match=r"train\.labels: 1 labels for the 2 lines of train\.txt"):
         load_text(folder, said)
+
+
+def test_labels_are_stripped_and_an_empty_one_is_none(tmp_path, said):
+    folder = write(tmp_path / "x", train="a b\nb c\nc\na\n")
+    (folder / "train.labels").write_text("pos \n\n pos\nvery  bad\n")
+    (folder / "valid.labels").write_text(" \n")
+    corpus = load_text(folder, said)
+    assert corpus.train.labels["label"].tolist() == ["pos", "", "pos", "very bad"]
+    assert corpus.valid.labels == corpus.test.labels == {}
+    assert corpus.record()["labelled"] == {"label": {"train": 3, "valid": 0, "test": 0}}
+    (folder / "test.labels").write_text("a\x00\nb\n")
+    with pytest.raises(UserError, match=r"test\.labels:1: NUL byte"):
+        load_text(folder, said)
+
+
+def test_the_labels_have_a_digest_of_their_own(tmp_path, said):
+    folder = write(tmp_path / "x")
+    digests = [load_text(folder, said).record()["labels_sha256"]]
+    for labels in ("a\nb\n", "a\nb \n", "b\na\n", "\na\n", "\n\n"):
+        (folder / "test.labels").write_text(labels)
+        digests.append(load_text(folder, said).record()["labels_sha256"])
+    assert digests[0] is digests[5] is None
+    assert digests[1] == digests[2]
+    assert len(set(digests)) == 4
+    (folder / "train.labels").write_text("a\nb\n")
+    assert load_text(folder, said).labels_sha256 not in digests
+    assert len({load_text(folder, said).sha256 for _ in range(2)}) == 1
+
+
+@pytest.mark.parametrize(("tokenizer", "types", "unknown"), [("word", 7, 1 / 3), ("bpe", 260, 0.0)])
+def test_a_record_tells_the_vocabulary(tmp_path, said, tokenizer, types, unknown):
+    corpus = load_text(write(tmp_path / "x"), said, tokenizer=tokenizer)
+    told = corpus.record()["vocabulary"]
+    assert told["tokenizer"] == tokenizer
+    assert told["types"] == corpus.vocabulary.size >= types
+    assert told["unknown_share_of_test"] == pytest.approx(unknown)
 
 
 def test_text_needs_a_place(tmp_path, said):
@@ -272,6 +322,40 @@ def test_a_hub_data_set_with_classes(hub, said):
         "mood": ["good", ""]
     }
     assert said[0] == "hub acme/moods, train: 1 blank of 3 lines left out"
+
+
+@pytest.mark.parametrize(
+    ("rows", "held"),
+    [([["a", "b"], ["c"]], "lists"), ([1, 2], "int64"), ([{"a": "b"}, {"a": "c"}], "mappings")],
+)
+def test_a_hub_column_that_is_no_text(hub, said, rows, held):
+    datasets = pytest.importorskip("datasets")
+    for split in ("train", "validation", "test"):
+        table = datasets.Dataset.from_dict({"text": rows})
+        table.to_parquet(hub[0] / f"data/{split}-00000-of-00001.parquet")
+    message = f"hub acme/moods: the column text holds {held}, not text"
+    with pytest.raises(UserError, match=message):
+        load_corpus(hub[1], None, said.append)
+
+
+def test_a_hub_text_is_held_against_the_same_rules(hub, said):
+    datasets = pytest.importorskip("datasets")
+    kind = datasets.ClassLabel(names=["bad", "good"])
+    for text_of_row, message in (
+        ("b <eos>", "hub acme/moods, train, row 2: the word <eos> marks sentences"),
+        ("b\x00", "hub acme/moods, train, row 2: NUL byte"),
+        ("b", None),
+    ):
+        rows = {"text": ["a", text_of_row], "mood": [-1, -1]}
+        features = datasets.Features({"text": datasets.Value("string"), "mood": kind})
+        for split in ("train", "validation", "test"):
+            table = datasets.Dataset.from_dict(rows, features=features)
+            table.to_parquet(hub[0] / f"data/{split}-00000-of-00001.parquet")
+        if message:
+            with pytest.raises(UserError, match=message):
+                load_corpus(hub[1], None, said.append)
+        else:  # no class at all is no label
+            assert load_corpus(hub[1], None, said.append).labels_sha256 is None
 
 
 def test_a_hub_data_set_without_a_split(hub, said):
@@ -342,7 +426,7 @@ def test_a_vocabulary_too_small_for_bytes():
 
 def test_a_bpe_corpus(tmp_path, said):
     corpus = load_text(write(tmp_path / "x"), said, tokenizer="bpe")
-    assert sentences_of(corpus, "test") == ["c d"]
+    assert sentences_of(corpus, "test") == ["c d", "c"]
 
 
 # --- batches ------------------------------------------------------------------------------------
@@ -414,6 +498,38 @@ def test_the_rows_of_a_batch_are_the_batch_of_those_sentences(lengths, size, dat
             assert each.tokens == len(each.place) == int(each.mask.sum())
             # In row-major order, as a mask picks.
             assert torch.equal(each.targets.flatten()[each.place], each.targets[each.mask])
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.integers(1, 20) | st.integers(1, 9000), min_size=1, max_size=60),
+    st.integers(1, 40),
+    st.integers(0, 99),
+)
+def test_a_long_sentence_pads_few_others(lengths, size, seed):
+    split = split_of(lengths)
+    training = list(training_batches(split, size, seed, 0))
+    for batches in (training, list(evaluation_batches(split, size))):
+        assert sorted(torch.cat([b.index for b in batches]).tolist()) == list(range(len(split)))
+        for batch in batches:
+            assert len(batch.index) <= size
+            assert batch.mask.numel() <= MOST_PADDED or len(batch.index) == 1
+    # As few as there can be: the next sentence would have been too much.
+    batches = list(evaluation_batches(split, size))
+    for batch, after in itertools.pairwise(batches):
+        rows, longest = len(batch.index) + 1, int(after.lengths[0])
+        assert rows > size or rows * longest > MOST_PADDED
+
+
+def test_batches_of_ordinary_sentences_are_as_before():
+    """The order and the batches that records of before were trained on, by their digest."""
+    split = split_of(np.random.default_rng(0).integers(1, 83, 4000))
+    for batches, digest in (
+        (training_batches(split, 32, 3, 2), "fe5213d8bc20adae"),
+        (evaluation_batches(split, 64), "3b9ebeab89d3840a"),
+    ):
+        listed = [batch.index.tolist() for batch in batches]
+        assert hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16] == digest
 
 
 def test_the_order_is_a_function_of_seed_and_epoch():

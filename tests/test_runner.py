@@ -238,6 +238,7 @@ def test_usage_and_suite_errors_are_text_with_exit_code_2(bench):
     assert bench("run", "nowhere.yaml").returncode == 2
     assert bench("run", "trial.yaml", "--seeds", "1,x").returncode == 2
     assert bench("run", "trial.yaml", "--workers", "0").returncode == 2
+    assert "write 1000000" in bench("run", "trial.yaml", "--budget", "1e6").stderr
     assert bench("bake", "trial.yaml").returncode == 2
 
 
@@ -250,6 +251,15 @@ def test_a_file_in_place_of_a_folder_is_an_error_in_words(bench):
         assert result.returncode == 2
         assert "trial.yaml" in result.stderr
         assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("verb", [["list", "metrics"], ["list", "corpora"]])
+def test_a_terminal_that_cannot_write_a_character_shows_a_question_mark(verb):
+    command = [sys.executable, "-c", "import sys; from collapse_bench.cli import main; "
+               "main(sys.argv[1:]); print('1.0 ± 0.1', file=sys.stderr)", *verb]  # fmt: skip
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "1.0 ? 0.1\n")
 
 
 def test_check_finds_what_only_a_step_can_show(bench):
@@ -320,7 +330,7 @@ def test_what_a_remedy_remembers_never_costs_a_result(bench):
 
 
 def test_help_is_fast_to_load_and_list_names_everything():
-    code = "import sys, collapse_bench.cli as c; c._parser(); print('torch' in sys.modules)"
+    code = "import sys, collapse_bench.cli as c; c.build_parser(); print('torch' in sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "False"
     for what, names in {

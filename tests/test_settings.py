@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from collapse_bench.errors import UserError
+from collapse_bench.rules import way_out
 from collapse_bench.settings import (
     Above,
     AtLeast,
@@ -68,7 +69,9 @@ def test_a_class_and_its_file_give_the_same_schema():
         ("rate", None, "not null"),
         ("rate", 10**400, "not 1000"),
         ("count", -2, "a whole number at least -1, not -2"),
-        ("count", 1.0, "not 1.0"),
+        ("count", 1.0, "not 1.0; write 1"),
+        ("count", 1e6, "not 1000000.0; write 1000000"),
+        ("count", 1.5, "a whole number at least -1, not 1.5"),
         ("count", "nan", "a whole number at least -1, not 'nan'"),
         ("scale", 0, "a number above 0 or null, not 0"),
         ("scale", float("inf"), "not inf"),
@@ -114,6 +117,13 @@ def test_resolve_gives_all_settings_in_normal_form():
     assert repr(settings["rate"]) == "1.0"
     assert settings["slots"] == ("a",)
     assert Sample(**settings) == Sample(needed=3, rate=1.0, slots=("a",))
+
+
+def test_whole_numbers_in_a_list_or_a_mapping_are_written_out():
+    budget = rule_of(int | dict[str, int])
+    assert way_out(budget, {"ptb": 1e6, "newswire": 3}) == "; write {ptb: 1000000, newswire: 3}"
+    assert way_out(rule_of(tuple[int, ...]), [1.0, 2]) == "; write [1, 2]"
+    assert way_out(budget, {"ptb": 1.5}) == way_out(budget, 1.5) == ""
 
 
 def test_unknown_names_what_there_is():

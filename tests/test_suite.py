@@ -392,6 +392,8 @@ BAD = {
     "newswire with hub": ("name: ptb, otherwise: newswire", "hub: a", 1, ["hub must not be given"]),
     "revision of nothing": ("name: ptb", "revision: a, name: ptb", 1, ["give hub, too"]),
     "sentences of ptb": ("otherwise: newswire", "sentences: 99", 1, ["newswire, not for ptb"]),
+    "one test sentence": ("name: ptb, otherwise: newswire", "sentences: 19", 1,
+                          ["sentences must be a whole number at least 20 or null, not 19"]),
     # architectures, sizes, evaluation, seeds
     "architecture": ("transformer]", "tranformer]", 2, ["did you mean transformer?"]),
     "architectures a name": ("[lstm, transformer]", "lstm", 2, ["must be a list", "not 'lstm'"]),
@@ -419,7 +421,8 @@ BAD = {
     "no budget": ("budget:", "buget:", 4, ["did you mean budget?"]),
     "missing budget": ("budget: {ptb: 4000, newswire: 800}, ", "", 4, ["budget is missing; give"]),
     "budget 0": ("{ptb: 4000, newswire: 800}", "0", 4, ["at least 1", "not 0"]),
-    "budget 4e6": ("{ptb: 4000, newswire: 800}", "4e6", 4, ["a whole number", "not 4000000.0"]),
+    "budget 4e6": ("{ptb: 4000, newswire: 800}", "4e6", 4, ["not 4000000.0; write 4000000"]),
+    "budget {ptb: 4e6}": ("ptb: 4000,", "ptb: 4e6,", 4, ["; write {ptb: 4000000, newswire: 800}"]),
     "budget 4_000": ("{ptb: 4000, newswire: 800}", "4_000", 4, ["not '4_000'", "underscores"]),
     "budget of another": ("ptb: 4000", "pbt: 4000", 4, ["not {'pbt': 4000,", "did you mean ptb?"]),
     "budget without ptb": ("ptb: 4000, ", "", 4, ["budget", "for ptb", "add 'ptb: N'"]),

@@ -12,6 +12,11 @@ from torch import Tensor
 from collapse_bench.corpus.corpus import Split
 from collapse_bench.corpus.vocabulary import BOS, EOS, PAD
 
+MOST_PADDED = 2**14
+"""Places `B T` of a batch, padding included, where it holds more than one sentence. One sentence of
+4,000 words would otherwise pad the fifty short ones beside it to its length. Three times what 64
+sentences of the Penn Treebank need at most, so that batches of ordinary sentences are as asked."""
+
 
 @dataclass(frozen=True, eq=False)
 class Batch:
@@ -72,7 +77,10 @@ class Batch:
 
 
 def training_batches(split: Split, batch: int, seed: int, epoch: int) -> Iterator[Batch]:
-    """Every sentence once, in batches of similar length; the one small batch may come anywhere."""
+    """Every sentence once, in batches of similar length; the one small batch may come anywhere.
+
+    A batch of more than `MOST_PADDED` places comes as several, one after the other.
+    """
     rng = np.random.default_rng([seed, epoch])
     shuffled = rng.permutation(len(split))
     by_length = shuffled[np.argsort(split.lengths[shuffled], kind="stable")]
@@ -81,14 +89,24 @@ def training_batches(split: Split, batch: int, seed: int, epoch: int) -> Iterato
     sizes = rng.permutation([batch] * full + [rest] * (rest > 0))
     groups = np.split(by_length, np.cumsum(sizes)[:-1])
     for i in rng.permutation(len(groups)):
-        yield collate(split, groups[i])
+        yield from _within_bounds(split, groups[i], batch)
 
 
 def evaluation_batches(split: Split, batch: int) -> Iterator[Batch]:
-    """Every sentence once, from short to long."""
-    by_length = np.argsort(split.lengths, kind="stable")
-    for start in range(0, len(split), batch):
-        yield collate(split, by_length[start : start + batch])
+    """Every sentence once, from short to long, `batch` at a time within `MOST_PADDED` places."""
+    yield from _within_bounds(split, np.argsort(split.lengths, kind="stable"), batch)
+
+
+def _within_bounds(split: Split, by_length: NDArray[np.int64], batch: int) -> Iterator[Batch]:
+    """Sentences from short to long in as few batches as the bounds allow."""
+    lengths = split.lengths[by_length]
+    start = 0
+    while start < len(by_length):
+        places = lengths[start : start + batch] * np.arange(1, len(lengths[start:][:batch]) + 1)
+        # A sentence that is too long by itself is a batch of one.
+        end = start + max(1, int(np.searchsorted(places, MOST_PADDED, side="right")))
+        yield collate(split, by_length[start:end])
+        start = end
 
 
 def collate(split: Split, index: NDArray[np.int64]) -> Batch:

@@ -1,6 +1,7 @@
 """A corpus in memory: three splits of encoded sentences, and what is known about them."""
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,12 +10,15 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from collapse_bench.corpus.vocabulary import Vocabulary
+from collapse_bench.corpus.vocabulary import UNK, Vocabulary
+from collapse_bench.errors import UserError
 
 SPLITS = ("train", "valid", "test")
+LEAST = {"train": 1, "valid": 1, "test": 2}
+"""Sentences that a split must have: of a single one in test nothing can be told apart."""
 
 Labels = Mapping[str, NDArray[np.str_]]
-"""Name of a label to its value for each sentence `[N]`."""
+"""Name of a label to its value for each sentence `[N]`, "" where a sentence has none."""
 
 
 class Settings(Protocol):
@@ -91,7 +95,12 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """Three splits under one vocabulary; `sha256` is over the normalised text of all three."""
+    """Three splits under one vocabulary.
+
+    Attributes:
+        sha256: over the normalised text of all three splits.
+        labels_sha256: over the labels of all three splits, None where there are none.
+    """
 
     name: str
     requested: str
@@ -102,6 +111,12 @@ class Corpus:
     valid: Split
     test: Split
     facts: Mapping[str, float] = field(default_factory=dict)
+    labels_sha256: str | None = None
+
+    @cached_property
+    def longest(self) -> int:
+        """Tokens of the longest sentence of all splits, its eos counted."""
+        return max(int(getattr(self, name).lengths.max()) for name in SPLITS)
 
     def record(self) -> dict[str, Any]:
         """What a record says about the corpus."""
@@ -113,12 +128,36 @@ class Corpus:
             "standard": self.standard,
             "sentences": {name: len(split) for name, split in splits.items()},
             "tokens": {name: split.n_tokens for name, split in splits.items()},
+            "vocabulary": {
+                "types": self.vocabulary.size,
+                "tokenizer": self.vocabulary.tokenizer_name,
+                "unknown_share_of_test": float(np.mean(self.test.tokens == UNK)),
+            },
+            "labels_sha256": self.labels_sha256,
+            "labelled": {
+                label: {
+                    name: int((np.asarray(split.labels.get(label, ())) != "").sum())
+                    for name, split in splits.items()
+                }
+                for label in sorted({label for split in splits.values() for label in split.labels})
+            },
             **self.facts,
         }
 
 
 def encoded(texts: Texts, settings: Settings) -> Corpus:
-    """`texts` under a vocabulary built from its training split alone."""
+    """`texts` under a vocabulary built from its training split alone.
+
+    Raises:
+        UserError: If a split has fewer sentences than `LEAST`.
+    """
+    for split, least in LEAST.items():
+        if len(texts.sentences[split]) < least:
+            raise UserError(
+                f"corpus {texts.name}: {split} must have at least {least} sentences, not"
+                f" {len(texts.sentences[split])}: of a single test sentence nothing can be told;"
+                f" add some, a thousand for numbers that mean something"
+            )
     build = Vocabulary.of_pieces if settings.tokenizer == "bpe" else Vocabulary.of_words
     vocabulary = build(texts.sentences["train"], settings.vocabulary)
     train, valid, test = (
@@ -136,9 +175,22 @@ def encoded(texts: Texts, settings: Settings) -> Corpus:
         valid=valid,
         test=test,
         facts=texts.facts,
+        labels_sha256=labels_digest(texts.labels),
     )
 
 
 def digest(sentences: Iterable[str]) -> str:
     """SHA-256 of the normalised text: one sentence a line, each line ended."""
     return hashlib.sha256("".join(f"{sentence}\n" for sentence in sentences).encode()).hexdigest()
+
+
+def labels_digest(labels: Mapping[str, Labels]) -> str | None:
+    """SHA-256 of the labels of all splits, split by split and name by name; None of none."""
+    if not any(labels.values()):
+        return None
+    listed = [
+        [split, name, list(map(str, values))]
+        for split in SPLITS
+        for name, values in sorted(labels.get(split, {}).items())
+    ]
+    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()

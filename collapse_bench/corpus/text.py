@@ -6,10 +6,14 @@ Hub data sets go through `datasets`, from a snapshot, since `datasets` when offl
 another revision than the one asked for.
 
 Sentences are words joined by one space. Blank lines are no sentences: they are left out, with a
-word to the user. No sentence is cut, however long.
+word to the user. No sentence is cut, however long. What no text can mean is refused with its line:
+a control character, which is that of another encoding, and a word that marks where sentences end.
+
+Labels are stripped. An empty label is no label, and a file of nothing else is none.
 """
 
 import os
+import re
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -28,6 +32,16 @@ from collapse_bench.errors import CorpusMissing, UserError
 PROBE_SECONDS = 1.5
 HUB_SPLITS = {"train": ("train",), "valid": ("validation", "valid", "dev"), "test": ("test",)}
 TEXT_COLUMNS = ("sentence", "text")
+
+MARKERS = {
+    "<pad>", "<bos>", "<eos>", "<sos>", "<s>", "</s>", "[cls]", "[sep]", "[pad]", "<|endoftext|>",
+}  # fmt: skip
+"""Words, in small letters, that tokenizers and other prepared corpora put around sentences. Left
+in, each would be one more word, and a certain one, in every sentence. `<unk>` is a word like any
+other: the Penn Treebank is full of it."""
+
+_IMPOSSIBLE = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ufeff\ufffe\uffff]")
+"""Control characters that are no space, byte order marks, and what is no character."""
 
 if TYPE_CHECKING:
     from datasets import ClassLabel
@@ -74,20 +88,24 @@ def read_files(files: Mapping[str, Path], say: Say) -> Rows:
     """Sentences of each split, with labels from `<split>.labels` beside it, one a line, if there.
 
     Raises:
-        UserError: If a file is empty or not UTF-8, or the labels are not as many as the lines.
+        UserError: If a file is empty, not UTF-8 or holds what no text can mean, or the labels are
+            not as many as the lines.
     """
     sentences: dict[str, list[str]] = {}
     labels: dict[str, Labels] = {}
     for split, path in files.items():
         rows = _lines(path)
-        sentences[split], kept = _normalised(rows, str(path), say)
+        sentences[split], kept = _normalised(rows, str(path), f"{path}:{{}}", say)
         beside = path.with_suffix(".labels")
-        values = _lines(beside) if beside.is_file() else None
-        if values is not None and len(values) != len(rows):
+        if not beside.is_file():
+            continue
+        values = _lines(beside)
+        _check_characters(values, f"{beside}:{{}}")
+        if len(values) != len(rows):
             raise UserError(
                 f"{beside}: {len(values)} labels for the {len(rows)} lines of {path.name}"
             )
-        labels[split] = {} if values is None else {"label": np.array(values)[kept]}
+        labels[split] = _labels({"label": values}, kept)
     return sentences, labels
 
 
@@ -101,7 +119,8 @@ def read_hub(hub: str, revision: str | None, say: Say) -> Rows:
 
     Raises:
         CorpusMissing: If it is neither in the local cache nor to be had from the hub.
-        UserError: If it cannot be read, or a split or the column of text is missing.
+        UserError: If it cannot be read, a split or the column of text is missing, or the column
+            holds something else, or what no text can mean.
     """
     name, _, configuration = hub.partition(":")
     folder = _snapshot(name, revision)
@@ -123,15 +142,40 @@ def read_hub(hub: str, revision: str | None, say: Say) -> Rows:
         if column is None:
             there = ", ".join(rows.column_names)
             raise UserError(f"hub {hub}: no column {' or '.join(TEXT_COLUMNS)}; it has {there}")
+        kind = rows.features[column]
+        if getattr(kind, "dtype", None) not in ("string", "large_string"):
+            raise UserError(
+                f"hub {hub}: the column {column} holds {_held(kind)}, not text; name a data set"
+                f" with one sentence a row, or write its sentences to files and give corpus.path"
+            )
+        source = f"hub {hub}, {split}"
         sentences[split], kept = _normalised(
-            [row or "" for row in rows[column]], f"hub {hub}, {split}", say
+            [row or "" for row in rows[column]], source, f"{source}, row {{}}", say
         )
-        labels[split] = {
-            name: np.array([_class_name(kind, value) for value in rows[name]])[kept]
+        classes = {
+            name: [_class_name(kind, value) for value in rows[name]]
             for name, kind in rows.features.items()
             if isinstance(kind, datasets.ClassLabel)
         }
+        labels[split] = _labels(classes, kept)
     return sentences, labels
+
+
+def _held(kind: object) -> str:
+    """What a column of a data set holds, in words."""
+    dtype = getattr(kind, "dtype", None)
+    if isinstance(kind, dict) or dtype in ("dict", "struct"):
+        return "mappings"
+    return "lists" if dtype is None or dtype == "list" else str(dtype)
+
+
+def _labels(columns: Mapping[str, Sequence[str]], kept: NDArray[np.int64]) -> Labels:
+    """The labels of the kept rows, by name; empty where there is none."""
+    stripped = {
+        name: np.array([" ".join(value.split()) for value in values])[kept]
+        for name, values in columns.items()
+    }
+    return {name: values for name, values in stripped.items() if (values != "").any()}
 
 
 def _class_name(kind: "ClassLabel", value: int | None) -> str:
@@ -146,20 +190,60 @@ def _lines(path: Path) -> list[str]:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{path}:{line}: not UTF-8 (byte 0x{raw[error.start]:02x})") from None
+        raise UserError(
+            f"{path}:{line}: not UTF-8 (byte 0x{raw[error.start]:02x}); save it as UTF-8"
+        ) from None
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     return text.removesuffix("\n").split("\n")
 
 
-def _normalised(rows: Sequence[str], source: str, say: Say) -> tuple[list[str], NDArray[np.int64]]:
-    """Sentences, their words joined by one space, and the rows they came from; no blank ones."""
+def _normalised(
+    rows: Sequence[str], source: str, row: str, say: Say
+) -> tuple[list[str], NDArray[np.int64]]:
+    """Sentences, their words joined by one space, and the rows they came from; no blank ones.
+
+    Args:
+        rows: one sentence each.
+        source: what messages call all of them.
+        row: what messages call one, its number to be filled in.
+        say: told about blank rows.
+    """
+    _check_characters(rows, row)
     joined = [" ".join(row.split()) for row in rows]
+    _check_words(joined, row)
     kept = np.array([i for i, sentence in enumerate(joined) if sentence], dtype=np.int64)
     if not len(kept):
         raise UserError(f"{source}: no sentence in it")
     if len(kept) < len(joined):
         say(f"{source}: {len(joined) - len(kept)} blank of {len(joined)} lines left out")
     return [joined[i] for i in kept], kept
+
+
+def _check_characters(rows: Sequence[str], row: str) -> None:
+    """Refuse what is no character of a text."""
+    for number, text in enumerate(rows, start=1):
+        if found := _IMPOSSIBLE.search(text):
+            name = {"\0": "NUL byte", "\ufeff": "byte order mark within the text"}.get(
+                found[0], f"control character U+{ord(found[0]):04X}"
+            )
+            raise UserError(f"{row.format(number)}: {name}; save it as UTF-8, without it")
+
+
+def _check_words(sentences: Sequence[str], row: str) -> None:
+    """Refuse words that mark the begin or end of sentences."""
+    marked = [
+        (number, word)
+        for number, sentence in enumerate(sentences, start=1)
+        for word in sentence.split()
+        if word[0] in "<[" and word.lower() in MARKERS
+    ]
+    if marked:
+        number, word = marked[0]
+        lines = len({line for line, _ in marked})
+        raise UserError(
+            f"{row.format(number)}: the word {word} marks sentences (as in {lines} of"
+            f" {len(sentences)} lines); remove it: the bench adds its own"
+        )
 
 
 def _snapshot(name: str, revision: str | None) -> Path:

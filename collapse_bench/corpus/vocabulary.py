@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,11 @@ class Vocabulary:
             raise UserError(f"vocabulary: the first words must be {' '.join(SPECIALS)}")
         self.tokenizer = tokenizer
         self.size = len(ids)
+
+    @property
+    def tokenizer_name(self) -> Literal["word", "bpe"]:
+        """What a suite calls this kind of tokenizer."""
+        return "word" if isinstance(self.tokenizer.model, models.WordLevel) else "bpe"
 
     @classmethod
     def of_words(cls, sentences: Iterable[str], largest: int | None = None) -> Self:

@@ -1,4 +1,4 @@
-"""Text VAEs with autoregressive decoders: five slots, filled by an LSTM or a Transformer."""
+"""Text VAEs with autoregressive decoders: six slots, filled by an LSTM or a Transformer."""
 
 import warnings
 
@@ -60,12 +60,12 @@ def build_model(architecture: str, dimensions: Dimensions) -> SequenceVAE:
     with warnings.catch_warnings():
         if not has_latent:
             warnings.filterwarnings("ignore", "Initializing zero-element tensors is a no-op")
-        return SequenceVAE(
-            dimensions,
-            encoder=encoder(dimensions) if has_latent else NoEncoder(),
-            pool=LastState(),
-            head=GaussianHead(dimensions.hidden if has_latent else 0, dimensions.latent),
-            prior=StandardNormal(),
-            decoder=decoder(dimensions),
-            readout=Readout(dimensions.hidden, dimensions.vocabulary),
-        )
+        slots = {
+            "encoder": encoder(dimensions) if has_latent else NoEncoder(),
+            "pool": LastState(),
+            "head": GaussianHead(dimensions.hidden if has_latent else 0, dimensions.latent),
+            "prior": StandardNormal(),
+            "decoder": decoder(dimensions),
+            "readout": Readout(dimensions.hidden, dimensions.vocabulary),
+        }
+    return SequenceVAE(dimensions, slots)

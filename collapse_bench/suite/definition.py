@@ -31,7 +31,7 @@ class CorpusSettings:
     revision: str | None = None
     vocabulary: Annotated[int, AtLeast(5)] | None = None
     tokenizer: Literal["word", "bpe"] = "word"
-    sentences: Annotated[int, AtLeast(10)] | None = None
+    sentences: Annotated[int, AtLeast(20)] | None = None
 
 
 @dataclass(frozen=True)

@@ -80,8 +80,9 @@ def training_step(point: Point, limit: float) -> dict[str, Any]:
 
     settings = Training(budget=10**12, batch=BATCH, precision="auto")
     dimensions = Dimensions(
-        point.vocabulary, EMBEDDING, HIDDEN, point.latent, LAYERS, HEADS, settings.dropout
-    )
+        point.vocabulary, EMBEDDING, HIDDEN, point.latent, LAYERS, HEADS, settings.dropout,
+        BATCH * BATCHES, point.length,
+    )  # fmt: skip
     model = build_model(point.architecture, dimensions).train()
     text = random_text(point.vocabulary, point.length)
     run = TrainingRun(model, chain([]), text, settings, budget=10**12, seed=SEED)

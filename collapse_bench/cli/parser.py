@@ -1,0 +1,138 @@
+"""The verbs of the command line and their arguments."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import Annotated
+
+from collapse_bench import __version__
+from collapse_bench.cli import verbs
+from collapse_bench.rules import AtLeast, Rule, rule_of, way_out
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m collapse_bench",
+        description="A benchmark of remedies for posterior collapse in text VAEs.",
+    )
+    parser.add_argument("--version", action="version", version=f"collapse_bench {__version__}")
+    added = parser.add_subparsers(required=True, metavar="VERB")
+
+    run = added.add_parser("run", help="train, evaluate and record the cells of a suite")
+    _suite_arguments(run)
+    run.add_argument(
+        "--out", type=Path, default=Path("runs"), help="folder of all runs (%(default)s)"
+    )
+    run.add_argument(
+        "--only", metavar="PATTERN", default="*", help="cells, as entry/architecture/seed"
+    )
+    run.add_argument("--seeds", type=_seeds, metavar="1,2", help="in place of the suite's")
+    run.add_argument(
+        "--budget", type=_positive_number, metavar="TOKENS", help="in place of the suite's"
+    )
+    run.add_argument(
+        "--workers", type=_positive_number, metavar="N", help="cells at a time (one a core)"
+    )
+    run.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    _data_argument(run)
+    run.set_defaults(verb=verbs.run)
+
+    board = added.add_parser("leaderboard", help="records to tables and pictures")
+    _suite_arguments(board)
+    board.add_argument("--runs", type=Path, default=Path("runs"), help="(%(default)s)")
+    board.add_argument("--out", type=Path, default=Path("leaderboard"), help="(%(default)s)")
+    board.set_defaults(verb=verbs.leaderboard)
+
+    scoring = added.add_parser(
+        "score", help="score finished cells again, from their arrays and from their models"
+    )
+    scoring.add_argument(
+        "cells", type=Path, nargs="+", metavar="CELL", help="a folder, runs/<suite>/<cell id>"
+    )
+    scoring.add_argument(
+        "--write",
+        choices=("model", "arrays"),
+        help="write new scores into the record, from the model evaluated anew or from the arrays,"
+        " in place of comparing",
+    )
+    _data_argument(scoring)
+    _plugin_argument(scoring)
+    scoring.set_defaults(verb=verbs.score)
+
+    diagnosing = added.add_parser("diagnose", help="is a model collapsed, and how?")
+    diagnosing.add_argument(
+        "cell", type=Path, metavar="CELL_OR_CHECKPOINT", help="a cell's folder or its model file"
+    )
+    diagnosing.add_argument(
+        "--picture", type=Path, metavar="FILE", help="a PNG (diagnosis.png in the cell's folder)"
+    )
+    _data_argument(diagnosing)
+    _plugin_argument(diagnosing)
+    diagnosing.set_defaults(verb=verbs.diagnose)
+
+    verifying = added.add_parser(
+        "verify", help="hold the measurements against models whose answers are known"
+    )
+    verifying.set_defaults(verb=verbs.verify)
+
+    check = added.add_parser("check", help="everything that is wrong with a suite, at once")
+    _suite_arguments(check)
+    check.set_defaults(verb=verbs.check)
+
+    show = added.add_parser("list", help="what a suite can name")
+    show.add_argument("what", choices=("remedies", "corpora", "architectures", "metrics"))
+    _plugin_argument(show)
+    show.set_defaults(verb=verbs.names)
+    return parser
+
+
+def _suite_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("suite", type=Path, metavar="SUITE", help="a YAML file")
+    _plugin_argument(parser)
+
+
+def _data_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        default=os.environ.get("COLLAPSE_BENCH_DATA"),
+        help="folder of corpora ($COLLAPSE_BENCH_DATA)",
+    )
+
+
+def _plugin_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--plugin",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a remedy of your own; its code is run. May be given several times",
+    )
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    seeds = tuple(int(seed) if seed.isdecimal() else -1 for seed in text.split(","))
+    if len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise argparse.ArgumentTypeError(
+            f"must be different whole numbers from 0 on, such as 1,2, not {text!r}"
+        )
+    return seeds
+
+
+def _in_digits(rule: Rule, text: str) -> str:
+    """Tell how to write a number such as 1e6."""
+    try:
+        return way_out(rule, float(text))
+    except ValueError:
+        return ""
+
+
+def _positive_number(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        rule = rule_of(Annotated[int, AtLeast(1)])
+        raise argparse.ArgumentTypeError(
+            f"must be {rule.words}, not {text!r}{_in_digits(rule, text)}"
+        )
+    return int(text)
