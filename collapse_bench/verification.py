@@ -43,6 +43,16 @@ BOUNDS: dict[str, tuple[Callable[[Mapping[str, float]], float], ...]] = {
         lambda of: of["mutual_information"],
         lambda of: of["mutual_information_upper"],
     ),
+    "marginal_kl": (
+        lambda of: of["kl"] - of["mutual_information_upper"],
+        lambda of: of["marginal_kl"],
+    ),
+    "total_correlation": (
+        lambda of: (
+            of["total_correlation"] + of["mutual_information"] - of["mutual_information_upper"]
+        ),
+        lambda of: of["total_correlation"],
+    ),
     "information_given_length": (
         lambda of: of["information_given_length"],
         lambda of: of["information_given_length_upper"],

@@ -122,7 +122,7 @@ class LengthStrings:
         """q(z|x), [B, 2]."""
         signs = 2.0 * torch.stack([self._is_long(sentences), self._kind(sentences)], 1).double() - 1
         means, scales = (
-            torch.tensor([getattr(channel, name) for channel in (self.length, self.kind)]).double()
+            torch.tensor([getattr(c, name) for c in (self.length, self.kind)], dtype=torch.float64)
             for name in ("mean", "scale")
         )
         return diagonal_normal(means * signs, scales.expand(signs.shape))
