@@ -142,10 +142,8 @@ def diagnose(options: argparse.Namespace) -> int:
     folder = options.cell if options.cell.is_dir() else options.cell.parent
     diagnosis = diagnose_cell(folder, remedy_files(options.plugin), options.data, say)
     print(diagnosis)
-    picture = options.picture or folder / "diagnosis.png"
-    if picture.suffix.lower() != ".png":  # the format that is written, and so the name
-        picture = picture.with_name(f"{picture.name}.png")
-    diagnosis.draw(picture, title=folder.resolve().name)
+    asked = options.picture or folder / "diagnosis.png"
+    picture = diagnosis.draw(asked, title=folder.resolve().name)
     print(f"\npicture: {picture}")
     return 0
 
