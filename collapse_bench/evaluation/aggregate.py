@@ -20,8 +20,9 @@ from collapse_bench.model.distributions import family_of
 
 MOST_POSTERIORS = 1000
 """Posteriors that a draw is looked at under, of a family that may have to be inverted for each, as
-a flow has; its mutual information is capped at the logarithm of this number. On the sphere a density
-is a product, and of codes a comparison: their aggregate is of all sentences, as a normal's is."""
+a flow has; its mutual information is capped at the logarithm of this number. On the sphere a
+density is a product, and of codes a comparison: their aggregate is of all sentences, as a normal's
+is."""
 
 AT_ONCE = 256
 """Draws whose densities under a batch of posteriors are computed at once."""
