@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from collapse_bench.errors import UserError
 
-SCHEMA = 2
+SCHEMA = 3
 """Raised when what a record holds changes; one of schema 1 has to be scored anew."""
 
 RECORD = "record.json"

@@ -269,6 +269,8 @@ def check_steps(chosen: Sequence[Cell], remedy_files: Mapping[str, Path]) -> lis
                 model, chain(remedies), corpus, each.training, budget=TINY_BUDGET, seed=each.seed
             )
             train(run, Selection(run), lambda run, forward: None)
+            bound = cells.bound_of_cell(each, model, corpus)
+            problems += [f"{name}: its bound is {bound.kind}: {why}" for why in bound.reasons]
         except Exception as error:
             kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
             problems.append(f"{name}: {kind}{error}{_place(error, remedy_files)}")
