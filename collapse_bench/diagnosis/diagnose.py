@@ -75,8 +75,7 @@ class Diagnosis:
         arrays, family = self.arrays, self.evidence.family
         z = arrays["posterior_sample"]
         spectrum: Spectrum | str = (
-            f"rate by dimension:\na {family} posterior has none,\nits dimensions are not"
-            " independent"
+            f"by dimension:\na posterior of the family {family}\nhas no rate for each of them"
         )
         aggregate = Aggregate(z, z.var(axis=0), "variance = {:.2f}", _standard_normal(arrays))
         if family == "normal":
@@ -219,7 +218,7 @@ def _refined_gaps(
             q = model.posterior(some, SentenceNoise(len(nll), seed).of(some, -1))
             p = model.prior(q, some)
         if (family := family_of(q)) != "normal":
-            return f"of a {family} posterior there is no mean and scale to refine"
+            return f"a posterior of the family {family} has no mean and scale to raise the bound by"
         try:
             return gaps(nll[chosen], refine(model.log_likelihood, some, q, p, seed=seed))
         except NoGradientError as error:

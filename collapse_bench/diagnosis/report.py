@@ -135,7 +135,7 @@ def missing(scores: Scores, family: str) -> list[str]:
     """The metrics that the posterior's family does not have, and why, a line a reason."""
     named: dict[str, list[str]] = {}
     for name, reason in absent(family).items():
-        if name not in scores.metrics:
+        if name not in scores.metrics and not name.startswith("active_units_"):
             named.setdefault(reason, []).append(name)
     return [f"  no {', '.join(names)}: {reason}" for reason, names in named.items()]
 
