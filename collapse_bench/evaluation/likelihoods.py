@@ -7,12 +7,15 @@ import torch
 from torch import Tensor
 
 from collapse_bench.corpus import Batch
-from collapse_bench.evaluation.asked import Asked, table_of
+from collapse_bench.evaluation.asked import COMPARED, Asked, table_of
 from collapse_bench.latent_model import Rows
 from collapse_bench.model import SequenceVAE
 
 COMPANY, ALONE = 4, 3
 """Sentences that join those that are compared, and how many are asked about alone."""
+
+UNCOUNTED = 2
+"""Positions of a sentence that its length need not count: a start and an end."""
 
 NOTHING = 1e-3
 """Nats above 0 that are rounding."""
@@ -77,23 +80,29 @@ def neighbours(asked: Asked) -> str | None:
 
 
 def padding(asked: Asked) -> str | None:
-    """Whether columns that are past the end of every sentence of a batch count.
+    """Whether columns in which the shortest sentences have nothing but padding count.
 
     Asked of a model that gives sums; `Scored` sees by itself where there are nats by position.
     """
-    rows = asked.sentences
-    table = table_of(rows)
-    longest = int(rows.lengths.max())
-    if table is None or not 1 < longest < table.shape[1]:
+    split = asked.split
+    if not isinstance(split, Rows) or table_of(split) is None or split.lengths.max() == 1:
         return None
+    width = split.values.shape[1]
+    short = split.lengths.argsort(stable=True)[:COMPARED]
+    rows = asked.at(short[split.lengths[short] + UNCOUNTED < width].numpy())
+    table = table_of(rows)
+    if table is None or not len(rows):
+        return None
+    kept = int(rows.lengths.max()) + UNCOUNTED
+    if (table[:, kept:] != table[0, -1]).any():
+        return None  # what lengths do not count is no padding
+    z = asked.infer(rows).z
+    nats = asked.model.log_likelihood(rows, z)
     try:
-        narrow = replace(rows, values=rows.values[:, :longest])
-        short = asked.model.log_likelihood(narrow, asked.own.z)
+        narrow = asked.model.log_likelihood(replace(rows, values=rows.values[:, :kept]), z)
     except Exception:
         return None  # rows of another width are not what the model is for
-    what = _nats(
-        asked, "without the columns past the longest sentence, log p(x|z)", asked.nats, short
-    )
+    what = _nats(asked, f"with {width - kept} columns of it cut off, log p(x|z)", nats, narrow)
     return what and f"padding counts: {what}"
 
 
