@@ -151,7 +151,7 @@ def test_the_evaluation_finds_the_exact_values(model):
     arrays = evaluate(Scored(model), Rows.of(x), samples=512, batch=4096, seed=1)
     nll, distortion = importance_weighted_nll(arrays["log_weights"]), arrays["distortion"]
     mean, scale, z = (arrays[f"posterior_{name}"] for name in ("mean", "scale", "sample"))
-    lower, upper = mutual_information(z, mean, scale)
+    lower, upper = mutual_information(z, mean, scale, arrays["log_prior"])
     bias = (monte_carlo_errors(arrays["log_weights"], arrays["draws"]) ** 2).mean()
     expected = {
         "nll of these": (nll - model.exact_nll(x).numpy(), 0),

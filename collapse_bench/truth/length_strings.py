@@ -50,8 +50,7 @@ class BitChannel:
 
     def log_likelihood(self, bit: Tensor, z: Tensor) -> Tensor:
         """log p(bit|z), [B] and [B] to [B]."""
-        right = (bit == 1) == (z >= 0)
-        return torch.where(right, math.log(1 - self.error), math.log(self.error)).double()
+        return self._log_right_and_wrong[((bit == 1) != (z >= 0)).long()]
 
     def nll(self, times: int) -> float:
         """-log of the evidence of a fair bit that is told so many times, always the same."""
@@ -156,7 +155,7 @@ class LengthStrings:
 
     def exact_distortion(self, sentences: Tensor) -> Tensor:
         """-E_q log p(x|z) of strings of `draw`, [N, long] to [N]."""
-        return self.length.distortion() + self.lengths(sentences) * (
+        return self.length.distortion() + self.lengths(sentences).double() * (
             math.log(self.noise) + self.kind.distortion()
         )
 
