@@ -1,7 +1,7 @@
 """Exact against estimated: the functions that score a suite, on models whose answers are known."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from collapse_bench.diagnosis import diagnose
 from collapse_bench.diagnosis.annealing import annealed_importance_sampling
 from collapse_bench.evaluation import evaluate
+from collapse_bench.honesty_controls import honesty_controls
 from collapse_bench.latent_model import Rows, Scored
 from collapse_bench.metrics import Scores, fooled, score
 from collapse_bench.truth.blahut_arimoto import curve as rate_distortion_curve
@@ -21,6 +22,7 @@ from collapse_bench.truth.copy_strings import CopyStrings
 from collapse_bench.truth.families import other_families
 from collapse_bench.truth.hmm import HiddenMarkov
 from collapse_bench.truth.kalman import linear_dynamics
+from collapse_bench.truth.length_strings import BitChannel, LengthStrings
 from collapse_bench.truth.linear import linear_vae
 from collapse_bench.truth.sequence import linear_sequence
 from collapse_bench.truth.strings import Smooth, Steps, all_strings, matched
@@ -32,6 +34,37 @@ one that is further."""
 
 OF_THE_MODEL = ("mutual_information_model", "entropy")
 """Exact values that no posterior has a part in."""
+
+BOUNDS: dict[str, tuple[Callable[[Mapping[str, float]], float], ...]] = {
+    "mutual_information": (
+        lambda of: of["mutual_information"],
+        lambda of: of["mutual_information_upper"],
+    ),
+    "marginal_kl": (
+        lambda of: of["kl"] - of["mutual_information_upper"],
+        lambda of: of["marginal_kl"],
+    ),
+    "total_correlation": (
+        lambda of: (
+            of["total_correlation"] + of["mutual_information"] - of["mutual_information_upper"]
+        ),
+        lambda of: of["total_correlation"],
+    ),
+    "information_given_length": (
+        lambda of: of["information_given_length"],
+        lambda of: of["information_given_length_upper"],
+    ),
+    "information_beyond": (
+        lambda of: of["information_beyond"],
+        lambda of: of["information_given_length_upper"],
+    ),
+    "trivial_information": (
+        lambda of: of["mutual_information"] - of["information_given_length_upper"],
+        lambda of: of["mutual_information_upper"] - of["information_given_length"],
+    ),
+}
+"""Metrics that are bounds of a truth rather than estimates of it: where it must lie, from below and
+above, of strings without first words."""
 
 CONTROLLED = 1000
 """Sentences of a control."""
@@ -75,14 +108,15 @@ def verify() -> Iterator[Check]:
     yield from bounds()
     for control in controls(CONTROLLED):
         yield from verdicts(control)
+    yield from honesty()
 
 
 def measured(model: Any) -> Scores:
     """What the bench says of a model on sentences that the model has drawn."""
     sentences = model.draw(SENTENCES, torch.Generator().manual_seed(SEED))
-    return score(
-        evaluate(Scored(model), Rows.of(sentences), samples=SAMPLES, batch=SENTENCES, seed=SEED)
-    )
+    lengths = model.lengths(sentences) if isinstance(model, LengthStrings) else None
+    rows = Rows.of(sentences, lengths)
+    return score(evaluate(Scored(model), rows, samples=SAMPLES, batch=SENTENCES, seed=SEED))
 
 
 def truths() -> dict[str, Any]:
@@ -121,6 +155,9 @@ def truths() -> dict[str, Any]:
         "copy strings, window too short": copy_strings(window=1, reads=True),
         "copy strings, window long enough": copy_strings(window=10, reads=True),
         "copy strings, decoder blind": copy_strings(window=1, reads=False),
+        "length strings, length and kind in z": length_strings(length=True, kind=True),
+        "length strings, length in z": length_strings(length=True, kind=False),
+        "length strings, kind in z": length_strings(length=False, kind=True),
         **other_families(SEED),
     }
 
@@ -134,12 +171,21 @@ def copy_strings(window: int, reads: bool) -> CopyStrings:
     )  # fmt: skip
 
 
+def length_strings(length: bool, kind: bool) -> LengthStrings:
+    """Strings of three or seven words; what is not in z is at the prior, and not read."""
+    told, untold = BitChannel(mean=0.8, scale=0.6, error=0.15), BitChannel(0.0, 1.0, 0.5)
+    return LengthStrings(
+        short=3, long=7, noise=3, length=told if length else untold,
+        kind=BitChannel(mean=0.9, scale=0.4, error=0.3) if kind else untold,
+    )  # fmt: skip
+
+
 def numbers(name: str, exact: Mapping[str, float], scores: Scores) -> Iterator[Check]:
     """A check for every exact value, but those of the model rather than of its posterior."""
     useful = min(exact["useful_rate"], exact["mutual_information"])
     for metric, truth in {"useful_information": useful, **exact}.items():
-        if metric == "mutual_information":
-            lower, upper = (scores.metrics[m] for m in (metric, f"{metric}_upper"))
+        if metric in BOUNDS:
+            lower, upper = (of(scores.metrics) for of in BOUNDS[metric])
             yield bracketed(name, metric, truth, lower, upper, scores.standard_errors[metric])
         elif metric not in OF_THE_MODEL:
             estimate, error = scores.metrics[metric], scores.standard_errors[metric]
@@ -254,6 +300,12 @@ def verdicts(control: Control) -> Iterator[Check]:
     yield Check(
         control.name, "fooled", expected or "none", alone or "none", None, None, alone == expected
     )
+
+
+def honesty() -> Iterator[Check]:
+    """No remedy is accused, and every cheat is caught at what it does."""
+    for name, expected, found in honesty_controls():
+        yield Check(name, "bound", expected, found, None, None, found == expected)
 
 
 def table(checks: Sequence[Check]) -> list[str]:
