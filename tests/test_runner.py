@@ -243,27 +243,28 @@ def test_an_entry_is_given_its_own_budget(bench):
         assert record["budget"] == record["suite_budget"] == 100
 
 
-def test_labels_that_were_mended_make_other_cells(bench):
-    bench.write(budget=100, vae="[]")
-    folder, suite = bench.folder / "text", bench.folder / "trial.yaml"
-    folder.mkdir()
+def test_a_page_leaves_out_what_was_scored_with_labels_that_have_been_replaced(tmp_path, capsys):
+    from collapse_bench.cli.verbs import _with_present_labels
+    from collapse_bench.corpus import load_corpus
+    from collapse_bench.suite import load_suite
+
+    (tmp_path / "text").mkdir()
     for split in ("train", "valid", "test"):
-        (folder / f"{split}.txt").write_text("a b\nb c\na a a\nb\n" * 5)
-    suite.write_text(
-        suite.read_text().replace("{name: newswire, sentences: 60}", "{name: text, path: text}")
+        (tmp_path / "text" / f"{split}.txt").write_text("a b\nb c\n")
+    (tmp_path / "trial.yaml").write_text(
+        "corpus: {name: text, path: text}\narchitectures: [lstm]\ntraining: {budget: 9}\n"
+        "entries: {vae: []}\n"
     )
-    told = []
-    for labels in ("x\ny\n" * 10, "y\nx\n" * 10, "\n" * 20):
-        (folder / "test.labels").write_text(labels)
-        assert bench("run", "trial.yaml").returncode == 0
-        records = read_records(bench.folder / "runs" / "trial")
-        assert len(records) == len(told) + 1
-        board = bench("leaderboard", "trial.yaml")
-        assert board.returncode == 0, board.stderr
-        if told:
-            assert f"{len(told)} records of earlier labels are left out" in board.stderr
-        told.append((bench.folder / "leaderboard" / "trial.md").read_text().count("known attrib"))
-    assert told[0] == told[1] > told[2] == 0
+    suite = load_suite(tmp_path / "trial.yaml", {})
+    records = []
+    for labels in ("x\ny\n", "y\nx\n", "\n\n"):
+        (tmp_path / "text" / "test.labels").write_text(labels)
+        records.append({"corpus": load_corpus(suite.corpus, None, print).record()})
+        assert _with_present_labels(records, suite) == records[-1:]
+        assert _with_present_labels(records[:1], suite) == records[:1], "nothing to choose from"
+    assert "2 records of earlier labels are left out" in capsys.readouterr().err
+    other = {"corpus": records[0]["corpus"] | {"sha256": "another text"}}
+    assert _with_present_labels([other, *records], suite) == [other, records[-1]]
 
 
 def test_a_changed_entry_an_edited_remedy_and_another_budget_are_new_cells(bench):
