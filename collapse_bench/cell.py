@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 import collapse_bench
 from collapse_bench import record
 from collapse_bench.corpus import Corpus
-from collapse_bench.evaluation import evaluate
-from collapse_bench.metrics import Scores, score, verdict, versioned
+from collapse_bench.evaluation import Bound, bound_of, evaluate
+from collapse_bench.metrics import Arrays, score, verdict, versioned
 from collapse_bench.model import Dimensions, Forward, SequenceVAE, build_model
 from collapse_bench.precision import resolve_precision
 from collapse_bench.remedy import Remedy, by_construction, chain, levers_of, load_remedy
@@ -85,13 +85,13 @@ def run_cell(job: Job, report: Report) -> dict[str, Any]:
 
 
 def build(
-    cell: Cell, vocabulary: int, files: Mapping[str, Path]
+    cell: Cell, corpus: Corpus, files: Mapping[str, Path]
 ) -> tuple[SequenceVAE, list[Remedy]]:
     """The model of a cell with its remedies built in, its weights drawn from the cell's seed.
 
     Args:
         cell: which model.
-        vocabulary: V.
+        corpus: what it will be trained on.
         files: where each remedy is.
 
     Raises:
@@ -99,11 +99,15 @@ def build(
     """
     torch.manual_seed(stream_seed(cell.seed, "initialisation"))
     dimensions = Dimensions(
-        vocabulary=vocabulary, dropout=cell.training.dropout, **asdict(cell.sizes)
+        vocabulary=corpus.vocabulary.size,
+        dropout=cell.training.dropout,
+        sentences=len(corpus.train),
+        longest=corpus.longest,
+        **asdict(cell.sizes),
     )
     model = build_model(cell.architecture, dimensions)
     remedies = [load_remedy(each.name, each.settings, files) for each in cell.entry.remedies]
-    return model.with_parts(chain(remedies).build(model)), remedies
+    return chain(remedies).build(model), remedies
 
 
 def describe(job: Job) -> dict[str, Any]:
@@ -121,6 +125,9 @@ def describe(job: Job) -> dict[str, Any]:
         "budget": job.budget,
         "suite_budget": job.budget if job.suite_budget is None else job.suite_budget,
         "latent": cell.sizes.latent,
+        "bound": None,
+        "bound_reasons": [],
+        "family": None,
         "levers": [],
         "by_construction": [],
         "remedies": [asdict(remedy) for remedy in cell.entry.remedies],
@@ -150,7 +157,7 @@ def describe(job: Job) -> dict[str, Any]:
 def _train_and_score(job: Job, report: Report, result: dict[str, Any]) -> None:
     """Fill in the record as far as the cell gets, and write everything that stands beside it."""
     cell = job.cell
-    model, remedies = build(cell, job.corpus.vocabulary.size, job.remedy_files)
+    model, remedies = build(cell, job.corpus, job.remedy_files)
     model.to(job.device)
     result["levers"] = levers_of(remedies)
     result["by_construction"] = by_construction(remedies)
@@ -171,12 +178,13 @@ def _train_and_score(job: Job, report: Report, result: dict[str, Any]) -> None:
             "parameters": sum(p.numel() for p in model.parameters()),
         }
         record.write_history(job.folder, selection.history)
+    result |= bound_in_record(bound_of_cell(cell, model, job.corpus))
     arrays = evaluate_cell(cell, model, job.corpus)
     # Before anything can be found wrong with the numbers: they can be computed again from these.
     record.write_model(job.folder, model.state_dict())
     job.corpus.vocabulary.save(job.folder / record.VOCABULARY)
     result["sentences_sha256"] = record.write_arrays(job.folder, arrays)
-    result |= in_record(result["latent"], score(arrays), len(job.corpus.test))
+    result |= in_record(result["latent"], arrays)
 
 
 def evaluate_cell(cell: Cell, model: SequenceVAE, corpus: Corpus) -> dict[str, NDArray[Any]]:
@@ -192,15 +200,28 @@ def evaluate_cell(cell: Cell, model: SequenceVAE, corpus: Corpus) -> dict[str, N
     )
 
 
-def in_record(latent: int, scores: Scores, sentences: int) -> dict[str, Any]:
+def bound_of_cell(cell: Cell, model: SequenceVAE, corpus: Corpus) -> Bound:
+    """Whether the numbers of a cell's model are bounds, by what it does with test sentences."""
+    seed = stream_seed(cell.seed, "test")
+    return bound_of(model, corpus.test, batch=cell.evaluation.batch, seed=seed)
+
+
+def bound_in_record(bound: Bound) -> dict[str, Any]:
+    """What a record says of its model's bound."""
+    return {"bound": bound.kind, "bound_reasons": list(bound.reasons)}
+
+
+def in_record(latent: int, arrays: Arrays) -> dict[str, Any]:
     """What a record says of its model's scores.
 
     Args:
         latent: D; without a latent there is no verdict.
-        scores: of the test split.
-        sentences: N behind them.
+        arrays: of the test split.
     """
+    scores = score(arrays)
+    sentences = int(arrays.get("aggregate_size", len(arrays["tokens"])))
     return {
+        "family": str(arrays["family"]),
         "metrics": versioned(scores.metrics),
         "standard_errors": versioned(scores.standard_errors),
         "verdict": verdict(scores, sentences) if latent else "no latent",

@@ -16,7 +16,10 @@ from torch.distributions import Distribution, Independent, Normal
 
 from collapse_bench.errors import UserError
 from collapse_bench.model import Noise
-from collapse_bench.model.distributions import base
+from collapse_bench.model.distributions import base, shape_of
+
+ROUNDING = 1e-3
+"""Nats by which a sum in floating point may leave the log-probability of words above 0."""
 
 
 class LatentModel(Protocol):
@@ -27,17 +30,19 @@ class LatentModel(Protocol):
     """
 
     def posterior(self, sentences: Any) -> Distribution:
-        """q(z|x): a normal with diagonal covariance, `[B, D]` or `[B, n, D]`."""
+        """q(z|x) over z `[B, D]` or `[B, n, D]`: a normal with diagonal covariance, or any
+        distribution that offers `from_noise(noise)`, which turns standard normal noise of z's
+        shape into a draw, and a `log_prob(z)` that broadcasts `[M, 1, ...]` to `[M, B]`."""
         ...
 
     def prior(self, sentences: Any) -> Distribution:
-        """p(z) for the same B sentences, of the posterior's shape: normal with diagonal covariance,
-        or any distribution with a method `from_noise(noise)` that turns standard normal noise of
-        z's shape into a draw."""
+        """p(z) for the same B sentences, of the posterior's shape and of any such family. It may
+        not look at the sentences, which are handed to it for their number and device."""
         ...
 
     def log_likelihood(self, sentences: Any, z: Tensor) -> Tensor:
-        """log p(x|z) in nats, `[B]`; or `[B, T]` by position, zero past a sentence's end."""
+        """log p(x|z) in nats, `[B]`; or `[B, T]` by position, zero past a sentence's end. Of words
+        it is a probability's, so never above 0."""
         ...
 
 
@@ -85,6 +90,17 @@ class Rows:
     def __len__(self) -> int:
         return len(self.index)
 
+    @property
+    def real(self) -> bool:
+        """Whether the rows are floating point numbers, whose likelihood is a density; all others
+        are words, whose likelihood is a probability."""
+        value = self.values
+        while isinstance(value, list | tuple):
+            value = next((part for part in value if not isinstance(part, list) or part), "")
+        if isinstance(value, Tensor):
+            return value.is_floating_point()
+        return np.asarray(value).dtype.kind == "f"
+
     def batches(self, size: int) -> Iterator[Self]:
         """Every sentence once, from short to long."""
         for part in self.lengths.argsort(stable=True).split(size):
@@ -123,24 +139,18 @@ class Scored(nn.Module):
         if q.batch_shape != (len(batch),) or len(q.event_shape) not in (1, 2):
             raise UserError(
                 f"posterior: must be one distribution for each of {len(batch)} sentences, over z"
-                f" of shape [B, D] or [B, n, D], not batch shape {list(q.batch_shape)} and event"
-                f" shape {list(q.event_shape)}"
+                f" of shape [B, D] or [B, n, D], not a {type(base(q)).__name__} of batch shape"
+                f" {list(q.batch_shape)} and event shape {list(q.event_shape)}"
             )
-        return q
+        return _drawable(q, "posterior")
 
     def prior(self, q: Distribution, batch: Rows) -> Distribution:
         """p(z) for the sentences of a batch."""
-        p = _one_event(self.model.prior(batch.values), "prior")
-        if not (isinstance(base(p), Normal) or hasattr(base(p), "from_noise")):
-            raise UserError(
-                f"prior: a {type(base(p)).__name__} cannot be drawn from with given noise; give it"
-                f" a method from_noise(noise) that turns standard normal noise of shape"
-                f" {[*q.batch_shape, *q.event_shape]} into a draw, or return a Normal"
-            )
+        p = _drawable(_one_event(self.model.prior(batch.values), "prior"), "prior")
         if p.event_shape != q.event_shape or p.batch_shape != q.batch_shape:
             raise UserError(
-                f"prior: must have the posterior's shape, {[*q.batch_shape, *q.event_shape]}, not"
-                f" {[*p.batch_shape, *p.event_shape]}"
+                f"prior: must have the posterior's shape, {list(shape_of(q))}, not"
+                f" {list(shape_of(p))}"
             )
         return p
 
@@ -161,33 +171,22 @@ class Scored(nn.Module):
             raise UserError(
                 f"log_likelihood: must be a tensor [B] or [B, T] with B = {len(batch)}, not {shape}"
             )
+        if nats.numel() and not batch.real and (highest := float(nats.detach().max())) > ROUNDING:
+            raise UserError(
+                f"log_likelihood: gave {highest:.4g} nats, and the logarithm of a probability is"
+                " never above 0: a loss has the opposite sign, and logits need log_softmax. Only a"
+                " density may be above 1, and is taken for one where the sentences are floating"
+                " point numbers"
+            )
         longest = int(batch.lengths.max())
         if nats.dim() == 2 and longest > 1:  # lengths are known
             over = torch.arange(nats.shape[1], device=nats.device) >= batch.lengths[:, None]
             if (nats[over] != 0).any():
                 raise UserError(
-                    "log_likelihood: must be zero past a sentence's end, as its lengths tell it;"
-                    " mask the padding"
+                    "log_likelihood: must be zero past a sentence's end, as its lengths tell it,"
+                    f" not {float(nats[over].detach().abs().max()):.4g} nats; mask the padding"
                 )
         return nats
-
-    def check_repeatable(self, batch: Rows) -> None:
-        """Refuse a model that answers the same question differently, as dropout makes it do.
-
-        Raises:
-            UserError: it does.
-        """
-        once, again = (self.model.posterior(batch.values) for _ in range(2))
-        z = once.mean
-        same = torch.allclose(z, again.mean, rtol=0, atol=0, equal_nan=True) and torch.allclose(
-            self._nats(batch, z), self._nats(batch, z), rtol=0, atol=0, equal_nan=True
-        )
-        if not same:
-            raise UserError(
-                "the model gives other numbers for the same sentences each time: turn its dropout"
-                " off, or make the wrapper an nn.Module that holds the model, so that it is put"
-                " into eval mode"
-            )
 
 
 def _one_event(distribution: Any, what: str) -> Distribution:
@@ -198,9 +197,21 @@ def _one_event(distribution: Any, what: str) -> Distribution:
             f" {type(distribution).__name__}"
         )
     extra = len(distribution.batch_shape) - 1
-    if isinstance(distribution, Normal) and extra > 0:
+    if extra > 0 and not distribution.event_shape:
         if type(distribution) is Normal:
             # Not validated: what is not finite is told by the array that it ends in.
             distribution = Normal(distribution.mean, distribution.stddev, validate_args=False)
         return Independent(distribution, extra, validate_args=False)
+    return distribution
+
+
+def _drawable(distribution: Distribution, what: str) -> Distribution:
+    """The distribution, from which given noise has to make a draw."""
+    part = base(distribution)
+    if not (isinstance(part, Normal) or hasattr(part, "from_noise")):
+        raise UserError(
+            f"{what}: a {type(part).__name__} cannot be drawn from with given noise; give it a"
+            f" method from_noise(noise) that turns standard normal noise of shape"
+            f" {list(shape_of(distribution))} into a draw, or return a Normal"
+        )
     return distribution

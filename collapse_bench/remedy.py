@@ -13,6 +13,7 @@ from collapse_bench import settings
 from collapse_bench.corpus import Batch
 from collapse_bench.errors import UserError
 from collapse_bench.model import SLOTS, Forward, Objective, SequenceVAE, plain
+from collapse_bench.model.contract import check_callable, check_parts, check_tensor, told
 from collapse_bench.plugins import BUILT_IN, class_name
 
 LEVERS = ("build", "objective", "step")
@@ -26,6 +27,8 @@ class Step(Protocol):
     ) -> Forward:
         """Update the slots in `only` once; `then` is applied after every other objective.
 
+        A further part of a remedy is updated with every call, whatever `only` says.
+
         Returns:
             The forward pass that was updated on.
         """
@@ -35,10 +38,29 @@ class Step(Protocol):
 class Run(Protocol):
     """What a remedy's step may ask of the training run it is part of."""
 
+    model: SequenceVAE
+    """The model that is being trained."""
     epoch: int
     """Passes over the training sentences that have been completed, inner draws included."""
     state: dict[str, Any]
     """What a remedy has to remember between steps, under its own name; it goes into the record."""
+
+    @property
+    def progress(self) -> float:
+        """Share of the budget that is spent, 0 to 1, counted from `begin`, as in `Forward`."""
+        ...
+
+    @property
+    def sentences(self) -> int:
+        """Sentences of the training split."""
+        ...
+
+    def begin(self) -> None:
+        """Count progress from here: schedules chained with a pre-training start anew.
+
+        The learning rate goes on as it was.
+        """
+        ...
 
     def draw(self) -> Batch:
         """The next training batch."""
@@ -58,20 +80,28 @@ class Remedy:
     """A remedy is a frozen dataclass; its fields are its settings, with the paper's defaults.
 
     Override the levers that it uses. Wrap a remedy or a part to change it; only this class is
-    there to be subclassed.
+    there to be subclassed. What must last between steps is in buffers of a part or in `run.state`.
 
     Attributes:
         by_construction: metrics that say nothing of what was learned, since this remedy sets or
             moves them whatever the model learns; the leaderboard marks them.
+        neutral: settings under which it is the plain VAE to the bit; None where there are none.
+        small: settings for the tiny sizes that laws are tried on, where the defaults do not fit.
     """
 
     by_construction: ClassVar[tuple[str, ...]] = ()
+    neutral: ClassVar[Mapping[str, Any] | None] = None
+    small: ClassVar[Mapping[str, Any]] = {}
 
     def __post_init__(self) -> None:
         settings.check(self)
 
     def build(self, model: SequenceVAE) -> Mapping[str, nn.Module]:
-        """What the model is: the parts to install, by slot, replacing or wrapping the present."""
+        """What the model is: the parts to install, by slot, replacing or wrapping the present.
+
+        A part that fills no slot goes under the remedy's own name: it is `model.further[name]`,
+        trains in every update and has an optimiser of its own.
+        """
         return {}
 
     def objective(self, forward: Forward) -> Forward:
@@ -81,56 +111,87 @@ class Remedy:
     def step(self, step: Step, run: Run) -> Step:
         """When which part is updated: a step around the given one.
 
-        A step that is called with keywords is an inner update and passes straight through.
+        Called with keywords, it makes exactly one update with those keywords, and still does to
+        that update whatever it does to each: a controller weighs and learns on every call.
         """
         return step
 
 
 @dataclass(frozen=True)
-class Chain(Remedy):
+class Chain:
     """Remedies applied from left to right, the last being the outermost around the step."""
 
     remedies: tuple[Remedy, ...] = ()
 
-    def __post_init__(self) -> None:
-        pass  # each remedy has checked its own settings
-
-    def build(self, model: SequenceVAE) -> Mapping[str, nn.Module]:
-        """The parts of all remedies.
+    def build(self, model: SequenceVAE) -> SequenceVAE:
+        """The model with the parts of all remedies built in.
 
         Raises:
-            UserError: a part throws away what an earlier remedy put into the same slot.
+            UserError: a part is not what the contract allows, or throws away what an earlier remedy
+                put into the same slot.
         """
-        parts: dict[str, nn.Module] = {}
-        owner: dict[str, Remedy] = {}
         for remedy in self.remedies:
-            for slot, part in remedy.build(model).items():
-                if slot in parts and parts[slot] not in set(part.modules()):
+            name = name_of(remedy)
+            parts = check_parts(name, remedy.build(model), SLOTS)
+            for slot, part in parts.items():
+                owner = model.owners.get(slot)
+                if owner and getattr(model, slot) not in set(part.modules()):
                     raise UserError(
-                        f"{name_of(remedy)} replaces the {slot} that {name_of(owner[slot])} "
-                        f"installed: a part may wrap what is there but not discard it; "
-                        f"put {name_of(remedy)} first, or leave one of the two out"
+                        f"{name} replaces the {slot} that {owner} installed: a part may wrap what"
+                        f" is there but not discard it; put {name} first, or leave one of the two"
+                        f" out"
                     )
-                parts[slot], owner[slot] = part, remedy
-            model = model.with_parts(parts)
-        return parts
+            model = model.with_parts(parts, name)
+        return model
 
     def objective(self, forward: Forward) -> Forward:
-        """The objectives of all remedies, the first acting first."""
+        """The objectives of all remedies, the first acting first.
+
+        Raises:
+            UserError: one returns what is no forward pass, or a term of another shape.
+        """
         for remedy in self.remedies:
-            forward = remedy.objective(forward)
+            forward = _checked(name_of(remedy), "objective", remedy.objective(forward))
         return forward
 
     def step(self, step: Step, run: Run) -> Step:
         """The steps of all remedies, the first being the innermost."""
         for remedy in self.remedies:
-            step = remedy.step(step, run)
+            if type(remedy).step is not Remedy.step:
+                step = _checking(name_of(remedy), remedy.step(step, run))
         return step
 
 
-def chain(remedies: Sequence[Remedy]) -> Remedy:
-    """One remedy that applies these in order; of none, the plain VAE."""
-    return remedies[0] if len(remedies) == 1 else Chain(tuple(remedies))
+def _checked(name: str, lever: str, forward: Any) -> Forward:
+    """The forward pass that a lever returned, its terms held against their shapes."""
+    if not isinstance(forward, Forward):
+        raise UserError(
+            f"{name}: {lever} must return a Forward, not {told(forward)}; change terms with"
+            f" dataclasses.replace(forward, kl=...) or add one to forward.extra"
+        )
+    sentences = len(forward.batch.lengths)
+    check_tensor(name, "distortion", forward.distortion, (sentences,))
+    check_tensor(name, "kl", forward.kl, (sentences, "K"))
+    for term, value in forward.extra.items():
+        check_tensor(name, f"extra {term}", value, (sentences,))
+    return forward
+
+
+def _checking(name: str, step: Any) -> Step:
+    """A remedy's step that tells whose it is where it returns what is no forward pass."""
+    made = check_callable(name, "step", step)
+
+    def checking(
+        batch: Batch, *, only: tuple[str, ...] = SLOTS, then: Objective = plain
+    ) -> Forward:
+        return _checked(name, "step", made(batch, only=only, then=then))
+
+    return checking
+
+
+def chain(remedies: Sequence[Remedy]) -> Chain:
+    """These remedies as one, in order; none is the plain VAE."""
+    return Chain(tuple(remedies))
 
 
 def name_of(remedy: Remedy) -> str:

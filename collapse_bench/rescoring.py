@@ -1,12 +1,21 @@
 """A finished cell again: scored from its arrays and from its model, and diagnosed."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from collapse_bench import record
-from collapse_bench.cell import build, code_digest, evaluate_cell, in_record, provenance
+from collapse_bench.cell import (
+    bound_in_record,
+    bound_of_cell,
+    build,
+    code_digest,
+    evaluate_cell,
+    in_record,
+    provenance,
+)
 from collapse_bench.corpus import Corpus, load_corpus
 from collapse_bench.corpus.vocabulary import Vocabulary
 from collapse_bench.diagnosis import Diagnosis, examine
@@ -198,7 +207,7 @@ def restore(
         raise UserError(
             f"{folder / record.VOCABULARY}: not the vocabulary of this corpus; run the suite again"
         )
-    model, _ = build(cell, corpus.vocabulary.size, remedy_files)
+    model, _ = build(cell, corpus, remedy_files)
     record.read_model(folder, model)
     return Restored(cell, model, corpus)
 
@@ -237,12 +246,16 @@ def score_model(
     Returns:
         The record that was written.
     """
-    arrays = evaluate_cell(restored.cell, restored.model, restored.corpus)
-    scores = _score_of(folder, arrays)
-    result["sentences_sha256"] = record.write_arrays(folder, arrays)
+    cell, model, corpus = restored.cell, restored.model, restored.corpus
+    arrays = evaluate_cell(cell, model, corpus)
+    with _naming(folder):
+        result |= in_record(result["latent"], arrays)
+    result |= bound_in_record(bound_of_cell(cell, model, corpus))
     # What an older record does not tell yet; what it tells is kept, such as what was requested.
-    result["corpus"] = restored.corpus.record() | result["corpus"]
-    return _write(folder, result, scores, len(arrays["tokens"]), remedies)
+    result["corpus"] = corpus.record() | result["corpus"]
+    result.setdefault("suite_budget", result["budget"])
+    result["sentences_sha256"] = record.write_arrays(folder, arrays)
+    return _write(folder, result, remedies)
 
 
 def score_arrays(
@@ -256,22 +269,19 @@ def score_arrays(
     Raises:
         UserError: the arrays are missing, damaged or not those of the record.
     """
-    arrays = record.read_arrays(folder, _digest(result))
-    return _write(folder, result, _score_of(folder, arrays), len(arrays["tokens"]), remedies)
+    with _naming(folder):
+        result |= in_record(result["latent"], record.read_arrays(folder, _digest(result)))
+    return _write(folder, result, remedies)
 
 
-def _write(
-    folder: Path, result: dict[str, Any], scores: Scores, sentences: int, remedies: Sequence[Remedy]
-) -> dict[str, Any]:
+def _write(folder: Path, result: dict[str, Any], remedies: Sequence[Remedy]) -> dict[str, Any]:
     result |= {
         "schema": record.SCHEMA,
-        "suite_budget": result.get("suite_budget", result["budget"]),
         "status": "done",
         "error": None,
         "by_construction": by_construction(remedies),
         "scored": provenance(code_digest()),
     }
-    result |= in_record(result["latent"], scores, sentences)
     record.write_record(folder, result)
     return result
 
@@ -298,7 +308,14 @@ def _digest(result: Mapping[str, Any]) -> str | None:
 
 
 def _score_of(folder: Path, arrays: Arrays) -> Scores:
-    try:
+    with _naming(folder):
         return score(arrays)
+
+
+@contextmanager
+def _naming(folder: Path) -> Iterator[None]:
+    """Arrays that contradict the contract or themselves are told with their file."""
+    try:
+        yield
     except (ArraysError, IdentityError) as error:
         raise UserError(f"{folder / record.SENTENCES}: {error}") from error

@@ -20,7 +20,6 @@ from collapse_bench import cell as cells
 from collapse_bench import record
 from collapse_bench.cell import Job
 from collapse_bench.corpus import Corpus, load_corpus
-from collapse_bench.corpus.vocabulary import SPECIALS
 from collapse_bench.errors import UserError
 from collapse_bench.precision import resolve_precision
 from collapse_bench.progress import Progress
@@ -242,7 +241,9 @@ def _outcome(worker: Worker) -> dict[str, Any]:
     return result
 
 
-def check_builds(chosen: Sequence[Cell], remedy_files: Mapping[str, Path]) -> list[str]:
+def check_builds(
+    chosen: Sequence[Cell], corpus: Corpus, remedy_files: Mapping[str, Path]
+) -> list[str]:
     """Build each model of a suite, and say what its author can mend.
 
     Whatever else goes wrong is left to the cells, where it harms no other.
@@ -257,7 +258,7 @@ def check_builds(chosen: Sequence[Cell], remedy_files: Mapping[str, Path]) -> li
     problems = []
     for name, each in _without_seeds(chosen).items():
         try:
-            cells.build(each, len(SPECIALS), remedy_files)
+            cells.build(each, corpus, remedy_files)
         except UserError as error:
             problems.append(f"{name}: {error}")
         except Exception:  # the cell's own outcome
@@ -279,11 +280,13 @@ def check_steps(chosen: Sequence[Cell], remedy_files: Mapping[str, Path]) -> lis
     problems = []
     for name, each in _without_seeds(chosen).items():
         try:
-            model, remedies = cells.build(each, corpus.vocabulary.size, remedy_files)
+            model, remedies = cells.build(each, corpus, remedy_files)
             run = TrainingRun(
                 model, chain(remedies), corpus, each.training, budget=TINY_BUDGET, seed=each.seed
             )
             train(run, Selection(run), lambda run, forward: None)
+            bound = cells.bound_of_cell(each, model, corpus)
+            problems += [f"{name}: its bound is {bound.kind}: {why}" for why in bound.reasons]
         except Exception as error:
             kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
             problems.append(f"{name}: {kind}{error}{_place(error, remedy_files)}")

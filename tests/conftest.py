@@ -7,6 +7,7 @@ heads, two layers, 41 words.
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -23,7 +24,7 @@ from collapse_bench.evaluation import evaluate
 from collapse_bench.model import SequenceVAE
 from collapse_bench.plugins import remedy_files
 from collapse_bench.precision import resolve_precision
-from collapse_bench.remedy import Remedy, chain
+from collapse_bench.remedy import Chain, Remedy, chain, find_class
 from collapse_bench.suite import (
     Cell,
     CorpusSettings,
@@ -56,9 +57,7 @@ TRAINING = Training(
 WORDS = 41
 
 SMALL: dict[str, dict[str, Any]] = {
-    "aggressive_inference": {"window": 2, "longest": 4},
-    "delta_vae": {"length": 4, "stride": 3, "delta": 1.5},
-    "limited_receptive_field": {"window": 2},
+    name: dict(find_class(name, path).small) for name, path in remedy_files().items()
 }
 """Settings for tiny sizes, of the remedies whose defaults are too large for quick laws."""
 
@@ -75,7 +74,7 @@ class Built:
     seed: int
 
     @property
-    def remedy(self) -> Remedy:
+    def remedy(self) -> Chain:
         return chain(self.remedies)
 
     def run(self, corpus: Corpus, budget: int = 10_000, **changes: Any) -> TrainingRun:
@@ -123,7 +122,7 @@ def make(
     cell = Cell(
         "tiny", entry, architecture, seed, CorpusSettings(), sizes, training, Evaluation()
     )  # fmt: skip
-    return Built(*build(cell, WORDS, remedy_files()), seed)
+    return Built(*build(cell, tiny_corpus(), remedy_files()), seed)
 
 
 def noise_of(seed: int):
@@ -152,12 +151,17 @@ def architecture(request) -> str:
     return request.param
 
 
-@pytest.fixture(scope="session")
-def corpus() -> Corpus:
+@cache
+def tiny_corpus() -> Corpus:
     """Sixty sentences of newswire, six to validate on, and 41 words."""
     corpus = load_corpus(CorpusSettings(sentences=60, vocabulary=WORDS), None, print)
     assert corpus.vocabulary.size == WORDS
     return corpus
+
+
+@pytest.fixture(scope="session")
+def corpus() -> Corpus:
+    return tiny_corpus()
 
 
 @pytest.fixture(scope="session")

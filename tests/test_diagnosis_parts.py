@@ -1,17 +1,14 @@
-"""Refined posteriors and annealed bounds against closed forms and quadrature, and the picture."""
+"""Refined posteriors and annealed bounds against closed forms and quadrature."""
 
 import math
 
-import matplotlib
 import numpy as np
 import pytest
 import torch
-from matplotlib.figure import Figure
 from torch.distributions import MultivariateNormal, Normal
 
 from collapse_bench.corpus import evaluation_batches
 from collapse_bench.diagnosis.annealing import annealed_importance_sampling, inverse_temperatures
-from collapse_bench.diagnosis.picture import draw, draw_aggregate, draw_positions, draw_spectrum
 from collapse_bench.diagnosis.refinement import Refined, gaps, refine
 from collapse_bench.errors import UserError
 from collapse_bench.evaluation import SentenceNoise, evaluating
@@ -179,7 +176,7 @@ def test_a_model_is_left_as_it_was(tiny):
 @pytest.fixture
 def tiny(corpus):
     torch.manual_seed(1)
-    sizes = Dimensions(corpus.vocabulary.size, 6, 7, 3, 1, 1, 0.5)
+    sizes = Dimensions(corpus.vocabulary.size, 6, 7, 3, 1, 1, 0.5, 60, 30)
     return build_model("lstm", sizes).train(), corpus.test
 
 
@@ -313,42 +310,3 @@ def test_neither_the_batch_nor_the_shape_of_z_changes_a_bound():
     )
     np.testing.assert_allclose(sequence.lower, whole.lower, rtol=1e-9)
     np.testing.assert_allclose(sequence.upper, whole.upper, rtol=1e-9)
-
-
-# Picture
-
-
-@pytest.mark.parametrize("sentences", [1, 7])
-@pytest.mark.parametrize(("latent", "entries"), [(0, 0), (1, 1), (2, 2), (5, 5), (5, 1)])
-def test_any_size_can_be_drawn_and_twice_the_same(tmp_path, sentences, latent, entries):
-    rng = np.random.default_rng(1)
-    numbers = {
-        "kl": rng.random((sentences, entries)),
-        "information": rng.random(latent),
-        "mean": rng.normal(size=(sentences, latent)),
-        "scale": rng.random((sentences, latent)),
-    }
-    use = (np.arange(3), np.zeros(3), np.ones(3)) if latent else None
-    draw(tmp_path / "one.png", title="a $ b", position_use=use, **numbers)
-    with matplotlib.rc_context({"axes.facecolor": "red"}):
-        draw(tmp_path / "two.png", title="a $ b", position_use=use, **numbers)
-    assert (tmp_path / "one.png").read_bytes().startswith(b"\x89PNG")
-    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
-
-
-def test_the_panels_show_the_numbers():
-    spectrum, aggregate, positions, none = Figure().subplots(1, 4)
-    kl = np.array([[1.0, 4.0, 2.0], [3.0, 4.0, 0.0]])
-    draw_spectrum(spectrum, kl, np.array([0.5, 0.6, 0.7]))
-    heights = [bar.get_height() for bar in spectrum.patches]
-    assert heights == [4, 2, 1, 0.6, 0.5, 0.7]
-
-    mean = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
-    draw_aggregate(aggregate, np.array([0.5, 0.6, 0.7]), mean, np.zeros_like(mean))
-    np.testing.assert_array_equal(aggregate.collections[0].get_offsets(), mean[:, [2, 1]])
-
-    draw_positions(positions, (np.arange(2), np.array([1.0, 3.0]), np.ones(2)))
-    (line,) = (line for line in positions.lines if line.get_marker() == "o")
-    np.testing.assert_array_equal(line.get_ydata(), [1, 3])
-    draw_positions(none, None)
-    assert "whole-sentence likelihoods only" in none.texts[0].get_text()

@@ -29,8 +29,15 @@ MAY_IMPORT = {
     "metrics": set(),
     "training": {"remedy", "model", "corpus", "evaluation", "metrics", "precision"},
     "diagnosis": {"evaluation", "latent_model", "model", "corpus", "metrics", "errors"},
-    "truth": {"evaluation", "latent_model", "model", "metrics", "errors"},
-    "verification": {"truth", "diagnosis", "evaluation", "latent_model", "metrics"},
+    "truth": {
+        "evaluation", "latent_model", "remedy", "model", "corpus", "metrics", "errors",
+    },
+    "honesty_controls": {
+        "truth", "cell", "evaluation", "plugins", "remedy", "suite", "model", "corpus",
+    },
+    "verification": {
+        "honesty_controls", "truth", "diagnosis", "evaluation", "latent_model", "metrics", "model",
+    },
     "record": {"errors"},
     "cell": {
         "suite", "remedy", "model", "corpus", "training", "evaluation", "metrics", "record",

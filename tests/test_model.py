@@ -464,14 +464,14 @@ def test_attention_sees_nothing_of_what_is_not_allowed(batch):
 def test_parts_are_shared_and_parameters_belong_to_one_slot(architecture):
     model = make(architecture).model
     head = nn.Linear(2, 3)
-    other = model.with_parts({"head": head})
+    other = model.with_parts({"head": head}, "mine")
     assert other.head is head
     assert other.encoder is model.encoder
     assert other.readout is model.readout
     slots = [model.parameters_of((slot,)) for slot in SLOTS]
     flat = [parameter for parameters in slots for parameter in parameters]
     assert len(flat) == len(set(flat)) == len(list(model.parameters()))
-    assert model.readout.weight in set(model.parameters_of(("decoder",)))
+    assert model.readout.weight in set(model.parameters_of(("readout",)))
 
 
 def test_the_lstm_decoder_begins_with_the_latent_and_reads_it_with_every_word(batch):

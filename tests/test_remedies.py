@@ -22,36 +22,33 @@ from collapse_bench.model import (
     GENERATIVE,
     INFERENCE,
     SLOTS,
-    autoregressive,
     diagonal_normal,
 )
 from collapse_bench.model.anticausal import AntiCausalEncoder
-from collapse_bench.model.distributions import rate
+from collapse_bench.model.distributions import autoregressive, rate
 from collapse_bench.model.distributions.autoregressive import AutoregressiveNormal, committed_rate
+from collapse_bench.model.sequence import GradualDecoder, StridedStates
 from collapse_bench.plugins import remedy_files
 from collapse_bench.record import MODEL, write_model
 from collapse_bench.remedies.decoder.limited_receptive_field import WindowDecoder
 from collapse_bench.remedies.decoder.word_dropout import WordDropoutDecoder
 from collapse_bench.remedies.objective.cyclical_annealing import CyclicalAnnealing
 from collapse_bench.remedies.objective.kl_annealing import KlAnnealing
-from collapse_bench.remedies.prior.delta_vae import DeltaVae, GradualDecoder, StridedStates
+from collapse_bench.remedies.prior.delta_vae import DeltaVae
 from collapse_bench.remedies.training.aggressive_inference import AggressiveInference
 from collapse_bench.remedy import Remedy, chain, find_class, levers_of, name_of
 
 REMEDIES = sorted(remedy_files())
+
+
+def neutral_of(name):
+    """Settings that make a remedy the plain VAE, None where there are none."""
+    return find_class(name, remedy_files()[name]).neutral
+
+
 PAIRS = list(itertools.permutations(REMEDIES, 2))
 
-NEUTRAL = {
-    "kl_annealing": {"start": 1.0},
-    "cyclical_annealing": {"ramp": 0.0},
-    "word_dropout": {"rate": 0.0},
-    "aggressive_inference": {"longest": 0},
-}
-"""Settings that make a remedy the plain VAE.
-
-delta_vae has none: its posterior is a sequence however small delta is. limited_receptive_field has
-none: a window longer than every sentence is still a convolution, not the suite's decoder.
-"""
+NEUTRAL = {name: neutral for name, neutral in ((n, neutral_of(n)) for n in REMEDIES) if neutral}
 
 remedy = pytest.mark.parametrize("name", REMEDIES)
 remedy_or_none = pytest.mark.parametrize("name", ["", *REMEDIES], ids=["vae", *REMEDIES])
@@ -227,9 +224,7 @@ def test_a_saved_model_evaluates_the_same(name, architecture, corpus, tmp_path):
 def test_padding_changes_nothing(name, architecture, batch):
     built = make(architecture, chosen(name))
     model = built.model.eval()
-    forward, padded = (
-        model(each, torch.ones) for each in (batch, pad(batch, 4))
-    )
+    forward, padded = (model(each, torch.ones) for each in (batch, pad(batch, 4)))
     torch.testing.assert_close(padded.q.mean, forward.q.mean)
     torch.testing.assert_close(padded.kl, forward.kl)
     torch.testing.assert_close(padded.distortion, forward.distortion)
@@ -267,7 +262,7 @@ def test_a_decoder_does_not_see_what_it_predicts(name, architecture, batch):
 def discarded(first, second, architecture):
     """The slot in which the second of two remedies throws away what the first installed."""
     model = make(architecture).model
-    parts = [make(architecture, [name]).remedy.build(model) for name in (first, second)]
+    parts = [make(architecture, [name]).remedies[0].build(model) for name in (first, second)]
     slots = [
         slot
         for slot, part in parts[1].items()
@@ -346,11 +341,9 @@ def test_the_first_acts_first_on_the_objective_and_the_last_is_outermost(batch, 
     )  # fmt: skip
 
 
-def test_a_chain_of_one_is_the_remedy_and_of_none_is_the_plain_vae():
-    remedy = KlAnnealing()
-    assert chain([remedy]) is remedy
+def test_a_chain_of_none_is_the_plain_vae():
     model = make("lstm").model
-    assert chain([]).build(model) == {}
+    assert chain([]).build(model) is model
     assert chain([]).objective(model) is model
     assert levers_of([]) == []
     assert levers_of([AggressiveInference(), KlAnnealing(), DeltaVae()]) == [
@@ -422,7 +415,7 @@ def test_the_weight_of_cyclical_annealing_by_hand(settings, points):
 def test_annealing_weighs_the_rate_and_nothing_else(name, batch):
     built = make("lstm", [name])
     plain = built.model.eval()(batch, noise_of(1), progress=0.0625)
-    weight = built.remedy.weight(0.0625)
+    weight = built.remedies[0].weight(0.0625)
     forward = built.remedy.objective(plain)
     assert 0 < weight < 1
     assert torch.equal(forward.kl, weight * plain.kl)
@@ -504,7 +497,7 @@ class FakeRun:
         self.losses = iter(losses)
         self.information = iter(information)
         self.drawn = self.measured = 0
-        self.progress = 0.0
+        self.sentences = 20
         self.state = {}
         self.updates = []
 
@@ -520,11 +513,11 @@ class FakeRun:
     def update(self, batch, *, only=SLOTS, then=None):
         self.updates.append((int(batch.index[0]), only))
         loss = next(self.losses, 0.0) * batch.tokens if only == INFERENCE else 0.0
-        return SimpleNamespace(per_sentence=lambda: torch.tensor([loss]), progress=self.progress)
+        return SimpleNamespace(per_sentence=lambda: torch.tensor([loss]), progress=0.0)
 
-    def step(self, remedy, progress=0.0):
+    def step(self, remedy):
         """One step; returns which slots were updated, in order."""
-        self.progress, self.updates = progress, []
+        self.updates = []
         remedy.step(self.update, self)(replace(self.batch, index=torch.tensor([0])))
         return [only for _, only in self.updates]
 
@@ -594,23 +587,36 @@ def test_the_inner_loop_draws_no_batch_that_it_does_not_use(batch):
 
 
 def test_aggression_ends_for_good_when_the_information_first_falls(batch):
+    """A look comes once an epoch of decoder updates: here every 20 sentences, 4 batches of 5."""
     run = FakeRun(batch, information=[1.0, 1.0, 2.0, 1.9])
-    remedy = AggressiveInference(window=1, longest=1, interval=0.125)
+    remedy = AggressiveInference(window=1, longest=1)
     looks = []
-    for progress in (0.0, 0.1, 0.125, 0.2, 0.25, 0.5, 0.6, 0.625):
-        assert run.step(remedy, progress) == [INFERENCE, GENERATIVE]
+    for _ in range(16):
+        assert run.step(remedy) == [INFERENCE, GENERATIVE]
         looks.append(run.measured)
-    assert looks == [0, 0, 1, 1, 2, 3, 3, 4]
-    for progress in (0.626, 0.8, 1.0):
-        assert run.step(remedy, progress) == [SLOTS]
+    assert looks == [0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4]
+    for _ in range(8):
+        assert run.step(remedy) == [SLOTS]
     assert run.measured == 4
+
+
+@pytest.mark.parametrize(("interval", "steps"), [(0.5, 2), (0.6, 3), (2.0, 8)])
+def test_a_look_counts_epochs_of_decoder_updates_whatever_the_inner_loop_spends(
+    interval, steps, batch
+):
+    for longest in (1, 7):
+        run = FakeRun(batch, losses=itertools.repeat(0.0), information=[1.0])
+        remedy = AggressiveInference(window=50, longest=longest, interval=interval)
+        for step in range(1, steps + 1):
+            run.step(remedy)
+            assert run.measured == (step == steps)
 
 
 def test_information_that_starts_below_zero_ends_aggression(batch):
     run = FakeRun(batch, information=[-0.1])
-    remedy = AggressiveInference(window=1, longest=1, interval=0.125)
-    assert run.step(remedy, 0.2) == [INFERENCE, GENERATIVE]
-    assert run.step(remedy, 0.3) == [SLOTS]
+    remedy = AggressiveInference(window=1, longest=1, interval=0.25)
+    assert run.step(remedy) == [INFERENCE, GENERATIVE]
+    assert run.step(remedy) == [SLOTS]
 
 
 def test_an_inner_update_of_another_remedy_passes_straight_through(batch):

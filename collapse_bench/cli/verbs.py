@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     device = runner.resolve_device(options.device)
     workers = options.workers or (runner.cores() if device == "cpu" else 1)
     corpus = load_corpus(suite.corpus, options.data, say=say)
-    if problems := runner.check_builds(chosen, files):
+    if problems := runner.check_builds(chosen, corpus, files):
         raise SuiteError([f"{options.suite}: {problem}" for problem in problems])
     options.out.mkdir(parents=True, exist_ok=True)
     jobs = runner.plan(
@@ -173,10 +173,8 @@ def diagnose(options: argparse.Namespace) -> int:
     folder = options.cell if options.cell.is_dir() else options.cell.parent
     diagnosis = diagnose_cell(folder, remedy_files(options.plugin), options.data, say)
     print(diagnosis)
-    picture = options.picture or folder / "diagnosis.png"
-    if picture.suffix.lower() != ".png":  # the format that is written, and so the name
-        picture = picture.with_name(f"{picture.name}.png")
-    diagnosis.draw(picture, title=folder.resolve().name)
+    asked = options.picture or folder / "diagnosis.png"
+    picture = diagnosis.draw(asked, title=folder.resolve().name)
     print(f"\npicture: {picture}")
     return 0
 

@@ -113,6 +113,11 @@ class Corpus:
     facts: Mapping[str, float] = field(default_factory=dict)
     labels_sha256: str | None = None
 
+    @cached_property
+    def longest(self) -> int:
+        """Tokens of the longest sentence of all splits, its eos counted."""
+        return max(int(getattr(self, name).lengths.max()) for name in SPLITS)
+
     def record(self) -> dict[str, Any]:
         """What a record says about the corpus."""
         splits = {name: getattr(self, name) for name in SPLITS}

@@ -1,5 +1,6 @@
 """One question of any model: is it collapsed, and how?"""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,26 +13,35 @@ from numpy.typing import NDArray
 from collapse_bench.corpus import Split
 from collapse_bench.corpus.batches import collate
 from collapse_bench.diagnosis.decoding import NoGradientError
-from collapse_bench.diagnosis.picture import draw
+from collapse_bench.diagnosis.own_model import bound_of_own, check_density
+from collapse_bench.diagnosis.picture import Aggregate, Spectrum, draw
 from collapse_bench.diagnosis.refinement import Gaps, gaps, refine
-from collapse_bench.diagnosis.report import Evidence, report
+from collapse_bench.diagnosis.report import NO_VERDICT, Evidence, report
 from collapse_bench.errors import UserError
 from collapse_bench.evaluation import (
+    Bound,
     Evaluable,
     SentenceNoise,
+    bound_of,
     device_of,
     evaluate,
     evaluating,
-    normal_posterior,
     partners,
 )
 from collapse_bench.latent_model import LatentModel, Rows, Scored
 from collapse_bench.metrics import ArraysError, IdentityError, Scores, score, verdict
 from collapse_bench.metrics.likelihood import importance_weighted_nll
 from collapse_bench.metrics.mutual_information import dimension_information
+from collapse_bench.model.distributions import family_of, shape_of
 
 REFINED, SEEN = 64, 512
 """Sentences whose posteriors are refined, and whose use of z is looked at by position."""
+
+AT_ONCE = 64
+"""Of these, how many are decoded at once."""
+
+UNBOUND = ("invalid", "conditional")
+"""Kinds of bounds that say nothing of use: U is what z tells beyond p(x), which is not known."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +49,7 @@ class Diagnosis:
     """A verdict with its evidence; printed, it is a report.
 
     Attributes:
-        verdict: a key of `metrics.VERDICTS`.
+        verdict: a key of `metrics.VERDICTS`, or `NO_VERDICT` where its numbers are no bound.
         scores: every metric and its standard error, by plain name.
         evidence: what else the verdict rests on.
         arrays: per sentence, as `evaluate` leaves them.
@@ -56,18 +66,29 @@ class Diagnosis:
     def __str__(self) -> str:
         return report(self.verdict, self.scores, self.evidence)
 
-    def draw(self, path: Path | str, title: str = "") -> None:
-        """Write the picture as PNG: KL spectrum, aggregate posterior, use of z by position."""
-        arrays = self.arrays
-        mean, scale = arrays["posterior_mean"], arrays["posterior_scale"]
-        information = dimension_information(arrays["posterior_sample"], mean, scale).mean(axis=0)
-        draw(
+    def draw(self, path: Path | str, title: str = "") -> Path:
+        """Write the picture: KL spectrum, aggregate posterior, use of z by position.
+
+        Returns:
+            The path of the file: a PNG, whose name is given that ending where it has another.
+        """
+        arrays, family = self.arrays, self.evidence.family
+        z = arrays["posterior_sample"]
+        spectrum: Spectrum | str = (
+            f"by dimension:\na posterior of the family {family}\nhas no rate for each of them"
+        )
+        aggregate = Aggregate(z, z.var(axis=0), "variance = {:.2f}", _standard_normal(arrays))
+        if family == "normal":
+            information = dimension_information(
+                z, arrays["posterior_mean"], arrays["posterior_scale"]
+            ).mean(axis=0)
+            spectrum = Spectrum(arrays["kl"], information)
+            aggregate = aggregate._replace(weight=information, named="I = {:.2f} nats")
+        return draw(
             Path(path),
             title=f"{title}: {self.verdict}" if title else self.verdict,
-            kl=arrays["kl"],
-            information=information,
-            mean=mean,
-            scale=scale,
+            spectrum=spectrum,
+            aggregate=aggregate,
             position_use=self.position_use,
         )
 
@@ -94,8 +115,10 @@ def diagnose(
         seed: of all noise.
 
     Raises:
-        UserError: the model breaks the protocol, its posterior is no diagonal normal, its numbers
-            are not finite or contradict each other, or there are fewer than two sentences.
+        UserError: the model breaks the protocol; what it says of a sentence depends on the others
+            of the batch, on padding, or on chance; its log-likelihood is above 0 though rows are
+            not floating point; its numbers are not finite or contradict each other; or there are
+            fewer than two sentences.
     """
     rows = Rows.of(sentences, lengths)
     if len(rows) < 2:
@@ -113,12 +136,11 @@ def diagnose(
         if value < smallest:
             raise UserError(f"diagnose: {name} must be at least {smallest}, not {value}")
     scored = Scored(model)
+    bound = bound_of_own(scored, rows, batch=batch, seed=seed)
     with evaluating(scored):
-        first = rows.rows(torch.arange(min(batch, len(rows))))
-        normal_posterior(scored, first, torch.zeros)
-        scored.check_repeatable(first)
+        check_density(scored, rows, batch=batch, seed=seed)
     arrays = evaluate(scored, rows, samples=samples, batch=batch, seed=seed)
-    return examine(scored, rows, arrays, refined=refined, seed=seed)
+    return examine(scored, rows, arrays, refined=refined, seed=seed, bound=bound)
 
 
 def examine(
@@ -128,6 +150,7 @@ def examine(
     *,
     refined: int = REFINED,
     seed: int = 0,
+    bound: Bound | None = None,
 ) -> Diagnosis:
     """The diagnosis of a model that has been evaluated.
 
@@ -137,6 +160,7 @@ def examine(
         arrays: as `evaluate` left them.
         refined: sentences to refine, at most N.
         seed: of all noise.
+        bound: what its numbers are; None where it has to be found out.
 
     Raises:
         UserError: the arrays are of no use, or contradict each other.
@@ -145,20 +169,36 @@ def examine(
         scores = score(arrays)
     except (ArraysError, IdentityError) as error:
         raise UserError(f"diagnose: {error}") from error
-    n, latent = arrays["posterior_mean"].shape
+    n, latent = arrays["posterior_sample"].shape
     if not latent:
         raise UserError("diagnose: this model has no latent, so nothing can collapse")
+    if bound is None:
+        bound = bound_of(model, split, batch=AT_ONCE, seed=seed)
     chosen = np.random.default_rng(seed).permutation(n)[:refined]
     found = _refined_gaps(model, split, arrays, chosen, seed)
-    evidence = Evidence(n, latent, found, len(chosen))
     certain = 0.0
     if not isinstance(found, str):  # of use, and more of it than the encoder's own posterior has
         certain = min(
             found.refined_use - 2 * found.refined_use_error,
             found.amortisation - 2 * found.amortisation_error,
         )
-    told = verdict(scores, n, certain)
-    return Diagnosis(told, scores, evidence, arrays, by_position(model, split, arrays, seed))
+    told = NO_VERDICT
+    if bound.kind not in UNBOUND:
+        told = verdict(scores, int(arrays.get("aggregate_size", n)), certain)
+    return Diagnosis(
+        told,
+        scores,
+        Evidence(n, latent, str(arrays["family"]), bound, found, len(chosen)),
+        arrays,
+        by_position(model, split, arrays, seed),
+    )
+
+
+def _standard_normal(arrays: Mapping[str, NDArray[Any]]) -> bool:
+    """Whether log p(z) is everywhere that of N(0, I)."""
+    z = arrays["posterior_sample"].astype(np.float64)
+    expected = -0.5 * (z**2 + math.log(2 * math.pi)).sum(axis=1)
+    return np.allclose(arrays["log_prior"], expected, rtol=1e-3, atol=1e-3)
 
 
 def _refined_gaps(
@@ -170,11 +210,15 @@ def _refined_gaps(
 ) -> Gaps | str:
     """The gaps over the chosen sentences, or why there are none to be had."""
     nll = importance_weighted_nll(arrays["log_weights"], arrays["draws"])
+    if len(chosen) < 2:
+        return "of one sentence no gap has an error"
     with evaluating(model, gradients=True):
         some = rows_at(split, chosen).to(device_of(model))
         with torch.no_grad():
-            q = normal_posterior(model, some, SentenceNoise(len(nll), seed).of(some, -1))
+            q = model.posterior(some, SentenceNoise(len(nll), seed).of(some, -1))
             p = model.prior(q, some)
+        if (family := family_of(q)) != "normal":
+            return f"a posterior of the family {family} has no mean and scale to raise the bound by"
         try:
             return gaps(nll[chosen], refine(model.log_likelihood, some, q, p, seed=seed))
         except NoGradientError as error:
@@ -201,14 +245,14 @@ def by_position(
     device = device_of(model)
     saved: list[NDArray[Any]] = []
     with evaluating(model):
-        for start in range(0, len(chosen), 64):
-            part = slice(start, start + 64)
+        for start in range(0, len(chosen), AT_ONCE):
+            part = slice(start, start + AT_ONCE)
             batch = rows_at(split, chosen[part]).to(device)
-            q = normal_posterior(model, batch, SentenceNoise(n, seed).of(batch, -1))
+            shape = shape_of(model.posterior(batch, SentenceNoise(n, seed).of(batch, -1)))
 
-            def nats(which: NDArray[np.int64], batch: Any = batch, q: Any = q) -> Any:
+            def nats(which: NDArray[np.int64], batch: Any = batch, shape: Any = shape) -> Any:
                 z = torch.from_numpy(arrays["posterior_sample"][which]).to(device)
-                return model.log_likelihood_by_position(batch, z.reshape(q.mean.shape))
+                return model.log_likelihood_by_position(batch, z.reshape(shape))
 
             own, shuffled = nats(chosen[part]), nats(other[part])
             if own is None:

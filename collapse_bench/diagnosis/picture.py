@@ -1,6 +1,7 @@
 """A diagnosis -> three panels: which dimensions carry a rate, where they lie, and where z helps."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
@@ -17,47 +18,81 @@ PositionUse = tuple[Floats, Floats, Floats]
 
 # Okabe and Ito 2008.
 RATE, INFORMATION, PRIOR = "#0072B2", "#D55E00", "black"
+NO_PRIOR = "the prior is not N(0, I) and not drawn"
 WHOLE_SENTENCES = "by position:\nthe model gives\nwhole-sentence likelihoods only"
-SEED = 0
-"""Of the draws in the picture, which is a function of what is drawn."""
+
+
+class Spectrum(NamedTuple):
+    """What each dimension of a diagonal normal carries.
+
+    Attributes:
+        kl: rate by entry, nats, [N, K]; one entry where it is an estimate.
+        information: I of each dimension by itself, nats, [D].
+    """
+
+    kl: Floats
+    information: Floats
+
+
+class Aggregate(NamedTuple):
+    """Draws of the aggregate posterior, and which of their dimensions are worth a look.
+
+    Attributes:
+        z: one draw a sentence, [N, D]; D may be 0.
+        weight: by which the two dimensions to be drawn are chosen, [D].
+        named: the weight in words, a format.
+        standard: whether the prior is N(0, I), which is drawn beside it.
+    """
+
+    z: Floats
+    weight: Floats
+    named: str
+    standard: bool
 
 
 def draw(
     path: Path,
     *,
     title: str,
-    kl: Floats,
-    information: Floats,
-    mean: Floats,
-    scale: Floats,
+    spectrum: Spectrum | str,
+    aggregate: Aggregate,
     position_use: PositionUse | None,
-) -> None:
+) -> Path:
     """Write the picture as PNG.
 
     It cannot show that a rate is used: of that only the third panel and the scores tell.
 
     Args:
-        path: of the file.
+        path: of the file; `.png` is put behind a name that does not end in it.
         title: above the panels.
-        kl: rate by entry, nats, [N, K]; one entry where it is an estimate.
-        information: I of each dimension by itself, nats, [D].
-        mean, scale: of the posteriors, [N, D]; D may be 0.
+        spectrum: of the first panel, or why there is none.
+        aggregate: of the second.
         position_use: what z saves at each position against the z of another sentence, or None.
+
+    Returns:
+        The path of the file.
     """
+    if path.suffix.lower() != ".png":
+        path = path.with_name(f"{path.name}.png")
     # A user's matplotlibrc must not change a picture that is a function of the numbers.
     with matplotlib.rc_context(matplotlib.rcParamsDefault):
         figure = Figure((15.0, 4.6), 120, layout="constrained")
-        spectrum, aggregate, positions = figure.subplots(1, 3)
+        first, second, third = figure.subplots(1, 3)
         figure.suptitle(title.replace("$", r"\$"), fontsize=12)
-        draw_spectrum(spectrum, kl, information)
-        draw_aggregate(aggregate, information, mean, scale)
-        draw_positions(positions, position_use)
-        figure.savefig(path, metadata={"Software": None})
+        draw_spectrum(first, spectrum)
+        draw_aggregate(second, aggregate)
+        draw_positions(third, position_use)
+        figure.savefig(path, format="png", metadata={"Software": None})
+    return path
 
 
-def draw_spectrum(axes: Axes, kl: Floats, information: Floats) -> None:
-    """KL [N, K] and I_j [D] of each dimension, the largest KL first, in nats."""
+def draw_spectrum(axes: Axes, spectrum: Spectrum | str) -> None:
+    """KL and I_j of each dimension, the largest KL first, in nats, or why there are none."""
     axes.set_title("rate and information by dimension", fontsize=10)
+    if isinstance(spectrum, str):
+        say(axes, spectrum)
+        return
+    kl, information = spectrum
     sentences, entries = kl.shape
     if not len(information):
         say(axes, "no latent")
@@ -86,33 +121,41 @@ def draw_spectrum(axes: Axes, kl: Floats, information: Floats) -> None:
     axes.legend(fontsize=8)
 
 
-def draw_aggregate(axes: Axes, information: Floats, mean: Floats, scale: Floats) -> None:
-    """One draw from each posterior [N, D] against N(0, I), in its most informative dimensions."""
+def draw_aggregate(axes: Axes, aggregate: Aggregate) -> None:
+    """One draw from each posterior in the two dimensions of most weight, and N(0, I) beside it."""
     axes.set_title("aggregate posterior, one draw a sentence", fontsize=10)
-    if not len(information):
+    if not len(aggregate.weight):
         say(axes, "no latent")
         return
-    chosen = np.argsort(-information, kind="stable")[:2]
-    noise = np.random.default_rng(SEED).standard_normal((len(mean), len(chosen)))
-    z = mean[:, chosen] + scale[:, chosen] * noise
+    chosen = np.argsort(-aggregate.weight, kind="stable")[:2]
+    z = aggregate.z[:, chosen]
+    named = [f"z[{j}], {aggregate.named.format(aggregate.weight[j])}" for j in chosen]
+    widest = max(3.0, 1.05 * float(np.abs(z).max()))
     if len(chosen) == 1:
-        widest = max(3.0, float(np.abs(z).max()))
-        grid = np.linspace(-widest, widest, 400)
         axes.hist(z[:, 0], bins=40, range=(-widest, widest), density=True, color=RATE, alpha=0.6)
-        axes.plot(grid, norm.pdf(grid), color=PRIOR, lw=1.2, label="N(0, 1)")
-        axes.set(xlabel="z", ylabel="density")
+        axes.set(xlabel=named[0], ylabel="density")
     else:
         size = min(30.0, max(4.0, 5000 / len(z)))
         axes.scatter(z[:, 0], z[:, 1], s=size, color=RATE, alpha=0.6, lw=0)
+        axes.set(xlim=(-widest, widest), ylim=(-widest, widest), aspect="equal")
+        axes.set(xlabel=named[0], ylabel=named[1])
+    if aggregate.standard:
+        draw_standard_normal(axes, len(chosen), widest)
+    else:
+        axes.text(0.02, 0.98, NO_PRIOR, va="top", fontsize=8, transform=axes.transAxes)
+
+
+def draw_standard_normal(axes: Axes, dimensions: int, widest: float) -> None:
+    """N(0, I) in one dimension, as a curve as far as `widest`, or in two, as circles."""
+    if dimensions == 1:
+        grid = np.linspace(-widest, widest, 400)
+        axes.plot(grid, norm.pdf(grid), color=PRIOR, lw=1.2, label="N(0, 1)")
+    else:
         for sigma, style in ((1, "-"), (2, "--")):
             axes.add_patch(
                 Circle((0, 0), sigma, fill=False, ec=PRIOR, ls=style, lw=1.2,
                        label=f"N(0, I), {sigma} σ")
             )  # fmt: skip
-        widest = max(3.0, 1.05 * float(np.abs(z).max()))
-        axes.set(xlim=(-widest, widest), ylim=(-widest, widest), aspect="equal")
-        named = [f"z[{j}], I = {information[j]:.2f} nats" for j in chosen]
-        axes.set(xlabel=named[0], ylabel=named[1])
     axes.legend(fontsize=8, loc="upper right")
 
 

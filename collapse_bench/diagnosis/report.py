@@ -1,10 +1,17 @@
 """A diagnosis as text: the verdict, the evidence in numbers, and what to try next."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from collapse_bench.diagnosis.refinement import Gaps
-from collapse_bench.metrics import VERDICTS, Scores, fooled
+from collapse_bench.evaluation import Bound
+from collapse_bench.metrics import VERDICTS, Scores, absent, fooled
+
+NO_VERDICT = "no verdict"
+"""In place of a verdict where a model's numbers are no bound on log p(x)."""
+
+UNJUDGED = "these numbers do not bound log p(x), so nothing is said of what z is used for:"
 
 ADVICE = {
     "healthy": "Nothing: compare it with others at equal rate, over several seeds.",
@@ -21,6 +28,12 @@ ADVICE = {
     " posteriors refined sentence by sentence.",
     "prior holes": "Samples from the prior fall where the decoder was never trained: raise the"
     " weight of the rate towards 1, or fit a prior to the aggregate posterior.",
+    "trivial use": "z tells the length or the first words and no more: compare the NLL with that of"
+    " a language model that is told the length, weaken what the decoder sees of the past"
+    " (word_dropout, limited_receptive_field) so that the rest is worth telling, and report neither"
+    " rate nor MI as what was learnt.",
+    "too few sentences": "Score it on more sentences: two at least, better a thousand.",
+    NO_VERDICT: "Mend what is named above, then diagnose it again.",
     "saturated estimate": "Score it on more sentences: the mutual information of N sentences"
     " cannot exceed log N.",
 }
@@ -37,6 +50,8 @@ class Evidence:
     Attributes:
         sentences: N behind the scores.
         latent: D.
+        family: of the posterior.
+        bound: whether the numbers bound log p(x), and why not.
         gaps: amortisation and approximation gap, and the refined rate, over some sentences; or why
             they could not be had.
         refined: how many those are.
@@ -44,8 +59,85 @@ class Evidence:
 
     sentences: int
     latent: int
+    family: str
+    bound: Bound
     gaps: Gaps | str
     refined: int
+
+
+def report(verdict: str, scores: Scores, evidence: Evidence) -> str:
+    """The diagnosis as lines of text."""
+    lines = [
+        f"verdict: {verdict.upper()}",
+        f"  {VERDICTS.get(verdict, UNJUDGED)}",
+        *(f"  - {reason}" for reason in evidence.bound.reasons),
+        "",
+        f"evidence ({evidence.sentences:,} sentences; nats a sentence, ± one standard error over"
+        " sentences)",
+        *numbers(scores, evidence),
+        *missing(scores, evidence.family),
+        *refinement(evidence),
+        *warnings(scores.metrics),
+    ]
+    return "\n".join([*lines, "", f"try next: {ADVICE[verdict]}"])
+
+
+def numbers(scores: Scores, evidence: Evidence) -> list[str]:
+    """What was measured, a line each; what was not has no line."""
+    metrics, errors = scores
+
+    def noted(words: str, name: str, digits: int = 2) -> str:
+        """The words with a metric's value, or nothing where there is none."""
+        return words.format(f"{metrics[name]:.{digits}f}") if name in metrics else ""
+
+    information = (
+        noted("at most {}; ", "mutual_information_upper")
+        + f"ln N = {math.log(evidence.sentences):.2f}"
+        + noted("; as He et al. 2019: {}", "mutual_information_he2019")
+    )
+    table = [
+        ("beyond length and first words", "useful_beyond",
+         "the least of U, shuffle gap and the information below"),
+        ("information beyond these", "information_beyond", "at least, of I"),
+        ("the trivial part of I", "trivial_information",
+         noted("the entropy of the length is {}", "length_entropy")),
+        ("I given the length", "information_given_length",
+         noted("at most {}", "information_given_length_upper")),
+        ("first words, given the length", "first_words_information", "of z, to a linear probe"),
+        ("length and first words tell z", "probe_information", "of I, to a linear probe"),
+        ("useful information, min(U, I)", "useful_information", ""),
+        ("useful rate U = NLL - D", "useful_rate", ""),
+        ("mutual information I", "mutual_information", information),
+        ("rate R", "kl", ""),
+        ("NLL", "nll",
+         noted("{} draws a sentence", "nll_samples", 0) + noted(", effective {}", "ess", 1)),
+        ("D + R", "negative_elbo", ""),
+        ("marginal KL of q(z) from p(z)", "marginal_kl",
+         noted("at least {} by its moments", "moment_kl")),
+        ("shuffle gap, same length", "shuffle_gap", "own z against another sentence's"),
+        ("shuffle gap, any length", "shuffle_gap_any", ""),
+        ("share of the known attributes", "global_information_share", ""),
+    ]  # fmt: skip
+    lines = [
+        f"  {label:31} {metrics[name]:8.2f} ± {errors[name]:.2f}" + (f"   ({note})" if note else "")
+        for label, name, note in table
+        if name in metrics
+    ]
+    if "active_units" in metrics:
+        effective = noted(", effective {}", "effective_units", 1)
+        lines.append(
+            f"  {'active units':31} {metrics['active_units']:8.0f} of {evidence.latent}{effective}"
+        )
+    return lines
+
+
+def missing(scores: Scores, family: str) -> list[str]:
+    """The metrics that the posterior's family does not have, and why, a line a reason."""
+    named: dict[str, list[str]] = {}
+    for name, reason in absent(family).items():
+        if name not in scores.metrics and not name.startswith("active_units_"):
+            named.setdefault(reason, []).append(name)
+    return [f"  no {', '.join(names)}: {reason}" for reason, names in named.items()]
 
 
 def refinement(evidence: Evidence) -> list[str]:
@@ -64,43 +156,9 @@ def refinement(evidence: Evidence) -> list[str]:
     ]
 
 
-def report(verdict: str, scores: Scores, evidence: Evidence) -> str:
-    """The diagnosis as lines of text."""
-    metrics, errors = scores
-
-    def told(name: str) -> str:
-        return f"{metrics[name]:8.2f} ± {errors[name]:.2f}"
-
-    lines = [
-        f"verdict: {verdict.upper()}",
-        f"  {VERDICTS[verdict]}",
-        "",
-        f"evidence ({evidence.sentences:,} sentences; nats a sentence, ± one standard error over"
-        " sentences)",
-        f"  useful information, min(U, I)   {told('useful_information')}",
-        f"  useful rate U = NLL - D         {told('useful_rate')}",
-        f"  mutual information I            {told('mutual_information')}"
-        f"   (at most {metrics['mutual_information_upper']:.2f};"
-        f" ln N = {math.log(evidence.sentences):.2f};"
-        f" as He et al. 2019: {metrics['mutual_information_he2019']:.2f})",
-        f"  rate R                          {told('kl')}",
-        f"  NLL                             {told('nll')}"
-        f"   ({metrics['nll_samples']:.0f} draws a sentence, effective {metrics['ess']:.1f})",
-        f"  D + R                           {told('negative_elbo')}",
-        f"  marginal KL of q(z) from p(z)   {told('marginal_kl')}"
-        f"   (at least {metrics['moment_kl']:.2f} by its moments)",
-        f"  shuffle gap                     {told('shuffle_gap')}",
-        f"  active units                    {metrics['active_units']:8.0f} of {evidence.latent},"
-        f" effective {metrics['effective_units']:.1f}",
-    ]
-    if "probe_information" in metrics:
-        lines.append(
-            f"  length and first words tell z   {told('probe_information')}"
-            "   (of I, to a linear probe)"
-        )
-    if "global_information_share" in metrics:
-        lines.append(f"  share of the known attributes   {told('global_information_share')}")
-    lines += refinement(evidence)
+def warnings(metrics: Mapping[str, float]) -> list[str]:
+    """What has to be known before a number is believed."""
+    lines = []
     if alone := fooled(metrics):
         lines.append(f"  read alone, {', '.join(alone)} would call this model alive")
     if metrics.get("nll_gain_of_doubling", 0.0) > UNSETTLED:
@@ -114,4 +172,4 @@ def report(verdict: str, scores: Scores, evidence: Evidence) -> str:
             "  the NLL is below 0, which only densities can do: of words, log_likelihood has the"
             " wrong sign"
         )
-    return "\n".join([*lines, "", f"try next: {ADVICE[verdict]}"])
+    return lines

@@ -7,23 +7,28 @@ from collapse_bench.evaluation.evaluate import (
     evaluate,
     evaluating,
     negative_elbo,
-    normal_posterior,
     partners,
 )
+from collapse_bench.evaluation.honesty import LAWS, Bound, Finding, bound_from, bound_of, findings
 from collapse_bench.evaluation.importance import FIRST_ROUND, rounds_of_draws
 from collapse_bench.evaluation.noise import SentenceNoise, Sentences
 
 __all__ = [
     "FIRST_ROUND",
+    "LAWS",
+    "Bound",
     "Evaluable",
+    "Finding",
     "SentenceNoise",
     "Sentences",
     "batches_of",
+    "bound_from",
+    "bound_of",
     "device_of",
     "evaluate",
     "evaluating",
+    "findings",
     "negative_elbo",
-    "normal_posterior",
     "partners",
     "rounds_of_draws",
 ]

@@ -12,15 +12,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.distributions import Distribution, Normal
+from torch.distributions import Distribution
 
 from collapse_bench.corpus import Split, evaluation_batches
-from collapse_bench.errors import UserError
+from collapse_bench.corpus.batches import MOST_PADDED
+from collapse_bench.evaluation.aggregate import terms_of_aggregate
 from collapse_bench.evaluation.importance import importance_weights
 from collapse_bench.evaluation.noise import SentenceNoise, Sentences
 from collapse_bench.latent_model import Rows
 from collapse_bench.model import Noise
-from collapse_bench.model.distributions import base, draw, rate, shape_of
+from collapse_bench.model.distributions import (
+    base,
+    closed_rate,
+    draw,
+    family_of,
+    rate,
+    shape_of,
+)
 from collapse_bench.precision import products_in
 
 FIRST_WORDS = 3
@@ -83,17 +91,22 @@ def evaluate(
         shuffled: whether each sentence is also decoded with another one's z.
 
     Returns:
-        `tokens` [N] (EOS counted), `kl` [N, K], `posterior_mean`, `posterior_scale` and
-        `posterior_sample` [N, D] and, unless `samples` is 0, `distortion` [N] (mean over the
-        posterior's draws in the first round), `log_weights` [N, S], those of posterior draws first,
-        -inf where nothing was drawn, `draws` [N], how many were, and, if `shuffled`,
-        `shuffled_log_likelihood` [N], log p(x|z') with z' the posterior sample of another sentence
-        of the same length (see `partners`). Of a corpus also `first_words` [N, 3], ids, -1 past the
-        end, and `label_<name>` [N] of each of its labels. Nats, in the model's dtype; a latent
-        sequence is flattened.
+        Nats, in the model's dtype; a latent sequence is flattened.
 
-    Raises:
-        UserError: the posterior is not a diagonal normal.
+        - `family` of the posterior; `tokens` [N], EOS counted; `kl` [N, K], in closed form or,
+          where there is none, the mean of log q - log p over the posterior's draws;
+        - `posterior_sample` [N, D], a draw from each posterior, with `log_density` [N], log q(z|x),
+          and `log_prior` [N], log p(z); of a normal `posterior_mean` and `posterior_scale` [N, D],
+          of another family what `terms_of_aggregate` leaves, `posterior_mean` where it is known,
+          and the `codes` [N, n] of codes;
+        - unless `samples` is 0, `distortion` and `log_ratio` [N], means over the posterior's draws
+          in the first round of -log p(x|z) and of log q(z|x) - log p(z); `log_weights` [N, S],
+          those of posterior draws first, -inf where nothing was drawn, and `draws` [N], their
+          number;
+        - if `shuffled`, `shuffled_log_likelihood` and `shuffled_any_log_likelihood` [N], those of
+          log p(x|z') with z' the posterior sample of another sentence of the same length, and of
+          any length;
+        - of a corpus `first_words` [N, 3], ids, -1 past the end, and `label_<name>` [N].
     """
     device = device_of(model)
     noise = SentenceNoise(len(split), seed)
@@ -103,20 +116,15 @@ def evaluate(
             return model.log_likelihood(sentences, z)
 
     parts: list[dict[str, Tensor]] = []
+    posteriors: list[tuple[Tensor, Distribution]] = []
     with evaluating(model):
         for sentences in batches_of(split, batch):
             sentences = sentences.to(device)
-            q = normal_posterior(model, sentences, noise.of(sentences, -1))
+            q = model.posterior(sentences, noise.of(sentences, -1))
             p: Distribution = model.prior(q, sentences)
             z = draw(q, noise.of(sentences, 0)(shape_of(q)))
-            arrays = {
-                "index": sentences.index,
-                "tokens": sentences.lengths,
-                "kl": rate(q, p, z),
-                "posterior_mean": q.mean.flatten(1),
-                "posterior_scale": q.stddev.flatten(1),
-                "posterior_sample": z.flatten(1),
-            }
+            arrays = {"index": sentences.index, "tokens": sentences.lengths}
+            arrays |= _of_posterior(q, p, z)
             if samples:
                 arrays |= importance_weights(
                     log_likelihood,
@@ -126,20 +134,64 @@ def evaluate(
                     noise,
                     samples=samples,
                     standard_error=standard_error,
-                    at_once=batch,
+                    at_once=rows_at_once(batch, sentences),
                 )
+                if closed_rate(q, p) is None:
+                    arrays["kl"] = arrays["log_ratio"][:, None]
             parts.append({name: array.cpu() for name, array in arrays.items()})
-        found = _in_order(parts)
+            if family_of(q) != "normal":
+                posteriors.append((sentences.index, q))
+        found = _in_order(parts) | {"family": np.asarray(family_of(q))}
+        samples_of_z = found["posterior_sample"].reshape(len(split), *q.event_shape)
+        known = _known_of(split)
+        if posteriors:
+            labels = {k.removeprefix("label_"): v for k, v in known.items() if "label_" in k}
+            found |= terms_of_aggregate(
+                posteriors, samples_of_z, found["tokens"], labels if shuffled else {}, seed
+            )
         if samples and shuffled:
-            z_shape = (len(split), *q.mean.shape[1:])
-            others = found["posterior_sample"][partners(found["tokens"], seed)].reshape(z_shape)
+            of_length, of_any = (
+                samples_of_z[partners(lengths, seed)]
+                for lengths in (found["tokens"], np.zeros_like(found["tokens"]))
+            )
             parts = []
             for sentences in batches_of(split, batch):
-                z = torch.from_numpy(others[sentences.index.numpy()]).to(device)
-                nats = log_likelihood(sentences.to(device), z)
-                parts.append({"index": sentences.index, "shuffled_log_likelihood": nats.cpu()})
+                place, sentences = sentences.index.numpy(), sentences.to(device)
+                nats = {
+                    name: log_likelihood(
+                        sentences, torch.from_numpy(others[place]).to(device)
+                    ).cpu()
+                    for name, others in (
+                        ("shuffled_log_likelihood", of_length),
+                        ("shuffled_any_log_likelihood", of_any),
+                    )
+                }
+                parts.append({"index": sentences.index.cpu(), **nats})
             found |= _in_order(parts)
-    return found | _known_of(split)
+    return found | known
+
+
+def _of_posterior(q: Distribution, p: Distribution, z: Tensor) -> dict[str, Tensor]:
+    """What needs no decoder, of B sentences and a draw from each posterior."""
+    arrays = {
+        "kl": rate(q, p, z),
+        "posterior_sample": z.flatten(1),
+        "log_density": q.log_prob(z),
+        "log_prior": p.log_prob(z),
+    }
+    family = family_of(q)
+    if family == "normal":
+        arrays |= {"posterior_mean": q.mean.flatten(1), "posterior_scale": q.stddev.flatten(1)}
+    elif family in ("sphere", "codes"):
+        arrays["posterior_mean"] = q.mean.flatten(1)
+    if family == "codes":
+        arrays["codes"] = base(q).codes  # type: ignore[attr-defined]
+    return arrays
+
+
+def rows_at_once(batch: int, sentences: Sentences) -> int:
+    """Rows that are decoded at once: a batch, but no more padded places than `MOST_PADDED`."""
+    return max(1, min(batch, MOST_PADDED // int(sentences.lengths.max())))
 
 
 def device_of(model: Evaluable) -> torch.device:
@@ -150,23 +202,6 @@ def device_of(model: Evaluable) -> torch.device:
 def batches_of(split: Split | Rows, size: int) -> Iterator[Any]:
     """Every sentence once, from short to long, as the model takes them."""
     return split.batches(size) if isinstance(split, Rows) else evaluation_batches(split, size)
-
-
-def normal_posterior(model: Evaluable, sentences: Any, noise: Noise) -> Distribution:
-    """The posterior, which has to be a diagonal normal.
-
-    Raises:
-        UserError: it is not.
-    """
-    q = model.posterior(sentences, noise)
-    if not isinstance(base(q), Normal):
-        raise UserError(
-            f"the posterior is a {type(base(q)).__name__}: mutual information and active units need"
-            f" its density at other sentences' draws and are defined here for diagonal normals;"
-            f" return torch.distributions.Normal(mean, scale) or collapse_bench.model."
-            f"diagonal_normal(mean, scale)"
-        )
-    return q
 
 
 def partners(tokens: NDArray[np.integer], seed: int) -> NDArray[np.int64]:

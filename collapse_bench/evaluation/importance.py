@@ -27,10 +27,11 @@ def importance_weights(
     standard_error: float,
     at_once: int,
 ) -> dict[str, Tensor]:
-    """`distortion`, `log_weights` and `draws` of B sentences that have been encoded."""
+    """`distortion`, `log_ratio`, `log_weights` and `draws` of B sentences that were encoded."""
     most_q, _ = proposal_draws(samples)
     sentences, device = len(batch.lengths), batch.lengths.device
-    of_q = torch.zeros(sentences, samples, dtype=q.mean.dtype, device=device)
+    dtype = draw(q, noise.of(batch, 0)(shape_of(q))).dtype
+    of_q = torch.zeros(sentences, samples, dtype=dtype, device=device)
     of_p = torch.zeros_like(of_q)
     likelihood, log_weights = (torch.full_like(of_q, -math.inf) for _ in range(2))
     draws = torch.zeros_like(batch.lengths)
@@ -56,6 +57,7 @@ def importance_weights(
         draws[going_on] = total
         if not done_q:
             distortion = -likelihood[:, :from_q].mean(1)
+            log_ratio = (of_q - of_p)[:, :from_q].mean(1)
         error = monte_carlo_error(
             log_weights[going_on, :from_q].cpu().numpy(),
             log_weights[going_on, most_q : most_q + from_p].cpu().numpy(),
@@ -64,7 +66,12 @@ def importance_weights(
         if not len(going_on):
             break
         done_q, done_p = from_q, from_p
-    return {"distortion": distortion, "log_weights": log_weights, "draws": draws}
+    return {
+        "distortion": distortion,
+        "log_ratio": log_ratio,
+        "log_weights": log_weights,
+        "draws": draws,
+    }
 
 
 def rounds_of_draws(samples: int, standard_error: float) -> list[int]:

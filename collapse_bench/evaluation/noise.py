@@ -19,6 +19,10 @@ class Sentences(Protocol):
     def to(self, device: torch.device | str) -> Any: ...
 
 
+MOST_KEPT = 2**26
+"""Numbers that are kept, 256 MiB, so that the next batch need not draw those of all again."""
+
+
 class SentenceNoise:
     """Standard normal noise that depends on the seed, the draw and the sentence only."""
 
@@ -32,10 +36,12 @@ class SentenceNoise:
 
         def noise(shape: torch.Size) -> Tensor:
             key = (draw, shape[1:])
-            if key not in self.drawn:
+            drawn = self.drawn.get(key)
+            if drawn is None:
                 generator = torch.Generator().manual_seed(self.seed * 1_000_003 + draw + 1)
-                everyone = (self.sentences, *shape[1:])
-                self.drawn[key] = torch.randn(everyone, generator=generator)
-            return self.drawn[key][batch.index.cpu()].to(batch.index.device)
+                drawn = torch.randn((self.sentences, *shape[1:]), generator=generator)
+                if sum(each.numel() for each in self.drawn.values()) < MOST_KEPT:
+                    self.drawn[key] = drawn
+            return drawn[batch.index.cpu()].to(batch.index.device)
 
         return noise

@@ -28,7 +28,7 @@ SIGNIFICANT = 0.05
 
 
 def against_plain_vae(rows: Sequence[Row]) -> list[str]:
-    """Paired differences to the plain VAE in useful information and in NLL, and what may be
+    """Paired differences to the plain VAE in the headline and in NLL, and what may be
     concluded from them; empty where there is no plain VAE or nothing beside it.
 
     Args:
@@ -49,7 +49,7 @@ def against_plain_vae(rows: Sequence[Row]) -> list[str]:
         *_tested([row.differences(control, "nll") for row in others]),
         strict=True,
     )
-    titles = ["entry", "seeds", "useful information", "p", "Holm", "NLL", "p", "Holm"]
+    titles = ["entry", "seeds", "beyond", "p", "Holm", "NLL", "p", "Holm"]
     return [
         *markdown(titles, [list(line) for line in lines], numeric=1),
         "",
@@ -89,7 +89,7 @@ def _tested(differences: Sequence[Sequence[float | None]]) -> tuple[list[str], .
 
 
 def over_tasks(tasks: Sequence[Sequence[Row]]) -> list[str]:
-    """Interquartile mean of useful information over all tasks and probability of improvement over
+    """Interquartile mean of the headline over all tasks and probability of improvement over
     the plain VAE; empty unless there are several tasks and an entry with a result in each.
 
     Args:
@@ -116,7 +116,7 @@ def over_tasks(tasks: Sequence[Sequence[Row]]) -> list[str]:
         gap = NONE if math.isnan(gaps[entry]) else number(gaps[entry], sign="+")
         lines.append([escape(entry), f"{number(mean)}{ends}", number(chance), gap, seeds])
     titles = [
-        *("entry", "useful information, IQM", "P(above the plain VAE)"),
+        *("entry", "beyond, IQM", "P(above the plain VAE)"),
         *("largest gap to LM", "finished seeds"),
     ]
     return markdown(titles, lines, numeric=1)
@@ -129,7 +129,7 @@ def _largest_gap(entry: str, tasks: Sequence[Sequence[Row]]) -> float:
 
 
 def _finite(row: Row) -> list[float]:
-    """Useful information of every finished seed; empty if one has none."""
+    """The headline of every finished seed; empty if one has none."""
     known = [v for v in row.values(HEADLINE) if v is not None and math.isfinite(v)]
     return known if len(known) == len(row.done) else []
 
@@ -143,7 +143,7 @@ def matched(curves: Mapping[str, Curve | None]) -> list[str]:
     known = {name: curve for name, curve in curves.items() if curve}
     lines: list[str] = []
     if known:
-        measures = {"NLL": "nll", "D": "distortion", "useful information": HEADLINE}
+        measures = {"NLL": "nll", "D": "distortion", "beyond": HEADLINE}
         at_rates = [
             [escape(name), title, *map(_or_none, curve.at(measure, RATES))]
             for name, curve in known.items()
@@ -158,7 +158,7 @@ def matched(curves: Mapping[str, Curve | None]) -> list[str]:
         lines += [
             *markdown(["entry", "at the same rate", *rates], at_rates, numeric=2),
             "",
-            *markdown(["entry, most useful information at", *margins], at_margins, numeric=1),
+            *markdown(["entry, most beyond at", *margins], at_margins, numeric=1),
         ]
     if few := [escape(name) for name, curve in curves.items() if not curve]:
         told = f"No curve of {', '.join(few)}: fewer than {LEAST} finished points of different R."

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 
+from collapse_bench.leaderboard.ranking import HEADLINE
 from collapse_bench.leaderboard.section import Row
 
 Floats = NDArray[np.float64]
@@ -26,7 +27,7 @@ knob may collapse a model at once, and a point before that and one after it are 
 STEPS = 200
 """Between two points, where the curve is looked at."""
 
-MEASURES = ("nll", "distortion", "useful_information")
+MEASURES = ("nll", "distortion", HEADLINE)
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Curve:
         return np.concatenate(parts[:-1])
 
     def most_useful(self, margin: float) -> float:
-        """The largest useful information on the points and stretches of the curve where the NLL is
+        """The largest headline on the points and stretches of the curve where the NLL is
         at most the language model's and a margin; NaN where it never is.
 
         Args:
@@ -88,7 +89,7 @@ class Curve:
         """
         path = self.path()
         affordable = self.at("gap", path) <= margin
-        useful = self.at("useful_information", path[affordable])
+        useful = self.at(HEADLINE, path[affordable])
         return float(useful.max()) if len(useful) else math.nan
 
 

@@ -37,7 +37,8 @@ Style = tuple[str, str]  # colour, marker
 
 def draw(sections: Sequence[Section], curves: Mapping[str, Sequence[str]], path: Path) -> None:
     """Write the picture as PNG: for each section a row of panels of distortion against rate and one
-    of useful information against the gap to the language model, a panel for each architecture.
+    of the headline against the gap to the language model, a panel for each architecture. What is
+    shown apart is not in it.
 
     Args:
         sections: of the page.
@@ -45,7 +46,8 @@ def draw(sections: Sequence[Section], curves: Mapping[str, Sequence[str]], path:
         path: of the file.
     """
     family = {entry: name for name, entries in curves.items() for entry in entries}
-    rows = [row for section in sections for row in section.rows]
+    shown = [[row for row in section.rows if not row.apart] for section in sections]
+    rows = [row for members in shown for row in members]
     names = dict.fromkeys(family.get(r.entry, r.entry) for r in rows if rate_distortion(r))
     styles = {
         name: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(names)
@@ -59,16 +61,16 @@ def draw(sections: Sequence[Section], curves: Mapping[str, Sequence[str]], path:
         panels = figure.subplots(2 * len(sections), columns, squeeze=False)
         for axes in panels.flat:
             axes.set_axis_off()
-        for section, above, below in zip(sections, panels[::2], panels[1::2], strict=True):
-            first = limits_of(section.rows)
-            second = limits_of_use(section.rows)
+        places = zip(sections, shown, panels[::2], panels[1::2], strict=True)
+        for section, compared, above, below in places:
+            first = limits_of(compared)
+            second = limits_of_use(compared)
             for place, architecture in enumerate(section.architectures):
-                members = section.rows_of(architecture)
+                members = section.compared(architecture)
                 known = [curve for curve in swept(members, curves).values() if curve]
                 rate_panel(above[place], members, known, first, of_entry, styles)
                 use_panel(below[place], members, known, second, of_entry, styles)
-                title = f"{architecture}: {section.corpus}, {section.budget:,} tokens"
-                above[place].set_title(label(title), fontsize=10)
+                above[place].set_title(label(f"{architecture}: {section.title}"), fontsize=10)
         handles = [
             Line2D([], [], color=c, marker=m, ls="", mec="black", mew=0.6, ms=8, label=label(name))
             for name, (c, m) in styles.items()
@@ -118,10 +120,13 @@ def use_panel(
     of_entry: Mapping[str, Style | None],
     styles: Mapping[str, Style],
 ) -> None:
-    """Draw useful information against the gap to the language model of one architecture."""
+    """Draw the headline against the gap to the language model of one architecture."""
     left, right, bottom, top = limits
     axes.set_axis_on()
-    axes.set(xlabel="gap to LM (nats/sentence)", ylabel="useful information (nats/sentence)")
+    axes.set(
+        xlabel="gap to LM (nats/sentence)",
+        ylabel="used, beyond length and first words (nats/sentence)",
+    )
     stretch(axes, left, right)
     axes.set_ylim(bottom, top)
     axes.axvline(0, color="0.85", lw=0.8, zorder=0)
@@ -163,7 +168,7 @@ def rate_distortion(row: Row) -> Points:
 
 
 def gap_useful(row: Row) -> Points:
-    """(gap to the language model, useful information) of each seed that both finished."""
+    """(gap to the language model, headline) of each seed that both finished."""
     gaps = row.differences(row.language_model, "nll")
     useful = [
         metric_of(record, HEADLINE) for record in row.done if record["seed"] in row.language_model
@@ -193,7 +198,7 @@ def limits_of(rows: Sequence[Row]) -> Limits:
 
 
 def limits_of_use(rows: Sequence[Row]) -> Limits:
-    """Limits that hold every gap and useful information, 0 of both, and the tolerance."""
+    """Limits that hold every gap and headline, 0 of both, and the tolerance."""
     seeds = list(chain.from_iterable(gap_useful(row) for row in rows))
     return limits([TOLERANCE, *(gap for gap, _ in seeds)], [0.0, *(useful for _, useful in seeds)])
 

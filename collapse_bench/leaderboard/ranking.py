@@ -11,7 +11,11 @@ from collapse_bench.leaderboard.statistics import estimate
 TOLERANCE = 1.0
 """Nats by which the NLL of an entry that is given a place may exceed the language model's."""
 
-HEADLINE = "useful_information"
+HEADLINE = "useful_beyond"
+"""The metric that orders rows and that comparisons are about."""
+
+TOLD = "Told in advance"
+NO_BOUND = "Not a bound on log p(x): shown apart, unranked"
 
 
 @dataclass(frozen=True)
@@ -29,17 +33,19 @@ class Group:
 def ranked(rows: Sequence[Row]) -> list[Group]:
     """The groups of one architecture that are not empty.
 
-    First the language model; then, by mean useful information, the rows whose mean NLL is within
-    the tolerance, with their places; then those beyond it; last those without a number to go by.
+    First the language model; then, by the mean of the headline, the rows whose mean NLL is within
+    the tolerance, with their places; then those above it; then those without a number to go by;
+    last, as in the suite, those that are apart.
 
     Args:
         rows: of one architecture, as in the suite, which decides where two are equal.
     """
     controls = [row for row in rows if row.is_language_model]
-    known = [row for row in rows if row not in controls and _comparable(row)]
+    entries = [row for row in rows if not row.is_language_model and not row.apart]
+    known = [row for row in entries if _comparable(row)]
     within = [row for row in known if _gap(row) <= TOLERANCE]
     above = [row for row in known if _gap(row) > TOLERANCE]
-    others = [row for row in rows if row not in controls and row not in known]
+    others = [row for row in entries if row not in known]
     groups = [
         Group("", tuple(controls)),
         Group(
@@ -51,16 +57,18 @@ def ranked(rows: Sequence[Row]) -> list[Group]:
             tuple(sorted(above, key=_useful, reverse=True)),
         ),
         Group(
-            "no gap to the language model, or no useful information, to rank by",
+            'no gap to the language model or no "beyond" to rank by',
             tuple(sorted(others, key=_useful, reverse=True)),
         ),
+        Group(TOLD, tuple(row for row in rows if row.bound == "oracle")),
+        Group(NO_BOUND, tuple(row for row in rows if row.apart and row.bound != "oracle")),
     ]
     return [group for group in groups if group.rows]
 
 
 def placed(rows: Sequence[Row]) -> list[Row]:
     """The same rows with their places: tied with the first of a tie unless the 95 % interval of the
-    first's useful information less the row's, paired, is above 0. A row of a single seed gets none.
+    first's headline less the row's, paired, is above 0. A row of a single seed gets none.
 
     Args:
         rows: the best first.

@@ -1,14 +1,15 @@
 """Records -> sections: the cells that may be compared with each other, and nothing beside them."""
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from collapse_bench.errors import UserError
+from collapse_bench.leaderboard.checking import BOUNDS, check
 from collapse_bench.leaderboard.statistics import Estimate, estimate
-from collapse_bench.metrics import key_of
-from collapse_bench.record import SCHEMA
+from collapse_bench.metrics import absent, key_of
 
 Record = Mapping[str, Any]
 CellKey = tuple[str, str, int]  # entry, architecture, seed
@@ -16,9 +17,6 @@ CellKey = tuple[str, str, int]  # entry, architecture, seed
 # As in remedy.LEVERS, which is out of reach: a page is made from records alone, and importing the
 # remedies would need torch. It keeps other text that a record may hold out of a table's column.
 LEVERS = ("build", "objective", "step")
-FIELDS = dict.fromkeys(("cell", "entry", "architecture", "status"), str)
-NUMBERS = dict.fromkeys(("seed", "budget", "latent"), int)
-CORPUS_FIELDS = {"name": str, "requested": str, "sha256": str, "sentences": dict, "tokens": dict}
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,8 @@ class Row:
     Attributes:
         lever: one of LEVERS, "none" (no remedy), "several", or "unknown".
         cells: seed -> record, None where there is none.
-        language_model: seed -> finished record of the control without a latent.
+        language_model: seed -> finished record of the control without a latent, whose every
+            finished cell is a valid bound.
         place: among the ranked rows, None where there is none.
     """
 
@@ -45,9 +44,42 @@ class Row:
         return list(finished(self.cells).values())
 
     @property
+    def bound(self) -> str:
+        """The worst of its finished cells, as in BOUNDS. That the suite tells a model something
+        is known of a cell that did not finish, too."""
+        known = [
+            record["bound"]
+            for record in self.cells.values()
+            if record and (record["status"] == "done" or record.get("bound") == "oracle")
+        ]
+        return max(known, key=BOUNDS.index, default="valid")
+
+    @property
+    def apart(self) -> bool:
+        """True if a finished cell is not a valid bound: not to be ranked, compared or counted."""
+        return self.bound != "valid"
+
+    @property
+    def has_latent(self) -> bool:
+        """False for a model without a latent, known once it has a record."""
+        return all(record is None or record["latent"] > 0 for record in self.cells.values())
+
+    @property
     def is_language_model(self) -> bool:
-        """True for the control without a latent, known once it has a record."""
-        return any(record and record["latent"] == 0 for record in self.cells.values())
+        """True for the control without a latent."""
+        return not self.has_latent and not self.apart
+
+    @property
+    def own_budgets(self) -> list[int]:
+        """Its budgets, decoded tokens, that are not the suite's; rising."""
+        records = [record for record in self.cells.values() if record]
+        return sorted({r["budget"] for r in records if r["budget"] != r["suite_budget"]})
+
+    @property
+    def absent(self) -> dict[str, str]:
+        """The metrics that its family of posteriors does not have -> the reason."""
+        families = dict.fromkeys(record["family"] for record in self.done)
+        return {name: why for family in families for name, why in absent(family).items()}
 
     def values(self, name: str) -> list[float | None]:
         """A metric of each finished seed; `name` is its plain name."""
@@ -84,13 +116,22 @@ class Row:
 
 @dataclass(frozen=True)
 class Section:
-    """All cells of one corpus, one digest of it and one budget."""
+    """All cells of one corpus, one digest of its text and of its labels, one vocabulary and one
+    budget of the suite, whatever budgets single entries have of their own."""
 
     corpus: str
     sha256: str
+    vocabulary: str
+    labels: str
     budget: int
     records: tuple[Record, ...]
     rows: tuple[Row, ...]
+
+    @property
+    def title(self) -> str:
+        """Corpus, types and budget: what tells most sections apart."""
+        types = json.loads(self.vocabulary)["types"]
+        return f"{self.corpus}, {types:,} types, {self.budget:,} tokens"
 
     @property
     def architectures(self) -> list[str]:
@@ -100,6 +141,10 @@ class Section:
     def rows_of(self, architecture: str) -> list[Row]:
         """The rows of one architecture, as in the suite."""
         return [row for row in self.rows if row.architecture == architecture]
+
+    def compared(self, architecture: str) -> list[Row]:
+        """The same without those that are shown apart."""
+        return [row for row in self.rows_of(architecture) if not row.apart]
 
 
 def number_of(record: Record, part: str, name: str) -> float | None:
@@ -124,8 +169,8 @@ def ceiling(record: Record) -> float:
 
 
 def plain_vae(rows: Iterable[Row]) -> Row | None:
-    """The first row with a latent and no remedy that has finished a cell."""
-    plain = (r for r in rows if r.lever == "none" and not r.is_language_model and r.done)
+    """The first row with a latent and no remedy that has finished a cell and is not apart."""
+    plain = (r for r in rows if r.lever == "none" and r.has_latent and r.done and not r.apart)
     return next(plain, None)
 
 
@@ -143,29 +188,19 @@ def _superseded(key: str, metrics: Mapping[str, Any]) -> str | None:
         return None
 
 
-def check(record: Record) -> None:
-    """Raise UserError unless the record is one that this version can read."""
-    cell = record.get("cell", "a record without a cell id")
-    if record.get("schema") != SCHEMA:
-        way_out = "use the version that wrote it"
-        if record.get("schema") == 1:
-            way_out = (
-                "score the cell anew with `python -m collapse_bench score --write model CELL`, CELL"
-                " being its folder among the runs"
-            )
-        raise UserError(
-            f"{cell}: its record has schema {record.get('schema')!r}, but this collapse_bench knows"
-            f" schema {SCHEMA}; {way_out}, or run it again"
-        )
-    corpus = record.get("corpus")
-    nested = corpus if isinstance(corpus, Mapping) else {}
-    for part, fields in ((record, FIELDS), (record, NUMBERS), (nested, CORPUS_FIELDS)):
-        for name, kind in fields.items():
-            if not isinstance(part.get(name), kind):
-                raise UserError(
-                    f"{cell}: '{name}' in its record should be a {kind.__name__},"
-                    f" got {part.get(name)!r}; remove the cell's folder and run it again"
-                )
+def group_of(record: Record) -> tuple[str, str, str, str, int]:
+    """What cells have to have in common to be compared, as the fields of a section.
+
+    The digest of a text knows nothing of what becomes of its words nor of its labels.
+    """
+    corpus = record["corpus"]
+    return (
+        corpus["name"],
+        corpus["sha256"],
+        json.dumps(corpus["vocabulary"], sort_keys=True),
+        str(corpus.get("labels_sha256") or ""),
+        record["suite_budget"],
+    )
 
 
 def sections_of(expected: Sequence[CellKey], records: Iterable[Record]) -> list[Section]:
@@ -174,19 +209,19 @@ def sections_of(expected: Sequence[CellKey], records: Iterable[Record]) -> list[
     Raises:
         UserError: a record is unreadable, or two records claim the same cell of a section.
     """
-    groups: dict[tuple[str, str, int], dict[CellKey, Record]] = {}
+    groups: dict[tuple[str, str, str, str, int], dict[CellKey, Record]] = {}
     everything = []
     for record in records:
         check(record)
         everything.append(record)
-        group = (record["corpus"]["name"], record["corpus"]["sha256"], record["budget"])
+        group = group_of(record)
         key = (record["entry"], record["architecture"], record["seed"])
         twin = groups.setdefault(group, {}).setdefault(key, record)
         if twin is not record:
             first, second = sorted((twin["cell"], record["cell"]))
             raise UserError(
                 f"{first} and {second} are both {'/'.join(map(str, key))} with the same corpus and"
-                " budget: remove the one that the suite no longer describes"
+                " suite's budget: remove the one that the suite no longer describes"
             )
     # A cell that failed early has not recorded its levers; one that did overrules it.
     everything.sort(key=lambda record: (lever_of(record) != "unknown", record["cell"]))
@@ -211,7 +246,9 @@ def rows_of(
     controls: dict[str, Mapping[int, Record]] = {}
     for (architecture, _), by_seed in seeds.items():
         done = finished(by_seed)
-        if any(record["latent"] == 0 for record in done.values()):
+        # A language model that is told something, or that is none, is nobody's reference.
+        valid = all(record["bound"] == "valid" for record in done.values())
+        if valid and any(record["latent"] == 0 for record in done.values()):
             controls.setdefault(architecture, done)
     rows = [
         Row(

@@ -1,6 +1,6 @@
 """Per-sentence arrays to numbers: pure functions, the same for every entry."""
 
-from collapse_bench.metrics.catalogue import METRICS, Scores, key_of, versioned
+from collapse_bench.metrics.catalogue import METRICS, Scores, absent, key_of, versioned
 from collapse_bench.metrics.identities import (
     ArraysError,
     IdentityError,
@@ -17,6 +17,7 @@ __all__ = [
     "ArraysError",
     "IdentityError",
     "Scores",
+    "absent",
     "check_arrays",
     "check_identities",
     "fooled",

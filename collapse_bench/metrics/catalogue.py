@@ -36,10 +36,16 @@ class Scores(NamedTuple):
 
 
 METRICS: dict[str, Metric] = {
+    "useful_beyond": Metric(
+        "nats",
+        "min(useful rate, shuffle gap, information beyond): what the latent tells beyond length and"
+        " first words and the decoder uses",
+        "whether the three are of the same things; what information_beyond cannot see",
+    ),
     "useful_information": Metric(
         "nats",
         "min(useful rate, mutual information): what the latent tells and the decoder uses",
-        "whether it is more than length and first words: see probe_information",
+        "whether it is more than length and first words: see useful_beyond",
     ),
     "useful_rate": Metric(
         "nats",
@@ -88,9 +94,50 @@ METRICS: dict[str, Metric] = {
         "nats",
         "I_q(x; z), lower bound over the whole split (Hoffman and Johnson 2016)",
         "whether the decoder listens; nothing above the logarithm of the number of sentences",
+        version=2,
     ),
     "mutual_information_upper": Metric(
-        "nats", "I_q(x; z), leave-one-out upper bound (Poole et al. 2019)", "as the lower one"
+        "nats",
+        "I_q(x; z), upper bound: leave-one-out with the prior mixed in (after Poole et al. 2019);"
+        " the rate where that is less",
+        "whether the decoder listens; no bound where the prior looks at the sentence",
+        version=2,
+    ),
+    "information_given_length": Metric(
+        "nats",
+        "I_q(x; z | length), lower bound over all sentences of a length (van den Oord et al. 2018)",
+        "whether the decoder listens; nothing above the mean logarithm of the number of sentences"
+        " of a length",
+    ),
+    "information_given_length_upper": Metric(
+        "nats",
+        "I_q(x; z | length), upper bound: leave-one-out among sentences of a length with the prior"
+        " mixed in (after Poole et al. 2019), or that on I_q(x; z) where it is less",
+        "whether the decoder listens; where few sentences share a length it is the rate",
+    ),
+    "length_entropy": Metric(
+        "nats",
+        "entropy of the sentences' lengths: the most that z can tell of them",
+        "whether z tells them; too low where lengths are as many as sentences",
+    ),
+    "first_words_information": Metric(
+        "nats",
+        "what the first three words tell of z beyond the length to a linear-Gaussian probe (after"
+        " Bosc and Vincent 2020; bound of Barber and Agakov 2003)",
+        "what no linear-Gaussian probe finds: z may hold more of them than this",
+    ),
+    "information_beyond": Metric(
+        "nats",
+        "information given the length less that of first words, where positive: what z tells beyond"
+        " length and first words",
+        "whether the decoder listens; too high by what the probe does not find of first words, too"
+        " low where information given the length is saturated",
+    ),
+    "trivial_information": Metric(
+        "nats",
+        "mutual information less information beyond: what z tells of length and first words",
+        "what no linear-Gaussian probe finds of first words; too high where information given the"
+        " length is saturated and mutual information is not",
     ),
     "mutual_information_he2019": Metric(
         "nats",
@@ -146,7 +193,13 @@ METRICS: dict[str, Metric] = {
     "shuffle_gap": Metric(
         "nats",
         "what log p(x|z) loses with another sentence's z of the same length",
-        "how much: it detects use, and is not below the information where inference is exact",
+        "how much: it detects use, and is not below the information where inference is exact; use"
+        " of the length",
+    ),
+    "shuffle_gap_any": Metric(
+        "nats",
+        "what log p(x|z) loses with another sentence's z, of whatever length",
+        "how much; whether z is used for more than the length",
     ),
     "probe_information": Metric(
         "nats",
@@ -156,18 +209,67 @@ METRICS: dict[str, Metric] = {
     ),
     "information_about": Metric(
         "nats",
-        "I_q(a; z) of a known attribute a of the sentence, one metric an attribute",
+        "I_q(a; z) of a known attribute a of the sentence, one metric an attribute; over the"
+        " sentences that have a label",
         "whether the decoder listens",
+        version=2,
     ),
     "global_information_share": Metric(
         "share",
         "information on all attributes over what there is to know of them",
         "whether the decoder listens",
+        version=2,
     ),
     "perplexity": Metric(
         "per token", "exp(NLL / tokens), EOS counted, BOS and padding not", "as the NLL"
     ),
 }
+
+
+_NEEDS_SCALE = "needs the scale of each dimension, which only a diagonal normal has"
+_NEEDS_DIMENSIONS = "needs the density of single dimensions, which this family has not"
+_NEEDS_MEAN = "the posterior has no known mean"
+_OF_NORMALS = "is of the code of He et al. 2019, which is for diagonal normals"
+
+_WITHOUT_DIMENSIONS = {
+    "total_correlation": _NEEDS_DIMENSIONS,
+    "dimension_kl": _NEEDS_DIMENSIONS,
+    "effective_units": _NEEDS_DIMENSIONS,
+}
+_UNITS = ("active_units", *(f"active_units_{threshold:g}" for threshold in THRESHOLDS))
+_WITHOUT_SCALE = {
+    "relative_active_units": _NEEDS_SCALE,
+    "whitened_active_units": _NEEDS_SCALE,
+    "mutual_information_he2019": _OF_NORMALS,
+}
+_OTHER = {
+    **dict.fromkeys(_UNITS, _NEEDS_MEAN),
+    **_WITHOUT_SCALE,
+    **_WITHOUT_DIMENSIONS,
+    "moment_kl": "needs mean and covariance of each posterior, which are not known",
+}
+_ABSENT: dict[str, dict[str, str]] = {
+    "normal": {},
+    "flow": _OTHER,
+    "sphere": _OTHER
+    | dict.fromkeys(_UNITS, "on a sphere every coordinate varies, whatever z tells")
+    | {"moment_kl": "the density is one on a sphere, which has no volume to hold a normal against"},
+    "codes": _WITHOUT_SCALE
+    | {"moment_kl": "codes have probabilities, which no normal density can be held against"},
+    "other": _OTHER,
+}
+
+
+def absent(family: str) -> dict[str, str]:
+    """Why a metric may be missing from the scores of a posterior of this family, by its name.
+
+    Args:
+        family: `normal`, `flow`, `sphere`, `codes` or `other`.
+
+    Raises:
+        KeyError: there is no such family.
+    """
+    return dict(_ABSENT[family])
 
 
 def key_of(name: str) -> str:

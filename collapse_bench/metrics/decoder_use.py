@@ -33,6 +33,7 @@ def useful_information(useful: float, information: float) -> float:
     U alone is blind to a shift of z that every sentence shares, I alone to a decoder that does not
     listen; a hash of the sentence has all of I and none of U. It cannot see a model that has both,
     but of different things: a decoder that needs such a shift, with an encoder that adds a hash.
+    Nor can it see that z tells the length and nothing else (see `useful_beyond`).
 
     Args:
         useful: mean useful rate U over sentences.
@@ -41,13 +42,32 @@ def useful_information(useful: float, information: float) -> float:
     return min(useful, information)
 
 
+def useful_beyond(useful: float, gap: float, beyond: float) -> float:
+    """min(U, shuffle gap, information beyond), in nats: what z tells beyond length and first words
+    and the decoder uses.
+
+    A decoder that reads only the length from z loses nothing with the z of another sentence of the
+    same length. By Jensen's inequality log p(x|length), the mean of p(x|z') over all such z', is at
+    least the mean of log p(x|z'): the gap bounds from above what the decoder gains from z beyond
+    the length. U bounds its gain from z in all, and what z does not tell it cannot gain. As with
+    `useful_information`, the parts may be of different things.
+
+    Args:
+        useful: mean useful rate U over sentences.
+        gap: mean shuffle gap among sentences of the same length.
+        beyond: information beyond length and first words.
+    """
+    return min(useful, gap, beyond)
+
+
 def shuffle_gap(distortion: Floats, shuffled_log_likelihood: Floats) -> Floats:
-    """What log p(x|z) loses with the z of another sentence of the same length, in nats, [N].
+    """What log p(x|z) loses with the z of another sentence, in nats, [N].
 
     E log p(x|z) - E log p(x|z'): a detector of use, not an estimate of information. Zero where the
     decoder ignores z. At exact inference and with z' of any sentence it is
-    I + KL(p(x)p(z) || p(x, z)), so not below I and often far above. It cannot see what z tells of
-    the length, nor how much: one confident mistake may cost more than all there is to know.
+    I + KL(p(x)p(z) || p(x, z)), so not below I and often far above. It cannot see how much: one
+    confident mistake may cost more than all there is to know. With z' of a sentence of the same
+    length it cannot see what z tells of the length.
 
     Args:
         distortion: -log p(x|z) for z from the sentence's own posterior, [N].

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from collapse_bench.metrics.labels import has_label
 from collapse_bench.metrics.likelihood import proposal_draws
 
 FALSE_ALARM = 3e-5
@@ -16,11 +17,25 @@ FALSE_ALARM = 3e-5
 ROUNDING, TINY = 1e-3, np.finfo(np.float64).tiny
 """Nats that float32 may lose, and the least error that is not none."""
 
-SHAPES = {
+_EVERY = {
     "tokens": "N", "kl": "NK", "distortion": "N", "log_weights": "NS", "draws": "N",
-    "posterior_mean": "ND", "posterior_scale": "ND", "posterior_sample": "ND",
-    "shuffled_log_likelihood": "N",
+    "posterior_sample": "ND", "log_density": "N", "log_prior": "N", "log_ratio": "N",
+    "shuffled_log_likelihood": "N", "shuffled_any_log_likelihood": "N",
 }  # fmt: skip
+_MIXTURES = {
+    "log_aggregate": "N", "log_others": "N", "log_aggregate_given_length": "N",
+    "log_others_given_length": "N", "aggregate_size": "",
+}  # fmt: skip
+SHAPES = {
+    "normal": _EVERY | {"posterior_mean": "ND", "posterior_scale": "ND"},
+    "codes": _EVERY | _MIXTURES | {"posterior_mean": "ND", "codes": "NP"},
+    **dict.fromkeys(("flow", "sphere", "other"), _EVERY | _MIXTURES),
+}
+"""Arrays by family, and a letter for each axis. Of a normal the mixtures follow from means and
+scales; of any other family the evaluation, which knows its densities, leaves them."""
+
+INFINITE = ("log_weights", "log_others", "log_others_given_length")
+"""Arrays that may be -inf: where nothing was drawn, or no other sentence has this code."""
 
 
 class ArraysError(ValueError):
@@ -31,6 +46,20 @@ class IdentityError(ArithmeticError):
     """Numbers that contradict each other: an error in the evaluation, never a result."""
 
 
+def family_of(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """The family of the posterior that these arrays are of.
+
+    Raises:
+        ArraysError: it is not told, or there is no such family.
+    """
+    if "family" not in arrays:
+        raise ArraysError("no array family: of another version, or not complete")
+    family = str(arrays["family"])
+    if family not in SHAPES:
+        raise ArraysError(f"family: must be one of {', '.join(SHAPES)}, not {family!r}")
+    return family
+
+
 def check_arrays(arrays: Mapping[str, NDArray[Any]]) -> None:
     """Hold per-sentence arrays against what `evaluate` leaves.
 
@@ -38,12 +67,17 @@ def check_arrays(arrays: Mapping[str, NDArray[Any]]) -> None:
         ArraysError: one is missing, not as long as the others, not finite, or impossible; the
             message names the array and the first sentence.
     """
-    if missing := [name for name in SHAPES if name not in arrays]:
+    shapes = dict(SHAPES[family_of(arrays)])
+    if missing := [name for name in shapes if name not in arrays]:
         raise ArraysError(f"no array {', '.join(missing)}: of another version, or not complete")
+    if "posterior_mean" in arrays:
+        shapes["posterior_mean"] = "ND"
+    told = {name: f"information_about_{name.removeprefix('label_')}" for name in _labels(arrays)}
+    shapes |= {array: "N" for array in told.values() if array in arrays}
     sizes = {"N": arrays["tokens"].shape[0] if arrays["tokens"].ndim else 0}
     if not sizes["N"]:
         raise ArraysError("tokens: there is no sentence")
-    for name, letters in SHAPES.items():
+    for name, letters in shapes.items():
         shape = arrays[name].shape
         known = [sizes.setdefault(letter, size) for letter, size in zip(letters, shape)]  # noqa: B905
         if len(shape) != len(letters) or list(shape) != known:
@@ -51,34 +85,37 @@ def check_arrays(arrays: Mapping[str, NDArray[Any]]) -> None:
                 f"{name}: must have the shape [{', '.join(letters)}] with N = {sizes['N']}, not"
                 f" {list(shape)}"
             )
-    for name in SHAPES:
+    for name in shapes:
         values = arrays[name]
-        bad = ~np.isfinite(values)
-        if name == "log_weights":  # -inf where nothing was drawn
-            bad = ~(values < np.inf) | (np.isfinite(values).sum(1, keepdims=True) == 0)
+        bad = ~(values < np.inf) if name in INFINITE else ~np.isfinite(values)
+        if name == "log_weights":
+            bad |= np.isfinite(values).sum(1, keepdims=True) == 0
         elif name == "posterior_scale":
             bad |= ~(values > 0)
-        elif name in ("tokens", "draws"):
+        elif name in ("tokens", "draws", "aggregate_size"):
             bad |= values < 1
         if name == "draws":
             bad |= values > sizes["S"]
         if bad.any():
             where = tuple(int(i) for i in np.argwhere(bad)[0])
-            raise ArraysError(
-                f"{name}: {values[where]} in sentence {where[0]} ({int(bad.sum())} such entries):"
-                f" nothing can be computed from it"
-            )
+            place = f" in sentence {where[0]} ({int(bad.sum())} such entries)" if where else ""
+            raise ArraysError(f"{name}: {values[where]}{place}: nothing can be computed from it")
     drawn = np.isfinite(arrays["log_weights"]).sum(axis=1)
     if (more := drawn > arrays["draws"]).any():
         i = int(np.argmax(more))
         raise ArraysError(
             f"draws: {arrays['draws'][i]} in sentence {i}, which has {drawn[i]} log weights"
         )
-    for name, values in arrays.items():
-        if name.startswith("label_") and len(values) != sizes["N"]:
-            raise ArraysError(f"{name}: must have N = {sizes['N']} rows, not {len(values)}")
-    if "first_words" in arrays and len(arrays["first_words"]) != sizes["N"]:
-        raise ArraysError(f"first_words: must have N = {sizes['N']} rows")
+    for name in (*_labels(arrays), *(["first_words"] if "first_words" in arrays else [])):
+        if len(arrays[name]) != sizes["N"]:
+            raise ArraysError(f"{name}: must have N = {sizes['N']} rows, not {len(arrays[name])}")
+    for name, array in told.items():
+        if "aggregate_size" in shapes and has_label(arrays[name]).any() and array not in arrays:
+            raise ArraysError(f"no array {array}, though there is {name}: not complete")
+
+
+def _labels(arrays: Mapping[str, NDArray[Any]]) -> list[str]:
+    return [name for name in arrays if name.startswith("label_")]
 
 
 def check_identities(
@@ -89,11 +126,12 @@ def check_identities(
 ) -> None:
     """Hold the numbers against each other.
 
-    0 <= I <= min(R, log N), D + R >= NLL, and a marginal KL not below its lower bound from moments,
-    each within the Monte-Carlo error of the difference; for I and R these errors are added up,
-    which is cautious. The NLL may exceed D + R by what its mixture proposal costs an exact
-    posterior. Two rules guard the arithmetic alone: I + TC + dimension-wise KL = R, and no NLL that
-    more draws make worse.
+    0 <= I <= min(R, log N), D + R >= NLL, I given the length between I less the entropy of the
+    length and I, and a marginal KL not below its lower bound from moments, each within the
+    Monte-Carlo error of the difference; for I and R these errors are added up, which is cautious.
+    What a family of posteriors does not have is not looked at. The NLL may exceed D + R by what its
+    mixture proposal costs an exact posterior. Two rules guard the arithmetic alone: I + TC +
+    dimension-wise KL = R, and no NLL that more draws make worse.
 
     Args:
         metrics: by plain name, as `score` gives them.
@@ -118,25 +156,30 @@ def check_identities(
     # Student's t: few sentences tell little of their own error, and a single one nothing.
     margin = stats.t.isf(FALSE_ALARM, sentences - 1) if sentences > 1 else np.inf
     rate_error = max(error + errors["kl"], TINY)
+    of_length = information - metrics["information_given_length"]
+    length_error = max(error + errors["information_given_length"], TINY)
     rules = {
         "I >= 0": (information, margin * max(error, TINY)),
         "I <= R": (metrics["kl"] - information, margin * rate_error),
         "I <= log N": (np.log(sentences) - information, 0.0),
+        "I given length <= I": (of_length, margin * length_error),
+        "I <= I given length + H(length)": (
+            metrics["length_entropy"] - of_length,
+            margin * (length_error + errors["length_entropy"]),
+        ),
         "D + R >= NLL": (
             metrics["negative_elbo"] - metrics["nll"] + mixture,
             margin * max(gap_error, TINY),
         ),
-        "I + TC + dimension-wise KL = R": (
-            -abs(
-                information + metrics["total_correlation"] + metrics["dimension_kl"] - metrics["kl"]
-            ),
-            0.0,
-        ),
-        "marginal KL >= its bound by moments": (
+    }
+    if "total_correlation" in metrics:
+        parts = information + metrics["total_correlation"] + metrics["dimension_kl"]
+        rules["I + TC + dimension-wise KL = R"] = -abs(parts - metrics["kl"]), 0.0
+    if "moment_kl" in metrics:
+        rules["marginal KL >= its bound by moments"] = (
             metrics["marginal_kl"] - metrics["moment_kl"],
             margin * (rate_error + errors["moment_kl"]),
-        ),
-    }
+        )
     if "nll_gain_of_doubling" in metrics:
         gain = metrics["nll_gain_of_doubling"]
         rules["NLL_K/2 >= NLL_K"] = gain, margin * errors["nll_gain_of_doubling"]

@@ -6,6 +6,7 @@ are taken at the same draw, so that equal posteriors give exactly zero. Here is 
 made of besides: its information, dimension by dimension, and its marginal KL.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -13,17 +14,15 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from collapse_bench.metrics.active_units import signal_to_noise
-
-Floats = NDArray[np.floating]
-
-ROWS = 256
-"""Rows of the N x N matrix that are held at once: memory is linear in N, time is quadratic."""
+from collapse_bench.metrics.pairs import (
+    Floats,
+    aggregate_terms,
+    log_density_matrix,
+    normal_pairs,
+)
 
 LOG_2_PI_E = float(np.log(2 * np.pi)) + 1
 """Twice the entropy of a standard normal in one dimension."""
-
-VANISHING = 1e-290
-"""A sum of float64 numbers, the largest of them at most 1, that may have lost its digits."""
 
 
 class Information(NamedTuple):
@@ -41,57 +40,90 @@ class Decomposition(NamedTuple):
     dimension_kl: Floats
 
 
-def log_density_matrix(z: Floats, mean: Floats, scale: Floats) -> Floats:
-    """log q(z_i | x_j) of diagonal normals, [M, N], in nats.
-
-    Args:
-        z: [M, D].
-        mean: [N, D].
-        scale: standard deviations, [N, D].
-    """
-    precision = scale**-2.0
-    # -(z - mean)^2 / 2 scale^2, multiplied out: one product for all pairs.
-    matrix = np.hstack([z**2, z]) @ np.hstack([-0.5 * precision, mean * precision]).T
-    matrix -= (0.5 * mean**2 * precision + np.log(scale) + 0.5 * np.log(2 * np.pi)).sum(1)
-    return np.asarray(matrix)
-
-
-def mutual_information(z: Floats, mean: Floats, scale: Floats) -> Information:
-    """A lower and an upper bound on I_q, from one draw a sentence.
-
-    The lower one counts x_i's own posterior in q(z_i) and never exceeds log N (van den Oord et al.
-    2018); the upper one leaves it out (Poole et al. 2019, section 2.3). Near zero either may be
-    slightly negative. With one sentence both are zero: nothing is left to be told apart.
+def mutual_information(z: Floats, mean: Floats, scale: Floats, log_prior: Floats) -> Information:
+    """Bounds on I_q of diagonal normals, see `bounds`; zero where there is no latent.
 
     Args:
         z: a draw from each posterior, [N, D].
         mean: posterior means, [N, D].
         scale: posterior standard deviations, [N, D].
+        log_prior: log p(z) of each draw, nats, [N].
     """
-    z, mean, scale = (np.asarray(array, dtype=np.float64) for array in (z, mean, scale))
-    n = len(z)
-    if n < 2 or z.shape[1] == 0:
-        return Information(np.zeros(n), np.zeros(n))
-    mean, z = mean - mean.mean(0), z - mean.mean(0)
-    lower, upper = np.empty(n), np.empty(n)
-    for start in range(0, n, ROWS):
-        density = log_density_matrix(z[start : start + ROWS], mean, scale)  # [R, N]
-        row = np.arange(len(density))
-        itself = (row, start + row)
-        own, largest = density[itself], density.max(axis=1)
-        density -= largest[:, None]
-        relative = np.exp(density)
-        lower[start + row] = own - largest - np.log(relative.sum(axis=1)) + np.log(n)
-        relative[itself] = 0
-        others = relative.sum(axis=1)
-        # Where a posterior is so far above all others that these vanish beside it, they are looked
-        # at by themselves.
-        alone = others < VANISHING
-        density[itself] = -np.inf
-        log_others = np.log(others, where=~alone, out=np.empty_like(others))
-        log_others[alone] = logsumexp(density[alone], axis=1)
-        upper[start + row] = own - largest - log_others + np.log(n - 1)
-    return Information(lower, upper)
+    if z.shape[1] == 0:
+        return Information(np.zeros(len(z)), np.zeros(len(z)))
+    return bounds(aggregate_terms(normal_pairs(z, mean, scale)), log_prior, len(z))
+
+
+def bounds(terms: Mapping[str, Floats], log_prior: Floats, among: int) -> Information:
+    """A lower and an upper bound on I_q, from one draw a sentence and its density in mixtures.
+
+    The lower one counts x_i's own posterior in q(z_i) and never exceeds log M (van den Oord et al.
+    2018). The upper one leaves it out (Poole et al. 2019, section 2.3) and puts the prior in its
+    place: for any density m(z) that x_i has no part in, I_q <= E log q(z|x) / m(z), and so for
+    m = p/M + (1 - 1/M) q_others. With the others alone it would be infinite where a posterior
+    meets no other, as codes do that no two sentences share; so it is at most R + log M. It needs a
+    prior that does not look at the sentence. Near zero the lower one may be slightly negative. With
+    one sentence both are zero: nothing is left to be told apart.
+
+    Args:
+        terms: `log_density`, `log_aggregate` and `log_others`, as `aggregate_terms` gives them.
+        log_prior: log p(z) of each draw, nats, [N].
+        among: M, posteriors in the mixture.
+    """
+    own = np.asarray(terms["log_density"], dtype=np.float64)
+    if len(own) < 2:
+        return Information(np.zeros(len(own)), np.zeros(len(own)))
+    return Information(
+        own - terms["log_aggregate"], own - _instead(terms["log_others"], log_prior, among)
+    )
+
+
+def bounds_given_length(
+    terms: Mapping[str, Floats], log_prior: Floats, tokens: NDArray[np.integer]
+) -> Information:
+    """The same two bounds on I_q(x; z | length), among the sentences of one length.
+
+    A sentence that is alone in its length adds nothing to the lower one; in the upper one all
+    others stand for those of its length. The lower one is capped at the mean of ln n, n being the
+    sentences of one length, which is log N less the entropy of the length; nor is it ever below
+    `bounds`' lower one less that entropy, as no mixture is less than the part of one length.
+
+    Args:
+        terms: `log_density`, `log_aggregate_given_length` and `log_others_given_length`.
+        log_prior: log p(z) of each draw, nats, [N].
+        tokens: length of each sentence, [N].
+    """
+    own = np.asarray(terms["log_density"], dtype=np.float64)
+    if len(own) < 2:
+        return Information(np.zeros(len(own)), np.zeros(len(own)))
+    _, group, sizes = np.unique(tokens, return_inverse=True, return_counts=True)
+    size = sizes[group]
+    among = np.where(size > 1, size, len(own))
+    return Information(
+        own - terms["log_aggregate_given_length"],
+        own - _instead(terms["log_others_given_length"], log_prior, among),
+    )
+
+
+def _instead(log_others: Floats, log_prior: Floats, among: int | NDArray[np.integer]) -> Floats:
+    """log of p/M + (1 - 1/M) q_others at each draw, [N]."""
+    log_prior = np.asarray(log_prior, dtype=np.float64)
+    return np.asarray(np.logaddexp(log_prior - np.log(among), log_others + np.log1p(-1 / among)))
+
+
+def least(*terms: Floats) -> Floats:
+    """Those terms whose mean is the least: of several upper bounds the tightest."""
+    return min(terms, key=lambda each: float(np.mean(each, dtype=np.float64)))
+
+
+def surprise(values: NDArray[np.integer]) -> Floats:
+    """-log of the share of sentences that have this value, in nats, [N]; the mean is its entropy.
+
+    Args:
+        values: a length or a code of each sentence, [N].
+    """
+    _, group, sizes = np.unique(values, return_inverse=True, return_counts=True)
+    return np.asarray(np.log(len(values)) - np.log(sizes[group]))
 
 
 def dimension_information(z: Floats, mean: Floats, scale: Floats) -> Floats:
@@ -108,8 +140,24 @@ def dimension_information(z: Floats, mean: Floats, scale: Floats) -> Floats:
     """
     terms = np.empty_like(z, dtype=np.float64)
     for j in range(z.shape[1]):
-        terms[:, j] = mutual_information(z[:, [j]], mean[:, [j]], scale[:, [j]]).lower
+        alone = aggregate_terms(normal_pairs(z[:, [j]], mean[:, [j]], scale[:, [j]]))
+        terms[:, j] = alone["log_density"] - alone["log_aggregate"]
     return terms
+
+
+def place_information(codes: NDArray[np.integer], log_density: Floats) -> Floats:
+    """Terms of I_q(x; c_j) of each single place of a latent of codes, [N, n], in nats.
+
+    The plug-in entropy of each place's codes, less what a posterior that draws its codes place by
+    place leaves open, log q(c|x), which is 0 where a sentence has one code for certain; only its
+    sum over places is known, and each gets an equal part of it.
+
+    Args:
+        codes: [N, n].
+        log_density: of the drawn codes, log q(c|x), [N].
+    """
+    by_place = np.stack([surprise(place) for place in codes.T], axis=1)
+    return np.asarray(by_place + np.asarray(log_density)[:, None] / codes.shape[1])
 
 
 def entropy_of_normal(scale: Floats) -> Floats:

@@ -9,9 +9,14 @@ from numpy.typing import NDArray
 
 from collapse_bench.metrics import active_units as units
 from collapse_bench.metrics.catalogue import METRICS, Scores
-from collapse_bench.metrics.decoder_use import shuffle_gap, useful_information, useful_rate
-from collapse_bench.metrics.identities import check_arrays, check_identities
-from collapse_bench.metrics.labels import entropy, information_about
+from collapse_bench.metrics.decoder_use import (
+    shuffle_gap,
+    useful_beyond,
+    useful_information,
+    useful_rate,
+)
+from collapse_bench.metrics.identities import check_arrays, check_identities, family_of
+from collapse_bench.metrics.labels import entropy, has_label, information_about
 from collapse_bench.metrics.likelihood import (
     effective_sample_size,
     importance_weighted_nll,
@@ -23,18 +28,25 @@ from collapse_bench.metrics.likelihood import (
 from collapse_bench.metrics.mutual_information import (
     Information,
     batched_mutual_information,
+    bounds,
+    bounds_given_length,
     decomposition,
     dimension_information,
     entropy_of_normal,
+    least,
     moment_kl,
-    mutual_information,
+    place_information,
+    surprise,
 )
-from collapse_bench.metrics.probe import probe_information
+from collapse_bench.metrics.pairs import aggregate_terms, normal_pairs
+from collapse_bench.metrics.probe import first_words_information, probe_information
 
 Arrays = Mapping[str, NDArray[Any]]
-"""What an evaluation leaves, by name, sentences first: `tokens` [N], `kl` [N, K], `distortion` [N],
-`log_weights` [N, S] and `draws` [N], `posterior_mean`, `posterior_scale` and `posterior_sample`
-[N, D], `shuffled_log_likelihood` [N]; of a corpus `first_words` [N, 3] and `label_<name>` [N]."""
+"""What an evaluation leaves, by name, sentences first, as `identities.SHAPES` has it by `family`;
+of a corpus also `first_words` [N, 3] and `label_<name>` [N], "" where a sentence has none, and for
+these, of a family that is not normal, `information_about_<name>` [N]. Densities that pairs of
+sentences need are computed from `posterior_mean` and `posterior_scale` of a normal; those of any
+other family are in the arrays."""
 
 Terms = dict[str, NDArray[Any]]
 """Metrics that are means over sentences, as their terms [N]."""
@@ -45,28 +57,36 @@ Whole = Callable[[NDArray[np.int64]], float]
 GROUPS = 20
 """Parts of the sentences that are left out one at a time for the error of what is no mean."""
 
+MINIMA: dict[str, tuple[Callable[..., float], tuple[str, ...]]] = {
+    "useful_beyond": (useful_beyond, ("useful_rate", "shuffle_gap", "information_beyond")),
+    "useful_information": (useful_information, ("useful_rate", "mutual_information")),
+}
+"""Metrics that are the least of others; their error is that of the least."""
+
 MOST_NATS = 700
 """Nats a token up to which a perplexity is a number."""
 
 
 def posterior_scores(arrays: Arrays) -> Scores:
-    """What training looks at: the rate, both bounds on I, and active units. No decoder is needed.
+    """What training looks at: the rate, both bounds on I, and active units where the family has
+    them. No decoder is needed.
 
     Args:
         arrays: of an evaluation without draws.
     """
-    return _scores(
-        _of_information(arrays, _information(arrays)),
-        {"active_units": lambda rows: units.active_units(arrays["posterior_mean"][rows])},
-        len(arrays["tokens"]),
-    )
+    information = _information(arrays, _densities(arrays))
+    wholes: dict[str, Whole] = {}
+    if _has_units(arrays):
+        wholes["active_units"] = partial(_active_units, arrays["posterior_mean"], units.THRESHOLD)
+    return _scores(_of_information(arrays, information), wholes, len(arrays["tokens"]))
 
 
 def score(arrays: Arrays) -> Scores:
     """Every metric of `METRICS` that these arrays tell, in its order.
 
     Sentences are the sample: a standard error says how far the same model may be off on other
-    sentences, not how far another seed may be.
+    sentences, not how far another seed may be. What the family of the posterior does not have is
+    left out, see `absent`.
 
     Args:
         arrays: as `evaluate` leaves them.
@@ -78,18 +98,20 @@ def score(arrays: Arrays) -> Scores:
     check_arrays(arrays)
     n = len(arrays["tokens"])
     nll = importance_weighted_nll(arrays["log_weights"], arrays["draws"])
-    information = _information(arrays)
-    dimensions = dimension_information(*_posterior(arrays))
+    densities = _densities(arrays, arrays["tokens"])
+    information = _information(arrays, densities)
+    dimensions = _dimensions(arrays)
     terms = (
         _of_information(arrays, information)
         | _of_likelihood(arrays, nll)
         | _of_posterior(arrays, information, dimensions)
         | _of_what_is_known(arrays)
     )
+    terms |= _beyond(arrays, densities, terms)
     metrics, errors = _scores(terms, _wholes(arrays, nll, dimensions), n)
-    both = ("useful_rate", "mutual_information")
-    metrics["useful_information"] = useful_information(*(metrics[name] for name in both))
-    errors["useful_information"] = errors[min(both, key=metrics.__getitem__)]
+    for name, (of, parts) in MINIMA.items():
+        metrics[name] = of(*(metrics[part] for part in parts))
+        errors[name] = errors[min(parts, key=metrics.__getitem__)]
     told = [name for name in terms if name.startswith("information_about_")]
     names = [name for name in (*METRICS, *told) if name in metrics]
     scores = Scores(*({name: part[name] for name in names} for part in (metrics, errors)))
@@ -99,12 +121,43 @@ def score(arrays: Arrays) -> Scores:
 
 
 def _posterior(arrays: Arrays) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """A draw from each posterior, their means and scales, [N, D] each."""
+    """Of a normal: a draw from each posterior, their means and scales, [N, D] each."""
     return arrays["posterior_sample"], arrays["posterior_mean"], arrays["posterior_scale"]
 
 
-def _information(arrays: Arrays) -> Information:
-    return mutual_information(*_posterior(arrays))
+def _is_normal(arrays: Arrays) -> bool:
+    return family_of(arrays) == "normal"
+
+
+def _has_units(arrays: Arrays) -> bool:
+    """Whether the variance of posterior means says how many dimensions are in use."""
+    return family_of(arrays) != "sphere" and "posterior_mean" in arrays
+
+
+def _densities(arrays: Arrays, tokens: NDArray[np.integer] | None = None) -> Arrays:
+    """Log densities of each draw in mixtures, [N] each; with lengths also within these."""
+    return (
+        aggregate_terms(normal_pairs(*_posterior(arrays)), tokens) if _is_normal(arrays) else arrays
+    )
+
+
+def _information(arrays: Arrays, densities: Arrays) -> Information:
+    """Both bounds on I, the upper one at most the rate."""
+    if arrays["posterior_sample"].shape[1] == 0:
+        nothing = np.zeros(len(arrays["tokens"]))
+        return Information(nothing, nothing)
+    among = int(arrays.get("aggregate_size", len(arrays["tokens"])))
+    lower, upper = bounds(densities, arrays["log_prior"], among)
+    return Information(lower, least(upper, _rate(arrays)))
+
+
+def _dimensions(arrays: Arrays) -> NDArray[Any] | None:
+    """Terms of the information of single dimensions, [N, D]; None where a family has none."""
+    if _is_normal(arrays):
+        return dimension_information(*_posterior(arrays))
+    if "codes" in arrays:
+        return place_information(arrays["codes"], arrays["log_density"])
+    return None
 
 
 def _rate(arrays: Arrays) -> NDArray[Any]:
@@ -132,6 +185,7 @@ def _of_likelihood(arrays: Arrays, nll: NDArray[Any]) -> Terms:
         "negative_elbo": distortion + _rate(arrays),
         "distortion": distortion,
         "shuffle_gap": shuffle_gap(distortion, arrays["shuffled_log_likelihood"]),
+        "shuffle_gap_any": shuffle_gap(distortion, arrays["shuffled_any_log_likelihood"]),
     }
     if draws.min() > 1:
         terms["nll_monte_carlo_error"] = monte_carlo_errors(log_weights, draws)
@@ -140,47 +194,101 @@ def _of_likelihood(arrays: Arrays, nll: NDArray[Any]) -> Terms:
     return terms
 
 
-def _of_posterior(arrays: Arrays, information: Information, dimensions: NDArray[Any]) -> Terms:
+def _of_posterior(
+    arrays: Arrays, information: Information, dimensions: NDArray[Any] | None
+) -> Terms:
     """What the rate is made of, and the information as others estimate it."""
-    parts = decomposition(_rate(arrays), information.lower, dimensions)
-    return parts._asdict() | {
-        "mutual_information_he2019": batched_mutual_information(
+    if dimensions is None:
+        return {"marginal_kl": _rate(arrays) - information.lower}
+    terms: Terms = decomposition(_rate(arrays), information.lower, dimensions)._asdict()
+    if _is_normal(arrays):
+        terms["mutual_information_he2019"] = batched_mutual_information(
             *_posterior(arrays), arrays["tokens"]
-        ),
-    }
+        )
+    return terms
 
 
 def _of_what_is_known(arrays: Arrays) -> Terms:
     """What z tells of first words and labels, where a corpus has them."""
     terms: Terms = {}
     if "first_words" in arrays:
-        terms["probe_information"] = probe_information(
-            arrays["posterior_sample"], arrays["tokens"], arrays["first_words"]
-        )
+        z, tokens, words = (arrays[name] for name in ("posterior_sample", "tokens", "first_words"))
+        terms["probe_information"] = probe_information(z, tokens, words)
+        terms["first_words_information"] = first_words_information(z, tokens, words)
     labels = {k.removeprefix("label_"): v for k, v in arrays.items() if k.startswith("label_")}
-    told = information_about(labels, *_posterior(arrays)) if labels else {}
+    labels = {name: values for name, values in labels.items() if has_label(values).any()}
+    if not labels:
+        return terms
+    told = (
+        information_about(labels, normal_pairs(*_posterior(arrays)))
+        if _is_normal(arrays)
+        else {name: arrays[f"information_about_{name}"] for name in labels}
+    )
     known = sum(entropy(values) for values in labels.values())
     if known > 0:
-        terms["global_information_share"] = np.sum(list(told.values()), axis=0) / known
-    return terms | {f"information_about_{name}": values for name, values in told.items()}
-
-
-def _wholes(arrays: Arrays, nll: NDArray[Any], dimensions: NDArray[Any]) -> dict[str, Whole]:
-    _, mean, scale = _posterior(arrays)
-    # R = -H(q) - E_q log p(z), in closed form where the rate is.
-    log_prior = -entropy_of_normal(scale) - _rate(arrays)
-    wholes: dict[str, Whole] = {
-        "active_units": lambda rows: units.active_units(mean[rows]),
-        "relative_active_units": lambda rows: units.relative_active_units(mean[rows], scale[rows]),
-        "whitened_active_units": lambda rows: units.whitened_active_units(mean[rows], scale[rows]),
-        "effective_units": lambda rows: units.effective_units(dimensions[rows].mean(axis=0)),
-        "moment_kl": lambda rows: moment_kl(mean[rows], scale[rows], log_prior[rows]),
+        parts = [_as_if_all(told[name], has_label(labels[name])) for name in labels]
+        terms["global_information_share"] = np.sum(parts, axis=0) / known
+    return terms | {
+        f"information_about_{name}": told[name][has_label(labels[name])] for name in labels
     }
-    for threshold in units.THRESHOLDS:
-        wholes[f"active_units_{threshold:g}"] = partial(_active_units, mean, threshold)
+
+
+def _as_if_all(terms: NDArray[Any], asked: NDArray[np.bool_]) -> NDArray[Any]:
+    """Terms [N] with the mean, and the standard error, of those that were asked for."""
+    if asked.all():
+        return terms
+    mean = terms[asked].mean()
+    return np.asarray(mean + np.where(asked, terms - mean, 0) / asked.mean())
+
+
+def _beyond(arrays: Arrays, densities: Arrays, terms: Terms) -> Terms:
+    """What z tells beyond the length, and beyond length and first words."""
+    tokens = arrays["tokens"]
+    if arrays["posterior_sample"].shape[1] == 0:
+        given = Information(np.zeros(len(tokens)), np.zeros(len(tokens)))
+    else:
+        given = bounds_given_length(densities, arrays["log_prior"], tokens)
+    of_words = terms.get("first_words_information", np.zeros(len(tokens)))
+    beyond = given.lower - (of_words if of_words.mean() > 0 else 0)
+    return {
+        "information_given_length": given.lower,
+        "information_given_length_upper": least(given.upper, terms["mutual_information_upper"]),
+        "length_entropy": surprise(tokens),
+        "first_words_information": of_words,
+        "information_beyond": beyond,
+        "trivial_information": terms["mutual_information"] - beyond,
+    }
+
+
+def _wholes(arrays: Arrays, nll: NDArray[Any], dimensions: NDArray[Any] | None) -> dict[str, Whole]:
+    """Metrics that are no means over sentences."""
+    wholes: dict[str, Whole] = {}
+    if _has_units(arrays):
+        mean = arrays["posterior_mean"]
+        wholes["active_units"] = partial(_active_units, mean, units.THRESHOLD)
+        for threshold in units.THRESHOLDS:
+            wholes[f"active_units_{threshold:g}"] = partial(_active_units, mean, threshold)
+    if dimensions is not None:
+        wholes["effective_units"] = lambda rows: units.effective_units(
+            dimensions[rows].mean(axis=0)
+        )
+    if _is_normal(arrays):
+        wholes |= _of_moments(arrays)
     if nll.sum() / arrays["tokens"].sum() < MOST_NATS:
         wholes["perplexity"] = lambda rows: perplexity(nll[rows], arrays["tokens"][rows])
     return wholes
+
+
+def _of_moments(arrays: Arrays) -> dict[str, Whole]:
+    """What is told by means and scales."""
+    _, mean, scale = _posterior(arrays)
+    # R = -H(q) - E_q log p(z), in closed form where the rate is.
+    log_prior = -entropy_of_normal(scale) - _rate(arrays)
+    return {
+        "relative_active_units": lambda rows: units.relative_active_units(mean[rows], scale[rows]),
+        "whitened_active_units": lambda rows: units.whitened_active_units(mean[rows], scale[rows]),
+        "moment_kl": lambda rows: moment_kl(mean[rows], scale[rows], log_prior[rows]),
+    }
 
 
 def _active_units(mean: NDArray[Any], threshold: float, rows: NDArray[np.int64]) -> float:

@@ -10,10 +10,12 @@ from collections.abc import Mapping
 from collapse_bench.metrics.catalogue import Scores
 
 COLLAPSED = 0.1
-"""Nats of useful information below which a model is collapsed."""
+"""Nats of useful information below which a model is collapsed, and of useful information beyond
+length and first words below which its use of z is trivial."""
 
 PARTLY = 1.0
-"""Nats of useful information, or half of the rate, below which it is partly collapsed."""
+"""Nats of useful information beyond length and first words below which it is partly collapsed; or
+half of the rate that is not for these."""
 
 NOTABLE_RATE = 0.5
 """Nats of rate that something has to show for."""
@@ -22,21 +24,30 @@ NOTABLE_USE = 0.5
 """Nats of useful rate by which refined posteriors show that a decoder is not blind."""
 
 SATURATED = 0.6
-"""Share of log N above which even the full-sum bound falls behind the information."""
+"""Share of its cap above which even the full-sum bound falls behind the information: of log N, or
+of log N less the entropy of the length where it is given the length."""
+
+FEWEST = 2
+"""Sentences without which nothing can be told apart."""
 
 VERDICTS = {
     "healthy": "the decoder uses what z tells, and most of what the rate pays for",
-    "partly collapsed": f"the decoder uses z, but less than {PARTLY:g} nat or half of the rate",
+    "partly collapsed": "the decoder uses what z tells beyond length and first words, but less"
+    f" than {PARTLY:g} nat or half of the rate that is not for these",
     "collapsed": f"less than {COLLAPSED:g} nats of useful information, and hardly a rate",
+    "trivial use": "the decoder uses z, but for length or first words only: less than"
+    f" {COLLAPSED:g} nats beyond these, or nothing lost with the z of another sentence of the same"
+    " length",
     "rate without use": f"a rate of {NOTABLE_RATE:g} nats or more and less than {COLLAPSED:g} used,"
-    " or nothing lost with the z of another sentence of the same length: the decoder is as blind as"
-    " a collapsed one, and KL, often MI and active units, are fooled",
+    " or nothing lost with the z of any other sentence: the decoder is as blind as a collapsed one,"
+    " and KL, often MI and active units, are fooled",
     "inference collapse": "the decoder would use z, but the encoder does not provide it: refined"
     f" posteriors of the same decoder gain {NOTABLE_USE:g} nats or more",
-    "prior holes": "the aggregate posterior is far from the prior: by its first two moments alone"
-    " by more than 1 nat and half of the rate",
-    "saturated estimate": "z tells more than an estimate from this many sentences can show: it may"
-    " be half of the rate or not",
+    "prior holes": "the aggregate posterior is far from the prior: by its first two moments alone,"
+    " or by the rate less the most that z can tell, by more than 1 nat and half of the rate",
+    "saturated estimate": "z tells more than an estimate from this many sentences, or this many of"
+    " a length, can show: it may be half of the rate or not",
+    "too few sentences": "of one sentence nothing can be told apart: there is no verdict",
     "no latent": "a language model",
 }
 
@@ -46,33 +57,56 @@ def verdict(scores: Scores, sentences: int, refined_use: float = 0.0) -> str:
 
     Args:
         scores: of the model.
-        sentences: N behind them.
+        sentences: behind them; where mixtures were of fewer posteriors, as many.
         refined_use: what posteriors that were refined sentence by sentence under the frozen decoder
             gain for certain, nats; 0 where nobody has looked. Model collapse and inference collapse
             (He et al. 2019) differ in nothing else.
     """
+    if sentences < FEWEST:
+        return "too few sentences"
     metrics, errors = scores
-    rate, useful = metrics["kl"], metrics["useful_information"]
+    rate, used = metrics["kl"], metrics["useful_beyond"]
+    within, anywhere = (
+        metrics[name] + 2 * errors[name] for name in ("shuffle_gap", "shuffle_gap_any")
+    )
+    saturated = _is_saturated(metrics, sentences)
 
-    def enough(used: float) -> bool:
-        return used >= max(PARTLY, rate / 2)
-
-    if useful < COLLAPSED:
+    if metrics["useful_information"] < COLLAPSED:
         if refined_use >= NOTABLE_USE:
             return "inference collapse"
         return "rate without use" if rate >= NOTABLE_RATE else "collapsed"
-    if metrics["shuffle_gap"] + 2 * errors["shuffle_gap"] < COLLAPSED:
-        return "rate without use"
-    if useful >= PARTLY and metrics["moment_kl"] > max(1.0, rate / 2):
+    nothing_beyond = metrics["information_beyond"] < COLLAPSED
+    if within < COLLAPSED or (nothing_beyond and not saturated):
+        return "rate without use" if anywhere < COLLAPSED else "trivial use"
+    if used >= PARTLY and _distance_from_prior(metrics) > max(1.0, rate / 2):
         return "prior holes"
-    if enough(useful):
+    half = (rate - max(0.0, metrics["trivial_information"])) / 2
+    if used >= max(PARTLY, half):
         return "healthy"
-    saturated = metrics["mutual_information"] > SATURATED * math.log(sentences)
+    at_most = min(metrics["useful_rate"], within)
+    if saturated and (nothing_beyond or at_most >= max(PARTLY, half)):
+        return "saturated estimate"
+    return "partly collapsed"
+
+
+def _is_saturated(metrics: Mapping[str, float], sentences: int) -> bool:
+    """Whether information, in all or given the length, is near what N sentences can show of it."""
+    cap = math.log(sentences)
+    left = max(0.0, cap - metrics["length_entropy"])
     return (
-        "saturated estimate"
-        if saturated and enough(metrics["useful_rate"])
-        else ("partly collapsed")
+        metrics["mutual_information"] > SATURATED * cap
+        or metrics["information_given_length"] >= SATURATED * left
     )
+
+
+def _distance_from_prior(metrics: Mapping[str, float]) -> float:
+    """A lower bound on the marginal KL that nothing saturates; from moments where they are known.
+
+    R - I is at least R less the upper bound on I.
+    """
+    if "moment_kl" in metrics:
+        return metrics["moment_kl"]
+    return metrics["kl"] - metrics["mutual_information_upper"]
 
 
 def fooled(metrics: Mapping[str, float]) -> list[str]:
@@ -86,6 +120,6 @@ def fooled(metrics: Mapping[str, float]) -> list[str]:
     alone = {
         "KL": metrics["kl"] >= NOTABLE_RATE,
         "MI": metrics["mutual_information"] >= NOTABLE_RATE,
-        "AU": metrics["active_units"] >= 1,
+        "AU": metrics.get("active_units", 0) >= 1,
     }
     return [name for name, alive in alone.items() if alive]

@@ -1,4 +1,4 @@
-"""Text VAEs with autoregressive decoders: five slots, filled by an LSTM or a Transformer."""
+"""Text VAEs with autoregressive decoders: six slots, filled by an LSTM or a Transformer."""
 
 import warnings
 
@@ -11,6 +11,7 @@ from collapse_bench.model.latent import (
     StandardNormal,
 )
 from collapse_bench.model.lstm import LSTMDecoder, LSTMEncoder
+from collapse_bench.model.oracle import ToldLength
 from collapse_bench.model.readout import Readout
 from collapse_bench.model.transformer import TransformerDecoder, TransformerEncoder
 from collapse_bench.model.vae import (
@@ -46,7 +47,7 @@ ARCHITECTURES = {
 }
 
 
-def build_model(architecture: str, dimensions: Dimensions) -> SequenceVAE:
+def build_model(architecture: str, dimensions: Dimensions, told: str | None = None) -> SequenceVAE:
     """The plain VAE of an architecture; with a latent of size 0 it is the language model.
 
     Weights come from torch's global generator: seed it first.
@@ -54,18 +55,19 @@ def build_model(architecture: str, dimensions: Dimensions) -> SequenceVAE:
     Args:
         architecture: a key of `ARCHITECTURES`.
         dimensions: the sizes of every part.
+        told: `length` for an oracle, a language model that is told each sentence's length.
     """
     encoder, decoder = ARCHITECTURES[architecture]
     has_latent = dimensions.latent > 0
     with warnings.catch_warnings():
         if not has_latent:
             warnings.filterwarnings("ignore", "Initializing zero-element tensors is a no-op")
-        return SequenceVAE(
-            dimensions,
-            encoder=encoder(dimensions) if has_latent else NoEncoder(),
-            pool=LastState(),
-            head=GaussianHead(dimensions.hidden if has_latent else 0, dimensions.latent),
-            prior=StandardNormal(),
-            decoder=decoder(dimensions),
-            readout=Readout(dimensions.hidden, dimensions.vocabulary),
-        )
+        slots = {
+            "encoder": encoder(dimensions) if has_latent else NoEncoder(),
+            "pool": LastState(),
+            "head": GaussianHead(dimensions.hidden if has_latent else 0, dimensions.latent),
+            "prior": StandardNormal(),
+            "decoder": ToldLength(decoder, dimensions) if told else decoder(dimensions),
+            "readout": Readout(dimensions.hidden, dimensions.vocabulary),
+        }
+    return SequenceVAE(dimensions, slots)

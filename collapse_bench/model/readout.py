@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from collapse_bench.corpus import Batch
@@ -24,7 +23,7 @@ class TokenLogLikelihood(torch.autograd.Function):
     few rows at a time, and rounded to that dtype where the logits were. With P the probabilities
     and g the gradient of the result, the gradient of the states is g (W[target] - P W) and that of
     W is g states, added up at the targets, less P' (g states): g and the targets act on narrow
-    matrices, so the backward pass has products only. It can be differentiated once.
+    matrices, so the backward pass has products only; with `create_graph` it is the plain formula's.
     """
 
     @staticmethod
@@ -48,10 +47,11 @@ class TokenLogLikelihood(torch.autograd.Function):
         return nats
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         """Gradient [R] to those of states and weight."""
         states, weight, targets, slope, probabilities = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a gradient of the gradient will be asked for
+            return *_plain_gradients(ctx.needs_input_grad, states, weight, targets, gradient), None
         gradient = gradient[:, None].to(states.dtype)
         of_states = None if slope is None else gradient * slope
         of_weight = None
@@ -69,6 +69,21 @@ class TokenLogLikelihood(torch.autograd.Function):
                 of_weight -= p.t() @ scaled[part]
             of_weight = of_weight.to(weight.dtype)
         return of_states, of_weight, None
+
+
+def _plain_gradients(
+    needed: tuple[bool, ...], states: Tensor, weight: Tensor, targets: Tensor, gradient: Tensor
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients as autograd computes them from the plain formula, so that they have one too.
+
+    The fast backward pass hides from autograd how the slope depends on states and weight: a
+    Hessian-vector product would miss that part.
+    """
+    logits = (states @ weight.t()).to(_wide(states))
+    nats = logits.log_softmax(1).gather(1, targets[:, None])[:, 0]
+    wanted = [tensor for tensor, need in zip((states, weight), needed, strict=False) if need]
+    found = iter(torch.autograd.grad(nats, wanted, gradient, create_graph=True))
+    return next(found) if needed[0] else None, next(found) if needed[1] else None
 
 
 def _parts(states: Tensor, weight: Tensor) -> list[slice]:

@@ -1,17 +1,23 @@
-"""A text VAE as five slots, and everything that one pass through it computes."""
+"""A text VAE as six slots, and everything that one pass through it computes."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from collapse_bench.corpus import Batch
+from collapse_bench.model.contract import (
+    check_features,
+    check_posterior,
+    check_prior,
+    check_tensor,
+)
 from collapse_bench.model.distributions import Noise, draw, rate, shape_of
-from collapse_bench.model.readout import Readout
 
 INFERENCE = ("encoder", "pool", "head")
-GENERATIVE = ("prior", "decoder")
+GENERATIVE = ("prior", "decoder", "readout")
 SLOTS = (*INFERENCE, *GENERATIVE)
 
 
@@ -19,8 +25,15 @@ SLOTS = (*INFERENCE, *GENERATIVE)
 class Dimensions:
     """What a remedy has to know to build a part that fits the model.
 
-    `layers` and `heads` matter to Transformers only; `dropout` acts on the decoder's inputs and
-    outputs, in training.
+    Attributes:
+        vocabulary: V, types with the special ones.
+        embedding: E, width of a word's vector.
+        hidden: H, width of encoder's and decoder's states.
+        latent: D, dimensions of z.
+        layers, heads: of Transformers only.
+        dropout: share of the decoder's inputs and outputs that is dropped in training.
+        sentences: in the training split.
+        longest: tokens of the longest sentence of the corpus, EOS counted.
     """
 
     vocabulary: int
@@ -30,6 +43,8 @@ class Dimensions:
     layers: int
     heads: int
     dropout: float
+    sentences: int
+    longest: int
 
 
 @dataclass(frozen=True)
@@ -37,9 +52,11 @@ class Forward:
     """One pass of a batch through the model. Terms are nats per sentence.
 
     Attributes:
+        model: the model that made it, with its further parts.
         step: training steps done before this one, inner updates of a remedy not counted.
-        progress: share of the training budget that is spent, 0 to 1.
+        progress: share of the training budget that is spent, 0 to 1, counted from `run.begin()`.
         batch: the B sentences.
+        states: what the encoder said of every token, [B, T, H].
         features: what the head saw, [B, H] or [B, n, H].
         q: posterior, p: prior, z: the draw from q that was decoded.
         distortion: -log p(x|z), [B].
@@ -47,9 +64,11 @@ class Forward:
         extra: further terms of a remedy's objective by name, each [B].
     """
 
+    model: "SequenceVAE"
     step: int
     progress: float
     batch: Batch
+    states: Tensor
     features: Tensor
     q: Distribution
     z: Tensor
@@ -82,56 +101,75 @@ def plain(forward: Forward) -> Forward:
 
 
 class SequenceVAE(nn.Module):
-    """Five slots and a readout.
+    """Six slots, and further parts that remedies bring along.
 
     - `encoder(batch, causal=False) -> states [B, T, H]`; with `causal`, state t has seen tokens
       0 to t only.
     - `pool(states, mask) -> features`, [B, H], or [B, n, H] for a latent sequence.
     - `head(features, energy) -> q`, a distribution over z, [B, D] or [B, n, D] with the same n
-      for every sentence; `latent.draw` tells which distributions can be drawn from.
+      for every sentence; `distributions` tells what a distribution has to offer.
     - `prior(q, batch) -> p`, a distribution over the same z.
     - `decoder(batch, z) -> states [B, T, H]`, z being [B, D], or [B, T, D] with one for each token.
     - `readout(states, batch) -> log p(x|z) [B]`, and `by_position`, [B, T].
+    - `further[name]`: a part of the remedy of that name that fills no slot.
+
+    Attributes:
+        owners: the remedy that installed what is in a slot; the others are the architecture's.
     """
+
+    encoder: nn.Module
+    pool: nn.Module
+    head: nn.Module
+    prior: nn.Module
+    decoder: nn.Module
+    readout: Any  # a module with a further method, by_position
 
     def __init__(
         self,
         dimensions: Dimensions,
-        *,
-        encoder: nn.Module,
-        pool: nn.Module,
-        head: nn.Module,
-        prior: nn.Module,
-        decoder: nn.Module,
-        readout: Readout,
+        slots: Mapping[str, nn.Module],
+        further: Mapping[str, nn.Module] | None = None,
+        owners: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         self.dimensions = dimensions
-        self.encoder = encoder
-        self.pool = pool
-        self.head = head
-        self.prior = prior
-        self.decoder = decoder
-        self.readout = readout
+        for slot in SLOTS:
+            self.add_module(slot, slots[slot])
+        self.further = nn.ModuleDict(dict(further or {}))
+        self.owners = dict(owners or {})
 
-    def with_parts(self, parts: Mapping[str, nn.Module]) -> "SequenceVAE":
-        """A model that has these parts in the slots named and shares all the others."""
+    def with_parts(self, parts: Mapping[str, nn.Module], owner: str) -> "SequenceVAE":
+        """A model that has these parts of a remedy and shares all the others.
+
+        Args:
+            parts: by slot, or under the remedy's own name, as `contract.check_parts` allows.
+            owner: the remedy's name.
+        """
         slots = {slot: parts.get(slot, getattr(self, slot)) for slot in SLOTS}
-        return SequenceVAE(self.dimensions, **slots, readout=self.readout)
-
-    def modules_of(self, slots: tuple[str, ...]) -> list[nn.Module]:
-        """What fills these slots; the readout belongs to the decoder."""
-        modules = [getattr(self, slot) for slot in slots]
-        return [*modules, self.readout] if "decoder" in slots else modules
+        further = dict(self.further) | {n: part for n, part in parts.items() if n == owner}
+        owners = self.owners | {slot: owner for slot in SLOTS if slot in parts}
+        return SequenceVAE(self.dimensions, slots, further, owners)
 
     def parameters_of(self, slots: tuple[str, ...]) -> list[nn.Parameter]:
-        """The parameters of these slots."""
-        return [p for module in self.modules_of(slots) for p in module.parameters()]
+        """The parameters of these slots, or of `further`.
+
+        A weight that several share belongs to the first that holds it.
+        """
+        owner: dict[nn.Parameter, str] = {}
+        for slot in (*SLOTS, "further"):
+            for parameter in getattr(self, slot).parameters():
+                owner.setdefault(parameter, slot)
+        return [parameter for parameter, slot in owner.items() if slot in slots]
 
     def log_likelihood(self, batch: Batch, z: Tensor) -> Tensor:
         """log p(x|z) in nats, [B]."""
-        log_likelihood: Tensor = self.readout(self.decoder(batch, z), batch)
-        return log_likelihood
+        sentences, tokens = batch.mask.shape
+        states = check_tensor(
+            self._owner("decoder"), "decoder", self.decoder(batch, z), (sentences, tokens, "H")
+        )
+        return check_tensor(
+            self._owner("readout"), "readout", self.readout(states, batch), (sentences,)
+        )
 
     def log_likelihood_by_position(self, batch: Batch, z: Tensor) -> Tensor:
         """log p(x_t | x_<t, z) in nats, [B, T], zero at padding."""
@@ -140,7 +178,7 @@ class SequenceVAE(nn.Module):
 
     def posterior(self, batch: Batch, noise: Noise) -> Distribution:
         """q(z|x) under the plain objective; `noise` serves a head that refines by sampling."""
-        return self._infer(batch, noise, 0, 0.0, plain)[1]
+        return self._infer(batch, noise, 0, 0.0, plain)[2]
 
     def forward(
         self,
@@ -152,22 +190,29 @@ class SequenceVAE(nn.Module):
         objective: Objective = plain,
     ) -> Forward:
         """Encode, draw one z a sentence, decode, and apply the objective."""
-        features, q = self._infer(batch, noise, step, progress, objective)
-        return objective(self._decode(batch, features, q, noise, step, progress))
+        inferred = self._infer(batch, noise, step, progress, objective)
+        return objective(self._decode(batch, *inferred, noise, step, progress))
 
     def _infer(
         self, batch: Batch, noise: Noise, step: int, progress: float, objective: Objective
-    ) -> tuple[Tensor, Distribution]:
-        features = self.pool(self.encoder(batch), batch.mask)
+    ) -> tuple[Tensor, Tensor, Distribution]:
+        sentences, tokens = batch.mask.shape
+        states = check_tensor(
+            self._owner("encoder"), "encoder", self.encoder(batch), (sentences, tokens, "H")
+        )
+        features = check_features(self._owner("pool"), self.pool(states, batch.mask), sentences)
 
         def energy(q: Distribution) -> Tensor:
-            return objective(self._decode(batch, features, q, noise, step, progress)).per_sentence()
+            pass_ = self._decode(batch, states, features, q, noise, step, progress)
+            return objective(pass_).per_sentence()
 
-        return features, self.head(features, energy)
+        q = check_posterior(self._owner("head"), self.head(features, energy), sentences)
+        return states, features, q
 
     def _decode(
         self,
         batch: Batch,
+        states: Tensor,
         features: Tensor,
         q: Distribution,
         noise: Noise,
@@ -175,6 +220,10 @@ class SequenceVAE(nn.Module):
         progress: float,
     ) -> Forward:
         z = draw(q, noise(shape_of(q)))
-        p = self.prior(q, batch)
+        p = check_prior(self._owner("prior"), self.prior(q, batch), q)
         distortion = -self.log_likelihood(batch, z)
-        return Forward(step, progress, batch, features, q, z, p, distortion, rate(q, p, z))
+        kl = rate(q, p, z)
+        return Forward(self, step, progress, batch, states, features, q, z, p, distortion, kl)
+
+    def _owner(self, slot: str) -> str:
+        return self.owners.get(slot, "the architecture")

@@ -187,7 +187,7 @@ def batches(corpus, suite) -> list[Batch]:
 
 def new_run(cell: Cell, corpus: Corpus) -> TrainingRun:
     """A run of the bench at its first step, with tokens for more than a benchmark decodes."""
-    model, remedies = build(cell, corpus.vocabulary.size, remedy_files())
+    model, remedies = build(cell, corpus, remedy_files())
     model.train()
     return TrainingRun(model, chain(remedies), corpus, cell.training, budget=10**12, seed=cell.seed)
 

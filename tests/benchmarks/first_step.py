@@ -5,6 +5,7 @@ Prints the seconds of the imports, of building model and optimiser, and of the s
 
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 SUITE = Path(__file__).parents[2] / "suites" / "ptb.yaml"
@@ -14,8 +15,8 @@ WORDS, SENTENCES = 10_000, 320
 def main() -> None:
     """Import, build, step; a small generated corpus gives the batch."""
     times = [time.perf_counter()]
-    from collapse_bench.cell import build
     from collapse_bench.corpus import load_corpus
+    from collapse_bench.model import Dimensions, build_model
     from collapse_bench.plugins import remedy_files
     from collapse_bench.remedy import chain
     from collapse_bench.suite import CorpusSettings, cells_of, load_suite, select
@@ -24,8 +25,12 @@ def main() -> None:
     times.append(time.perf_counter())
     cell = select(cells_of(load_suite(SUITE, remedy_files())), "vae/lstm/*")[0]
     corpus = load_corpus(CorpusSettings(sentences=SENTENCES), None, say=lambda text: None)
-    model, remedies = build(cell, WORDS, remedy_files())
-    run = TrainingRun(model, chain(remedies), corpus, cell.training, budget=10**9, seed=cell.seed)
+    dimensions = Dimensions(
+        vocabulary=WORDS, dropout=0.5, sentences=SENTENCES, longest=corpus.longest,
+        **asdict(cell.sizes),
+    )  # fmt: skip
+    model = build_model(cell.architecture, dimensions)
+    run = TrainingRun(model, chain([]), corpus, cell.training, budget=10**9, seed=cell.seed)
     model.train()
     times.append(time.perf_counter())
     run.update(run.draw())

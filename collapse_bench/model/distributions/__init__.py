@@ -13,6 +13,7 @@ or `[n, d]` for a latent sequence. The diagonal normal is torch's own. Any other
 from collapse_bench.model.distributions.family import (
     Noise,
     base,
+    closed_rate,
     draw,
     family_of,
     rate,
@@ -24,6 +25,7 @@ __all__ = [
     "Noise",
     "as_normal",
     "base",
+    "closed_rate",
     "diagonal_normal",
     "draw",
     "family_of",

@@ -6,7 +6,7 @@ For text a causal convolution, as in the decoders of Yang, Hu, Salakhutdinov and
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -68,6 +68,8 @@ class LimitedReceptiveField(Remedy):
         "useful_rate",
         "shuffle_gap",
     )
+
+    small: ClassVar[Mapping[str, Any]] = {"window": 2}
 
     window: Annotated[int, AtLeast(1)] = 4
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +48,8 @@ class WordDropout(Remedy):
         "useful_rate",
         "shuffle_gap",
     )
+
+    neutral: ClassVar[Mapping[str, Any] | None] = {"rate": 0.0}
 
     rate: Annotated[float, Between(0, 1)] = 0.25
 

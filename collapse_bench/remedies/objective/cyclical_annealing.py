@@ -1,7 +1,8 @@
 """Cyclical annealing (Fu, Li, Liu, Gao, Celikyilmaz and Carin 2019, equations 6 and 7)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
 from collapse_bench.model import Forward
 from collapse_bench.remedy import Remedy
@@ -20,6 +21,8 @@ class CyclicalAnnealing(Remedy):
         ramp: share of a cycle in which the weight rises linearly (R in the paper); 0 is the plain
             VAE.
     """
+
+    neutral: ClassVar[Mapping[str, Any] | None] = {"ramp": 0.0}
 
     cycles: Annotated[int, AtLeast(1)] = 4
     ramp: Annotated[float, Between(0, 1)] = 0.5

@@ -1,8 +1,9 @@
 """KL annealing (Bowman, Vilnis, Vinyals, Dai, Jozefowicz and Bengio 2016, section 3.1)."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from collapse_bench.errors import UserError
 from collapse_bench.model import Forward
@@ -21,6 +22,8 @@ class KlAnnealing(Remedy):
         shape: `linear`, or `logistic`: 1 / (1 + exp(-k (t - warmup / 2))), with k such that the
             weight runs from 0.01 to 0.99 over the warm-up.
     """
+
+    neutral: ClassVar[Mapping[str, Any] | None] = {"start": 1.0}
 
     warmup: Annotated[float, Between(0, 1)] = 0.25
     start: Annotated[float, Between(0, 1)] = 0.0

@@ -2,51 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
-import torch
 from scipy.optimize import brentq
-from torch import Tensor, nn
+from torch import nn
 
-from collapse_bench.corpus import Batch
 from collapse_bench.errors import UserError
 from collapse_bench.model import GaussianHead, SequenceVAE
 from collapse_bench.model.anticausal import AntiCausalEncoder
 from collapse_bench.model.distributions.autoregressive import AutoregressivePrior, committed_rate
+from collapse_bench.model.sequence import GradualDecoder, StridedStates
 from collapse_bench.remedy import Remedy
 from collapse_bench.settings import Above, AtLeast
 
 MOST_CORRELATED = 1 - 1e-6
-
-
-class StridedStates(nn.Module):
-    """Pool: the states at every `stride`-th token; zero where the sentence is over."""
-
-    def __init__(self, length: int, stride: int) -> None:
-        super().__init__()
-        self.length, self.stride = length, stride
-
-    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
-        """States [B, T, H] and mask [B, T] to features [B, n, H]."""
-        first = self.stride * torch.arange(self.length, device=mask.device)
-        exists = first < mask.sum(1, keepdim=True)  # [B, n]
-        return states[:, first.clamp(max=mask.shape[1] - 1)] * exists[:, :, None]
-
-
-class GradualDecoder(nn.Module):
-    """Shows the decoder z_1 to z_k from token k * stride on; what is not yet shown is zero."""
-
-    def __init__(self, decoder: nn.Module, stride: int) -> None:
-        super().__init__()
-        self.decoder, self.stride = decoder, stride
-
-    def forward(self, batch: Batch, z: Tensor) -> Tensor:
-        """States [B, T, H] for z [B, n, d]."""
-        token = torch.arange(batch.inputs.shape[1], device=z.device)[:, None]
-        shown = self.stride * torch.arange(z.shape[1], device=z.device) <= token  # [T, n]
-        gradual = z[:, None] * shown[None, :, :, None]  # [B, T, n, d]
-        states: Tensor = self.decoder(batch, gradual.flatten(2))
-        return states
 
 
 @dataclass(frozen=True)
@@ -66,6 +35,8 @@ class DeltaVae(Remedy):
     """
 
     by_construction: ClassVar[tuple[str, ...]] = ("kl", "marginal_kl", "moment_kl", "dimension_kl")
+
+    small: ClassVar[Mapping[str, Any]] = {"length": 4, "stride": 3, "delta": 1.5}
 
     delta: Annotated[float, Above(0)] = 4.8
     length: Annotated[int, AtLeast(2)] = 8

@@ -1,0 +1,134 @@
+"""Is it a bound? What a model has to keep to for its numbers to mean anything, measured.
+
+A likelihood that peeks at what it predicts, that does not sum to one, or that hangs on the batch is
+none; a density that is not that of its draws makes importance weights worthless; and a prior that
+looks at the sentence bounds something else. None of that shows in the numbers themselves, and none
+is asked of a model's author: the model is put to the question on some of its sentences.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from collapse_bench.corpus import Split
+from collapse_bench.errors import UserError
+from collapse_bench.evaluation import densities, likelihoods, words
+from collapse_bench.evaluation.asked import Asked, asking
+from collapse_bench.evaluation.evaluate import Evaluable
+from collapse_bench.latent_model import Rows
+
+LAWS = {
+    "repeatable": "the same call twice gives the same numbers",
+    "leak": "z reaches the likelihood only through the decoder's arguments",
+    "neighbours": "no sentence depends on its neighbours in the batch",
+    "padding": "padding does not count",
+    "positive": "no log-likelihood of words is above 0",
+    "causal": "the decoder does not see what it predicts",
+    "normalised": "the probabilities of all words sum to 1",
+    "prior": "the prior does not depend on the sentence",
+    "density": "the densities of posterior and prior are those of their draws",
+    "mass": "the prior integrates to 1",
+    "answers": "it can be seen whether the others hold",
+}
+"""What is measured, in words."""
+
+Look = Callable[[Asked], str | None]
+
+OF_LIKELIHOOD: dict[str, Look] = {
+    "leak": likelihoods.leak,
+    "neighbours": likelihoods.neighbours,
+    "padding": likelihoods.padding,
+    "causal": words.causal,
+    "normalised": words.normalised,
+}
+"""In this order, up to the first that is broken: what breaks one may break any later one."""
+
+OF_ALL: dict[str, Look] = {
+    "positive": likelihoods.positive,
+    "prior": densities.prior,
+    "density": densities.density,
+    "mass": densities.mass,
+}
+"""Looked at in any case."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A law, a key of `LAWS`, that a model breaks, and what was seen."""
+
+    law: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What a model's NLL is: a bound on -log p(x), or why not.
+
+    Attributes:
+        kind: `valid`; `conditional` where only the prior looks at the sentence or at other data,
+            so that the NLL is that of a sentence given them; or `invalid`.
+        reasons: what was found, one sentence each.
+    """
+
+    kind: Literal["valid", "conditional", "invalid"]
+    reasons: tuple[str, ...] = ()
+
+
+def bound_of(model: Evaluable, split: Split | Rows, *, batch: int, seed: int) -> Bound:
+    """Whether the numbers of a model are bounds, by what it does with some of its sentences.
+
+    Args:
+        model: on any device; its modes and weights, and torch's generators, are as before
+            afterwards.
+        split: N sentences.
+        batch: sentences decoded at once.
+        seed: of which sentences, and of all noise.
+    """
+    return bound_from(findings(model, split, batch=batch, seed=seed))
+
+
+def bound_from(found: Sequence[Finding]) -> Bound:
+    """What follows from the laws that a model breaks."""
+    if not found:
+        return Bound("valid")
+    only_prior = all(finding.law == "prior" for finding in found)
+    reasons = tuple(finding.reason for finding in found)
+    return Bound("conditional" if only_prior else "invalid", reasons)
+
+
+def findings(
+    model: Evaluable, split: Split | Rows, *, batch: int, seed: int
+) -> tuple[Finding, ...]:
+    """The laws that a model breaks, with what was seen; none for an honest one.
+
+    A model that answers otherwise each time is asked no more, and of its likelihood one fault is
+    told, not what follows from it.
+
+    Args:
+        as for `bound_of`.
+    """
+    with asking(model):
+        torch.manual_seed(seed)
+        asked = Asked(model, split, batch, seed)
+        found = _seen("repeatable", likelihoods.repeatable, asked)
+        if found:
+            return found
+        for law, look in OF_LIKELIHOOD.items():
+            found = found or _seen(law, look, asked)
+        for law, look in OF_ALL.items():
+            found += _seen(law, look, asked)
+    return found
+
+
+def _seen(law: str, look: Look, asked: Asked) -> tuple[Finding, ...]:
+    """What one look finds; a model that ends in an error does not answer."""
+    try:
+        reason = look(asked)
+    except (UserError, torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:
+        told = f"{type(error).__name__}: {error}".splitlines()[0]
+        return (Finding("answers", f"it cannot be seen whether {LAWS[law]}: {told}"),)
+    return () if reason is None else (Finding(law, reason),)

@@ -1,0 +1,196 @@
+"""What a reader of a section has to know before the first number, from the records alone."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from collapse_bench.leaderboard.markdown import escape, number
+from collapse_bench.leaderboard.marks import APART, OWN_BUDGET
+from collapse_bench.leaderboard.section import Record, Section, ceiling, metric_of, number_of
+
+CONVERGED = "gained less than 0.1 nats on validation since three quarters of the budget"
+
+
+def header(section: Section) -> list[str]:
+    """The lines of the header; what is shown apart counts in none of them."""
+    corpus = section.records[0]["corpus"]
+    done = [record for row in section.rows if not row.apart for record in row.done]
+    name = escape(section.corpus)
+    missed = {r["corpus"]["requested"] for r in section.records} - {section.corpus}
+    lines = []
+    for requested in map(escape, sorted(missed)):
+        lines += [
+            f"> **{requested.upper()} WAS ASKED FOR AND NOT FOUND:"
+            f" every number below is of {name}, none is of {requested}.**",
+            "",
+        ]
+    standard = (
+        "the known digest of this corpus"
+        if all(r["corpus"].get("standard") is True for r in section.records)
+        else "**not a digest known to the bench: do not compare with published numbers**"
+    )
+    train = corpus["tokens"].get("train")
+    epochs = f" = {section.budget / train:.2f} epochs of the training split" if train else ""
+    lines += [
+        f"- Corpus: **{name}**, sha256 {escape(section.sha256)} ({standard}); train / valid / test:"
+        f" {splits(corpus['sentences'])} sentences, {splits(corpus['tokens'])} tokens with end of"
+        " sentence",
+        f"- Vocabulary: {vocabulary(corpus['vocabulary'])}",
+        *labels(corpus),
+        *length(done),
+        f"- Budget: {section.budget:,} decoded tokens a cell{epochs}{own_budgets(section)}",
+        f"- Converged: {convergence(done)}",
+        f"- Seeds: {listed(r['seed'] for r in section.records)}; {finished_cells(section)}",
+        f"- NLL: importance weighted, S = {samples(done)}; ceiling of MI: ln N ="
+        f" {ceiling(section.records[0]):.2f} nats",
+        f"- Sizes: {settings(section.records, 'sizes', 'latent')}",
+        f"- Training: {settings(section.records, 'training', 'budget')}",
+        f"- Evaluation: {settings(section.records, 'evaluation')}",
+        f"- Machine: {environment(section.records)}",
+        f"- Scored by: {scored(section.records)}",
+    ]
+    if not any(row.is_language_model for row in section.rows):
+        lines.append(
+            "- **No language model control has a valid record, so there is no gap to read.**"
+        )
+    if "global_information" in corpus:
+        known = number_of({"corpus": corpus}, "corpus", "global_information")
+        lines.append(f"- Global information of a sentence, known exactly: {number(known)} nats")
+    return lines
+
+
+def vocabulary(told: Mapping[str, Any]) -> str:
+    """What the tokens are that every NLL and perplexity is about."""
+    share = number_of({"told": told}, "told", "unknown_share_of_test")
+    unknown = "share not recorded" if share is None else f"{number(100 * share)} %"
+    return (
+        f"**{told['types']:,} types**, tokenizer {escape(told['tokenizer'])}, `<unk>` in test:"
+        f" {unknown}; NLL and perplexity under another vocabulary must not be compared with these"
+    )
+
+
+def labels(corpus: Mapping[str, Any]) -> list[str]:
+    """How many test sentences carry each label; empty without labels."""
+    of = number(number_of(corpus, "sentences", "test"), 0)
+    told = [
+        f"{escape(name)} on {number(number_of({'n': counts}, 'n', 'test'), 0)} of {of}"
+        for name, counts in sorted((corpus.get("labelled") or {}).items())
+    ]
+    return [f"- Labels, test sentences that carry one: {', '.join(told)}"] if told else []
+
+
+def length(done: Sequence[Record]) -> list[str]:
+    """The most that z can tell of the length; empty where no cell has it."""
+    known = (metric_of(record, "length_entropy") for record in done)
+    entropy = next((value for value in known if value is not None), None)
+    if entropy is None:
+        return []
+    room = number(ceiling(done[0]) - entropy)
+    return [
+        f"- Entropy of the length in test: {number(entropy)} nats; ceiling of MI given length:"
+        f" {room} nats"
+    ]
+
+
+def own_budgets(section: Section) -> str:
+    """The entries that have another budget than the section."""
+    told = {
+        f"{escape(row.entry)} {' or '.join(f'{budget:,}' for budget in row.own_budgets)}": None
+        for row in section.rows
+        if row.own_budgets
+    }
+    return f"; **budgets of their own ({OWN_BUDGET}): {', '.join(told)}**" if told else ""
+
+
+def finished_cells(section: Section) -> str:
+    """How many cells have finished, and how many of the finished are shown apart."""
+    rows = section.rows
+    done = sum(len(row.done) for row in rows)
+    told = f"{done} of {sum(len(row.cells) for row in rows)} cells finished"
+    apart = sum(len(row.done) for row in rows if row.apart)
+    return (
+        f"{told}, **{apart} of them shown apart ({APART}) and counted in no other line**"
+        if apart
+        else told
+    )
+
+
+def settings(records: Sequence[Record], section: str, left_out: str = "") -> str:
+    """A section of the suite as it was in these records; several values where they differ."""
+    parts = [(record.get("settings") or {}).get(section) or {} for record in records]
+    names = dict.fromkeys(name for part in parts for name in part if name != left_out)
+    several = [n for n in names if len({str(part.get(n)) for part in parts}) > 1]
+    told = [f"{escape(n)} {listed(part.get(n) for part in parts)}" for n in names]
+    differ = f" (**cells differ in {', '.join(map(escape, several))}**)" if several else ""
+    return f"{', '.join(told)}{differ}" if told else "not recorded"
+
+
+def splits(counts: Mapping[str, Any]) -> str:
+    """Counts of the three splits."""
+    return " / ".join(
+        number(number_of({"n": counts}, "n", s), 0) for s in ("train", "valid", "test")
+    )
+
+
+def convergence(done: Sequence[Record]) -> str:
+    """How many finished cells had converged."""
+    n = sum((record.get("validation") or {}).get("converged") is True for record in done)
+    if not done:
+        return "no cell has finished"
+    if n == len(done):
+        return f"{n} of {n} finished cells {CONVERGED}"
+    return (
+        f"**{n} of {len(done)}** finished cells {CONVERGED}; the others gained more or have too"
+        " few validations to tell, so **their numbers are of this budget and not final**"
+    )
+
+
+def samples(done: Sequence[Record]) -> str:
+    """S of the importance-weighted NLL and its effective sample size, least to most of a cell."""
+    latent = [record for record in done if record["latent"] > 0]
+
+    def least_to_most(metric: str) -> str:
+        values = [v for r in latent if (v := metric_of(r, metric)) is not None]
+        ends = dict.fromkeys(number(end(values), 1) for end in (min, max) if values)
+        return " to ".join(ends) or "not recorded"
+
+    return f"{least_to_most('nll_samples')} draws a sentence (effective: {least_to_most('ess')})"
+
+
+def environment(records: Sequence[Record]) -> str:
+    """Device, threads and versions; several values where the cells differ."""
+
+    def value(name: str) -> str:
+        return listed((record.get("environment") or {}).get(name) for record in records)
+
+    products = listed(
+        f"{told.get('training')} in training and {told.get('evaluation')} in evaluation"
+        for record in records
+        if (told := (record.get("environment") or {}).get("precision"))
+    )
+    return (
+        f"{value('device')}, products in {products}, threads: {value('threads')},"
+        f" {value('platform')}; collapse_bench {value('collapse_bench')} (commit"
+        f" {value('commit')}), Python {value('python')}, torch {value('torch')}"
+    )
+
+
+def scored(records: Sequence[Record]) -> str:
+    """The code behind the numbers, which may be later than that which trained."""
+    told = [record.get("scored") or {} for record in records]
+    version, commit = (
+        listed(each.get(name) for each in told) for name in ("collapse_bench", "commit")
+    )
+    return f"collapse_bench {version} (commit {commit})"
+
+
+def listed(values: Iterable[object]) -> str:
+    """The different values, escaped; "not recorded" for those that are null."""
+    found = sorted(
+        {"not recorded" if value is None else str(value) for value in values}, key=natural
+    )
+    return ", ".join(map(escape, found)) or "not recorded"
+
+
+def natural(text: str) -> tuple[int, str]:
+    """A sort key that puts 2 before 10."""
+    return (int(text) if text.isdecimal() else 0, text)

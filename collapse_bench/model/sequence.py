@@ -1,0 +1,36 @@
+"""A latent sequence: where its vectors are read off a sentence, and when a decoder sees them."""
+
+import torch
+from torch import Tensor, nn
+
+from collapse_bench.corpus import Batch
+
+
+class StridedStates(nn.Module):
+    """Pool: the states at every `stride`-th token; zero where the sentence is over."""
+
+    def __init__(self, length: int, stride: int) -> None:
+        super().__init__()
+        self.length, self.stride = length, stride
+
+    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
+        """States [B, T, H] and mask [B, T] to features [B, n, H]."""
+        first = self.stride * torch.arange(self.length, device=mask.device)
+        exists = first < mask.sum(1, keepdim=True)  # [B, n]
+        return states[:, first.clamp(max=mask.shape[1] - 1)] * exists[:, :, None]
+
+
+class GradualDecoder(nn.Module):
+    """Shows the decoder z_1 to z_k from token k * stride on; what is not yet shown is zero."""
+
+    def __init__(self, decoder: nn.Module, stride: int) -> None:
+        super().__init__()
+        self.decoder, self.stride = decoder, stride
+
+    def forward(self, batch: Batch, z: Tensor) -> Tensor:
+        """States [B, T, H] for z [B, n, d]."""
+        token = torch.arange(batch.inputs.shape[1], device=z.device)[:, None]
+        shown = self.stride * torch.arange(z.shape[1], device=z.device) <= token  # [T, n]
+        gradual = z[:, None] * shown[None, :, :, None]  # [B, T, n, d]
+        states: Tensor = self.decoder(batch, gradual.flatten(2))
+        return states

@@ -1,0 +1,41 @@
+"""The training loop."""
+
+from collections.abc import Callable
+from contextlib import suppress
+
+import torch
+
+from collapse_bench.model import Forward
+from collapse_bench.training.meter import BudgetSpentError
+from collapse_bench.training.run import TrainingRun
+from collapse_bench.training.seeds import stream_seed
+from collapse_bench.training.selection import Selection
+
+
+def train(
+    run: TrainingRun, selection: Selection, report: Callable[[TrainingRun, Forward], None]
+) -> None:
+    """Train until the budget is spent; the model ends with the selected weights.
+
+    Args:
+        run: a model and all that it is trained by.
+        selection: of the same run.
+        report: called after every step.
+
+    Raises:
+        DivergedError: a gradient or the bound is not finite.
+    """
+    torch.manual_seed(stream_seed(run.seed, "dropout"))
+    step = run.remedy.step(run.update, run)
+    run.model.train()
+    with suppress(BudgetSpentError):
+        while True:
+            forward = step(run.draw())
+            run.steps += 1
+            report(run, forward)
+            if selection.due:
+                selection.validate()
+    if not selection.history or selection.history[-1]["tokens"] < run.meter.tokens:
+        selection.validate()
+    selection.restore()
+    run.meter.stop()

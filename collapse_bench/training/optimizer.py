@@ -1,0 +1,49 @@
+"""Adam with a bound on the norm of its gradient, and a look at whether that is finite."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+class DivergedError(ArithmeticError):
+    """The loss or a gradient is no longer finite."""
+
+
+class ClippedAdam:
+    """Adam (Kingma and Ba 2015) on gradients whose norm over all of its parameters is bounded.
+
+    Args:
+        parameters: what it updates.
+        learning_rate: of the first step.
+        clip: largest norm.
+        broken: [] on their device, 1 once a gradient was not finite: it then does nothing.
+    """
+
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], learning_rate: float, clip: float, broken: Tensor
+    ) -> None:
+        self.parameters = list(parameters)
+        self.clip = clip
+        self.broken = broken
+        # An optimiser of nothing is an error to torch.
+        self.adam = torch.optim.Adam([{"params": self.parameters}], lr=learning_rate, fused=True)
+
+    def step(self, learning_rate: float) -> None:
+        """One update by the gradients that are there."""
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        if not gradients:
+            return
+        norm = nn.utils.get_total_norm(gradients)
+        torch.maximum(self.broken, norm.isfinite().logical_not().float(), out=self.broken)
+        # The fused optimiser divides by the one as it reads the gradient, and does nothing where
+        # the other is 1: no second pass over the gradient, and no wait for a GPU.
+        self.adam.grad_scale = (norm / self.clip).clamp(min=1)  # type: ignore[attr-defined]
+        self.adam.found_inf = self.broken  # type: ignore[attr-defined]
+        self.adam.param_groups[0]["lr"] = learning_rate
+        self.adam.step()
+
+    def forget(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Drop what it knows of these parameters."""
+        for parameter in parameters:
+            self.adam.state.pop(parameter, None)

@@ -1,0 +1,214 @@
+"""One model being trained: the plain update, and what a remedy's step may ask for."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from collapse_bench.corpus import Batch, Corpus, Split, training_batches
+from collapse_bench.evaluation import evaluate
+from collapse_bench.metrics import posterior_scores
+from collapse_bench.model import (
+    INFERENCE,
+    SLOTS,
+    Forward,
+    Objective,
+    SequenceVAE,
+    plain,
+)
+from collapse_bench.precision import products_in, resolve_precision
+from collapse_bench.remedy import Chain
+from collapse_bench.training.meter import Meter
+from collapse_bench.training.optimizer import ClippedAdam, DivergedError
+from collapse_bench.training.seeds import stream_seed
+
+DECAY_FROM, LAST_RATE = 0.5, 0.05
+"""The learning rate is constant up to this share of the budget, then falls linearly to this share
+of itself. It depends on nothing else, so no remedy's schedule can move it."""
+
+LOOK = 50
+"""Updates between two looks at whether a GPU has met a gradient that is not finite."""
+
+
+class TrainingSettings(Protocol):
+    """The part of a suite that the loop reads; `suite.Training` has it."""
+
+    @property
+    def batch(self) -> int: ...
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def clip(self) -> float: ...
+    @property
+    def validations(self) -> int: ...
+    @property
+    def precision(self) -> str: ...
+
+
+class TrainingRun:
+    """One model being trained: the plain update, and `remedy.Run` for a remedy's step.
+
+    Args:
+        model: in the state to start from, on its device.
+        remedy: built into the model already.
+        corpus: trained on `train`, selected on `valid`; `test` is not touched.
+        settings: the suite's.
+        budget: decoded tokens.
+        seed: the cell's; order, dropout, latent and validation have a generator each.
+    """
+
+    def __init__(
+        self,
+        model: SequenceVAE,
+        remedy: Chain,
+        corpus: Corpus,
+        settings: TrainingSettings,
+        *,
+        budget: int,
+        seed: int,
+    ) -> None:
+        self.model = model
+        self.remedy = remedy
+        self.validation = corpus.valid
+        self.settings = settings
+        self.seed = seed
+        self.epoch = 0
+        self.steps = 0
+        self.updates = {"encoder": 0, "decoder": 0}
+        self.state: dict[str, Any] = {}
+        self.sentences = len(corpus.train)
+        self.device = next(model.parameters()).device
+        self.meter = Meter(model.decoder, budget)
+        self._broken = torch.zeros((), device=self.device)
+        # A critic's gradient in the norm that clips the VAE's would shrink the VAE's step.
+        self.optimizer, self.further_optimizer = (
+            ClippedAdam(parameters, settings.learning_rate, settings.clip, self._broken)
+            for parameters in (model.parameters_of(SLOTS), model.parameters_of(("further",)))
+        )
+        self._began = 0
+        self._since_look = 0
+        self._precision = resolve_precision(settings.precision, self.device.type)
+        self._latent = torch.Generator(self.device).manual_seed(stream_seed(seed, "latent"))
+        self._batches = self._draws(corpus.train)
+
+    @property
+    def spent(self) -> float:
+        """Share of the budget that is spent, 0 to 1."""
+        return min(1.0, self.meter.tokens / self.meter.budget)
+
+    @property
+    def progress(self) -> float:
+        """Share of the budget since `begin` that is spent, 0 to 1."""
+        left = self.meter.budget - self._began
+        return min(1.0, (self.meter.tokens - self._began) / left) if left > 0 else 1.0
+
+    def begin(self) -> None:
+        """Count progress from here; the learning rate goes on as it was."""
+        self._began = self.meter.tokens
+
+    @property
+    def learning_rate(self) -> float:
+        """That of the suite, as `DECAY_FROM` and `LAST_RATE` have it at this point."""
+        left = (1 - self.spent) / (1 - DECAY_FROM)
+        return self.settings.learning_rate * max(LAST_RATE, min(1.0, left))
+
+    def draw(self) -> Batch:
+        """The next training batch, on the model's device."""
+        return next(self._batches).to(self.device)
+
+    def _draws(self, split: Split) -> Iterator[Batch]:
+        order = stream_seed(self.seed, "order")
+        while True:
+            yield from training_batches(split, self.settings.batch, order, self.epoch)
+            self.epoch += 1
+
+    def update(
+        self, batch: Batch, *, only: tuple[str, ...] = SLOTS, then: Objective = plain
+    ) -> Forward:
+        """One gradient update of the slots in `only`.
+
+        Args:
+            batch: B sentences.
+            only: slots; the others get no gradient, so a step on the encoder alone costs less.
+            then: applied after the remedies' objective.
+
+        Raises:
+            DivergedError: see `check_gradients`.
+            BudgetSpentError: there are no tokens left to decode.
+        """
+        self.model.zero_grad(set_to_none=True)
+        with self._training(only):
+            with products_in(self._precision, self.device.type):
+                forward: Forward = self.model(
+                    batch,
+                    self._noise,
+                    step=self.steps,
+                    progress=self.progress,
+                    objective=lambda forward: then(self.remedy.objective(forward)),
+                )
+            forward.loss().backward()
+        for optimizer in (self.optimizer, self.further_optimizer):
+            optimizer.step(self.learning_rate)
+        self._since_look += 1
+        if self.device.type == "cpu" or self._since_look == LOOK:
+            self.check_gradients()
+        for side, slots in {"encoder": INFERENCE, "decoder": ("decoder",)}.items():
+            trained = self.model.parameters_of(tuple(slot for slot in slots if slot in only))
+            self.updates[side] += any(parameter.numel() for parameter in trained)
+        return forward
+
+    def check_gradients(self) -> None:
+        """Waits for a GPU, which is therefore asked every `LOOK` updates only.
+
+        Raises:
+            DivergedError: a gradient was not finite; the model is as it was before that.
+        """
+        self._since_look = 0
+        if self._broken:
+            before = "" if self.device.type == "cpu" else " or shortly before"
+            raise DivergedError(
+                f"the gradient is not finite at step {self.steps}{before}, "
+                f"{self.meter.tokens} tokens decoded"
+            )
+
+    def _noise(self, shape: torch.Size) -> Tensor:
+        return torch.randn(shape, generator=self._latent, device=self.device)
+
+    @contextmanager
+    def _training(self, only: tuple[str, ...]) -> Iterator[None]:
+        trained = set(self.model.parameters_of((*only, "further")))
+        frozen = [parameter for parameter in self.model.parameters() if parameter not in trained]
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in frozen:
+                parameter.requires_grad_(True)
+
+    def validate(self, samples: int) -> dict[str, Any]:
+        """Per-sentence arrays of the validation split; 0 samples leave the decoder out."""
+        return evaluate(
+            self.model, self.validation, samples=samples, batch=2 * self.settings.batch,
+            seed=stream_seed(self.seed, "validation"), precision=self._precision, shuffled=False,
+        )  # fmt: skip
+
+    def measure(self, metric: str) -> float:
+        """`kl`, `mutual_information` or `active_units` on the validation split."""
+        return posterior_scores(self.validate(samples=0)).metrics[metric]
+
+    def reset(self, slot: str) -> None:
+        """Draw a slot's weights anew and forget its optimiser state.
+
+        Raises:
+            TypeError: a part of the slot has weights and no `reset_parameters`.
+        """
+        for part in getattr(self.model, slot).modules():
+            reset: Any = getattr(part, "reset_parameters", None)
+            if reset is not None:
+                reset()
+            elif next(part.parameters(recurse=False), None) is not None:
+                raise TypeError(f"{type(part).__name__} has weights and no reset_parameters")
+        self.optimizer.forget(self.model.parameters_of((slot,)))

@@ -1,0 +1,84 @@
+"""Which weights a training ends with: the best on the validation split, by one criterion."""
+
+import math
+import time
+from typing import Any
+
+from torch import Tensor
+
+from collapse_bench.evaluation import negative_elbo
+from collapse_bench.metrics import posterior_scores
+from collapse_bench.training.optimizer import DivergedError
+from collapse_bench.training.run import TrainingRun
+
+CONVERGED = 0.1
+"""A run has converged if the last quarter of its budget gained less, in nats a sentence."""
+
+
+class Selection:
+    """Validates on a fixed schedule and keeps the best weights.
+
+    The negative ELBO on the validation split, every term counted in full, is the only criterion,
+    whatever the remedy's objective.
+
+    Attributes:
+        history: one row a validation.
+        best: the least bound, nats a sentence, and `best_tokens`, when it was reached.
+    """
+
+    def __init__(self, run: TrainingRun) -> None:
+        self.run = run
+        self.history: list[dict[str, float]] = []
+        self.best = math.inf
+        self.best_tokens = 0
+        self._weights: dict[str, Tensor] = {}
+        self._began = time.monotonic()
+
+    @property
+    def due(self) -> bool:
+        """Whether the next validation of the schedule has been reached."""
+        last = self.history[-1]["tokens"] if self.history else 0
+        every = self.run.meter.budget / self.run.settings.validations
+        return self.run.meter.tokens // every > last // every
+
+    @property
+    def converged(self) -> bool:
+        """Whether the last quarter of the budget gained less than `CONVERGED`."""
+        early = 0.75 * self.run.meter.budget
+        before = [row["negative_elbo"] for row in self.history if row["tokens"] <= early]
+        return bool(before) and min(before) - self.best < CONVERGED
+
+    def validate(self) -> None:
+        """Measure, and keep the weights if they are the best so far.
+
+        Raises:
+            DivergedError: the bound or a gradient before it is not finite.
+        """
+        self.run.check_gradients()
+        run, arrays = self.run, self.run.validate(samples=1)
+        bound = negative_elbo(arrays)
+        if not math.isfinite(bound):
+            raise DivergedError(f"the validation bound is {bound} at step {run.steps}")
+        self.history.append({
+            "tokens": run.meter.tokens,
+            "step": run.steps,
+            "seconds": time.monotonic() - self._began,
+            "negative_elbo": bound,
+            "distortion": float(arrays["distortion"].mean()),
+            **posterior_scores(arrays).metrics,
+        })  # fmt: skip
+        if bound < self.best:
+            self.best, self.best_tokens = bound, run.meter.tokens
+            self._weights = {name: v.clone() for name, v in run.model.state_dict().items()}
+
+    def summary(self) -> dict[str, Any]:
+        """What a record says of it; null where there has been no validation."""
+        return {
+            "negative_elbo": self.best if self.history else None,
+            "tokens": self.best_tokens,
+            "converged": self.converged,
+        }
+
+    def restore(self) -> None:
+        """Put the best weights back into the model."""
+        self.run.model.load_state_dict(self._weights)
