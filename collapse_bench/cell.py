@@ -105,7 +105,7 @@ def build(
         longest=corpus.longest,
         **asdict(cell.sizes),
     )
-    model = build_model(cell.architecture, dimensions)
+    model = build_model(cell.architecture, dimensions, told=cell.entry.told)
     remedies = [load_remedy(each.name, each.settings, files) for each in cell.entry.remedies]
     return chain(remedies).build(model), remedies
 

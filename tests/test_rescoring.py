@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from collapse_bench.cell import Job, code_digest, run_cell
 from collapse_bench.cli import main
 from collapse_bench.corpus import load_corpus
+from collapse_bench.metrics import key_of
 from collapse_bench.plugins import fingerprint, remedy_files
 from collapse_bench.record import (
     HISTORY,
@@ -320,8 +321,8 @@ def downgrade(folder):
     """The cell as the first version left it: fewer metrics, plain names, fewer arrays."""
 
     def change(record):
-        metrics = {name: record["metrics"][f"{name}@1"] for name in OLD_METRICS}
-        errors = {name: record["standard_errors"][f"{name}@1"] for name in OLD_METRICS[4:8]}
+        metrics = {name: record["metrics"][key_of(name)] for name in OLD_METRICS}
+        errors = {name: record["standard_errors"][key_of(name)] for name in OLD_METRICS[4:8]}
         for name in ("by_construction", "verdict", "sentences_sha256", "scored"):
             del record[name]
         del record["corpus"]["hub"], record["corpus"]["revision"]
