@@ -30,7 +30,11 @@ from collapse_bench.training import DivergedError, Selection, TrainingRun, strea
 
 @dataclass(frozen=True)
 class Job:
-    """A cell with all that a worker process needs to run it."""
+    """A cell with all that a worker process needs to run it.
+
+    `suite_budget` is what a cell of the suite may spend whose entry has no budget of its own; None
+    where it is this cell's.
+    """
 
     cell: Cell
     id: str
@@ -41,6 +45,7 @@ class Job:
     threads: int
     remedy_files: Mapping[str, Path]
     code: str
+    suite_budget: int | None = None
 
 
 Report = Callable[[dict[str, float]], None]
@@ -100,7 +105,7 @@ def build(
         longest=corpus.longest,
         **asdict(cell.sizes),
     )
-    model = build_model(cell.architecture, dimensions)
+    model = build_model(cell.architecture, dimensions, told=cell.entry.told)
     remedies = [load_remedy(each.name, each.settings, files) for each in cell.entry.remedies]
     return chain(remedies).build(model), remedies
 
@@ -118,15 +123,17 @@ def describe(job: Job) -> dict[str, Any]:
         "status": "killed",
         "error": None,
         "budget": job.budget,
+        "suite_budget": job.budget if job.suite_budget is None else job.suite_budget,
         "latent": cell.sizes.latent,
-        "suite_budget": cell.training.budget_for(job.corpus.name),
         "bound": None,
         "bound_reasons": [],
         "family": None,
         "levers": [],
         "by_construction": [],
         "remedies": [asdict(remedy) for remedy in cell.entry.remedies],
-        "settings": identity(cell, job.corpus.name, job.corpus.sha256, job.budget),
+        "settings": identity(
+            cell, job.corpus.name, job.corpus.sha256, job.corpus.labels_sha256, job.budget
+        ),
         "corpus": job.corpus.record() | {"hub": cell.corpus.hub, "revision": cell.corpus.revision},
         "metrics": {},
         "standard_errors": {},

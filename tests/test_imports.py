@@ -18,9 +18,9 @@ MAY_IMPORT = {
     "rules": set(),
     "settings": {"errors", "rules"},
     "plugins": {"errors", "settings"},
-    "suite": {"errors", "settings", "plugins"},
+    "suite": {"errors", "settings", "plugins", "metrics"},
     "corpus": {"errors"},
-    "precision": set(),
+    "precision": {"errors"},
     "model": {"corpus", "errors"},
     "remedy": {"model", "corpus", "settings", "errors", "plugins"},
     "remedies": {"remedy", "model", "corpus", "settings", "errors"},
@@ -50,6 +50,7 @@ MAY_IMPORT = {
     "progress": {"cell", "metrics"},
     "runner": {
         "cell", "progress", "suite", "corpus", "remedy", "training", "record", "errors",
+        "precision",
     },
     "leaderboard": {"suite", "metrics", "record", "errors"},
 }  # fmt: skip
