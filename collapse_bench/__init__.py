@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collapse_bench.diagnosis import Diagnosis, diagnose
+    from collapse_bench.diagnosis.diagnose import Diagnosis, diagnose
 
 __all__ = ["Diagnosis", "__version__", "diagnose"]
 __version__ = "0.1.0"

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 import collapse_bench
 from collapse_bench import record
 from collapse_bench.corpus import Corpus
-from collapse_bench.evaluation import evaluate
-from collapse_bench.metrics import Scores, score, verdict, versioned
+from collapse_bench.evaluation import Bound, bound_of, evaluate
+from collapse_bench.metrics import Arrays, score, verdict, versioned
 from collapse_bench.model import Dimensions, Forward, SequenceVAE, build_model
 from collapse_bench.precision import resolve_precision
 from collapse_bench.remedy import Remedy, by_construction, chain, levers_of, load_remedy
@@ -30,7 +30,11 @@ from collapse_bench.training import DivergedError, Selection, TrainingRun, strea
 
 @dataclass(frozen=True)
 class Job:
-    """A cell with all that a worker process needs to run it."""
+    """A cell with all that a worker process needs to run it.
+
+    `suite_budget` is what a cell of the suite may spend whose entry has no budget of its own; None
+    where it is this cell's.
+    """
 
     cell: Cell
     id: str
@@ -41,6 +45,7 @@ class Job:
     threads: int
     remedy_files: Mapping[str, Path]
     code: str
+    suite_budget: int | None = None
 
 
 Report = Callable[[dict[str, float]], None]
@@ -100,7 +105,7 @@ def build(
         longest=corpus.longest,
         **asdict(cell.sizes),
     )
-    model = build_model(cell.architecture, dimensions)
+    model = build_model(cell.architecture, dimensions, told=cell.entry.told)
     remedies = [load_remedy(each.name, each.settings, files) for each in cell.entry.remedies]
     return chain(remedies).build(model), remedies
 
@@ -118,11 +123,17 @@ def describe(job: Job) -> dict[str, Any]:
         "status": "killed",
         "error": None,
         "budget": job.budget,
+        "suite_budget": job.budget if job.suite_budget is None else job.suite_budget,
         "latent": cell.sizes.latent,
+        "bound": None,
+        "bound_reasons": [],
+        "family": None,
         "levers": [],
         "by_construction": [],
         "remedies": [asdict(remedy) for remedy in cell.entry.remedies],
-        "settings": identity(cell, job.corpus.name, job.corpus.sha256, job.budget),
+        "settings": identity(
+            cell, job.corpus.name, job.corpus.sha256, job.corpus.labels_sha256, job.budget
+        ),
         "corpus": job.corpus.record() | {"hub": cell.corpus.hub, "revision": cell.corpus.revision},
         "metrics": {},
         "standard_errors": {},
@@ -167,12 +178,13 @@ def _train_and_score(job: Job, report: Report, result: dict[str, Any]) -> None:
             "parameters": sum(p.numel() for p in model.parameters()),
         }
         record.write_history(job.folder, selection.history)
+    result |= bound_in_record(bound_of_cell(cell, model, job.corpus))
     arrays = evaluate_cell(cell, model, job.corpus)
     # Before anything can be found wrong with the numbers: they can be computed again from these.
     record.write_model(job.folder, model.state_dict())
     job.corpus.vocabulary.save(job.folder / record.VOCABULARY)
     result["sentences_sha256"] = record.write_arrays(job.folder, arrays)
-    result |= in_record(result["latent"], score(arrays), len(job.corpus.test))
+    result |= in_record(result["latent"], arrays)
 
 
 def evaluate_cell(cell: Cell, model: SequenceVAE, corpus: Corpus) -> dict[str, NDArray[Any]]:
@@ -188,15 +200,28 @@ def evaluate_cell(cell: Cell, model: SequenceVAE, corpus: Corpus) -> dict[str, N
     )
 
 
-def in_record(latent: int, scores: Scores, sentences: int) -> dict[str, Any]:
+def bound_of_cell(cell: Cell, model: SequenceVAE, corpus: Corpus) -> Bound:
+    """Whether the numbers of a cell's model are bounds, by what it does with test sentences."""
+    seed = stream_seed(cell.seed, "test")
+    return bound_of(model, corpus.test, batch=cell.evaluation.batch, seed=seed)
+
+
+def bound_in_record(bound: Bound) -> dict[str, Any]:
+    """What a record says of its model's bound."""
+    return {"bound": bound.kind, "bound_reasons": list(bound.reasons)}
+
+
+def in_record(latent: int, arrays: Arrays) -> dict[str, Any]:
     """What a record says of its model's scores.
 
     Args:
         latent: D; without a latent there is no verdict.
-        scores: of the test split.
-        sentences: N behind them.
+        arrays: of the test split.
     """
+    scores = score(arrays)
+    sentences = int(arrays.get("aggregate_size", len(arrays["tokens"])))
     return {
+        "family": str(arrays["family"]),
         "metrics": versioned(scores.metrics),
         "standard_errors": versioned(scores.standard_errors),
         "verdict": verdict(scores, sentences) if latent else "no latent",

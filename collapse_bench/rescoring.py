@@ -1,12 +1,21 @@
 """A finished cell again: scored from its arrays and from its model, and diagnosed."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from collapse_bench import record
-from collapse_bench.cell import build, code_digest, evaluate_cell, in_record, provenance
+from collapse_bench.cell import (
+    bound_in_record,
+    bound_of_cell,
+    build,
+    code_digest,
+    evaluate_cell,
+    in_record,
+    provenance,
+)
 from collapse_bench.corpus import Corpus, load_corpus
 from collapse_bench.corpus.vocabulary import Vocabulary
 from collapse_bench.diagnosis import Diagnosis, examine
@@ -74,8 +83,22 @@ def read_finished(folder: Path, oldest: int = record.SCHEMA) -> dict[str, Any]:
     result = record.read_record(path, oldest)
     unscored = result["status"] == "failed" and (folder / record.MODEL).exists()
     if result["status"] != "done" and not (unscored and oldest < record.SCHEMA):
+        reason = ((result.get("error") or "").strip().splitlines() or ["no reason recorded"])[-1]
+        if unscored:
+            way_out = (
+                "its model was trained and not scored: score it with `python -m collapse_bench"
+                f" score --write model {folder}`"
+            )
+        elif result["status"] == "diverged":
+            way_out = (
+                "running its suite again keeps it, since it would diverge again: lower"
+                " training.learning_rate or training.clip, or change its remedy, which makes it"
+                " another cell"
+            )
+        else:
+            way_out = "mend that and run its suite again, which tries it once more"
         raise UserError(
-            f"{folder}: this cell is {result['status']} and has no numbers; run its suite again"
+            f"{folder}: this cell is {result['status']} and has no numbers ({reason}); {way_out}"
         )
     return result
 
@@ -146,10 +169,23 @@ def restore(
             f"{folder}: trained on a {names['name']} of SHA-256 {names['sha256'][:12]}..., found is"
             f" {corpus.sha256[:12]}...; give the same text with --data"
         )
+    labels = names.get("labels_sha256", corpus.labels_sha256)  # older records do not tell
+    if corpus.labels_sha256 != labels:
+        had, has = (
+            f"{each[:12]}..." if each else "none" for each in (labels, corpus.labels_sha256)
+        )
+        raise UserError(
+            f"{folder}: scored with labels of SHA-256 {had}, found are {has}; put the same labels"
+            f" beside the text, or run the suite again: with other labels it is another cell"
+        )
     try:
         cell = Cell(
             result["suite"],
-            Entry(result["entry"], tuple(RemedySettings(**each) for each in settings["remedies"])),
+            Entry(
+                result["entry"],
+                tuple(RemedySettings(**each) for each in settings["remedies"]),
+                told=settings.get("told"),
+            ),
             result["architecture"],
             result["seed"],
             wanted,
@@ -210,10 +246,16 @@ def score_model(
     Returns:
         The record that was written.
     """
-    arrays = evaluate_cell(restored.cell, restored.model, restored.corpus)
-    scores = _score_of(folder, arrays)
+    cell, model, corpus = restored.cell, restored.model, restored.corpus
+    arrays = evaluate_cell(cell, model, corpus)
+    with _naming(folder):
+        result |= in_record(result["latent"], arrays)
+    result |= bound_in_record(bound_of_cell(cell, model, corpus))
+    # What an older record does not tell yet; what it tells is kept, such as what was requested.
+    result["corpus"] = corpus.record() | result["corpus"]
+    result.setdefault("suite_budget", result["budget"])
     result["sentences_sha256"] = record.write_arrays(folder, arrays)
-    return _write(folder, result, scores, len(arrays["tokens"]), remedies)
+    return _write(folder, result, remedies)
 
 
 def score_arrays(
@@ -227,13 +269,12 @@ def score_arrays(
     Raises:
         UserError: the arrays are missing, damaged or not those of the record.
     """
-    arrays = record.read_arrays(folder, _digest(result))
-    return _write(folder, result, _score_of(folder, arrays), len(arrays["tokens"]), remedies)
+    with _naming(folder):
+        result |= in_record(result["latent"], record.read_arrays(folder, _digest(result)))
+    return _write(folder, result, remedies)
 
 
-def _write(
-    folder: Path, result: dict[str, Any], scores: Scores, sentences: int, remedies: Sequence[Remedy]
-) -> dict[str, Any]:
+def _write(folder: Path, result: dict[str, Any], remedies: Sequence[Remedy]) -> dict[str, Any]:
     result |= {
         "schema": record.SCHEMA,
         "status": "done",
@@ -241,7 +282,6 @@ def _write(
         "by_construction": by_construction(remedies),
         "scored": provenance(code_digest()),
     }
-    result |= in_record(result["latent"], scores, sentences)
     record.write_record(folder, result)
     return result
 
@@ -268,7 +308,14 @@ def _digest(result: Mapping[str, Any]) -> str | None:
 
 
 def _score_of(folder: Path, arrays: Arrays) -> Scores:
-    try:
+    with _naming(folder):
         return score(arrays)
+
+
+@contextmanager
+def _naming(folder: Path) -> Iterator[None]:
+    """Arrays that contradict the contract or themselves are told with their file."""
+    try:
+        yield
     except (ArraysError, IdentityError) as error:
         raise UserError(f"{folder / record.SENTENCES}: {error}") from error

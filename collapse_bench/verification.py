@@ -12,23 +12,20 @@ from torch import Tensor
 from collapse_bench.diagnosis import diagnose
 from collapse_bench.diagnosis.annealing import annealed_importance_sampling
 from collapse_bench.evaluation import evaluate
+from collapse_bench.honesty_controls import honesty_controls
 from collapse_bench.latent_model import Rows, Scored
 from collapse_bench.metrics import Scores, fooled, score
-from collapse_bench.model.distributions.codes import autoregressive, uniform
 from collapse_bench.truth.blahut_arimoto import curve as rate_distortion_curve
 from collapse_bench.truth.blahut_arimoto import point
-from collapse_bench.truth.codes import coded
 from collapse_bench.truth.controls import Control, controls
 from collapse_bench.truth.copy_strings import CopyStrings
-from collapse_bench.truth.flow import Pushed, bent
+from collapse_bench.truth.families import other_families
 from collapse_bench.truth.hmm import HiddenMarkov
 from collapse_bench.truth.kalman import linear_dynamics
 from collapse_bench.truth.length_strings import BitChannel, LengthStrings
 from collapse_bench.truth.linear import linear_vae
 from collapse_bench.truth.sequence import linear_sequence
-from collapse_bench.truth.sphere import spherical
 from collapse_bench.truth.strings import Smooth, Steps, all_strings, matched
-from collapse_bench.truth.words import LinearWords
 
 SENTENCES, SAMPLES, SEED = 2000, 128, 1
 LIMIT = 4.0
@@ -112,6 +109,7 @@ def verify() -> Iterator[Check]:
     yield from bounds()
     for control in controls(CONTROLLED):
         yield from verdicts(control)
+    yield from honesty()
 
 
 def measured(model: Any) -> Scores:
@@ -161,42 +159,7 @@ def truths() -> dict[str, Any]:
         "length strings, length and kind in z": length_strings(length=True, kind=True),
         "length strings, length in z": length_strings(length=True, kind=False),
         "length strings, kind in z": length_strings(length=False, kind=True),
-        **other_families(),
-    }
-
-
-def other_families() -> dict[str, Any]:
-    """Models whose posteriors are not normal, by name."""
-    generator = torch.Generator().manual_seed(SEED)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    circle = spherical(LinearWords(normal(4, 4), 2 * normal(4, 4, 2)))
-    sphere = spherical(LinearWords(normal(4, 4), 2 * normal(4, 4, 3)))
-    # Words say clearly enough which codes are meant for the few draws from the prior to find what
-    # is left of p(x) beside those that the posterior is certain of.
-    compass = torch.tensor([[1, 0], [0, 1], [-1, 0], [0, -1]], dtype=torch.float64)
-    vectors, several = compass + 0.2 * normal(4, 2), compass + 0.2 * normal(3, 4, 2)
-    own = torch.eye(3, dtype=torch.float64).repeat_interleave(2, dim=0)
-    one = LinearWords(normal(5, 4), 2 * normal(5, 4, 2))
-    three = LinearWords(
-        0.5 * normal(6, 4),
-        4 * torch.einsum("tp,vd->tvpd", own, compass).flatten(2) + 0.5 * normal(6, 4, 6),
-    )
-    spectrum = torch.tensor([6.0, 3.0, 2.0, 1.0, 1.0, 1.0], dtype=torch.float64)
-    return {
-        "circle": circle,
-        "sphere": sphere,
-        "sphere, mis-set": replace(
-            sphere,
-            direction=sphere.direction + 0.3 * normal(*sphere.direction.shape),
-            concentration=1.5 * sphere.concentration,
-        ),
-        "one code, uniform prior": coded(one, vectors, uniform(vectors)),
-        "three codes, uniform prior": coded(three, several, uniform(several)),
-        "three codes, learned prior": coded(three, several, autoregressive(normal(4, 4, 4))),
-        "flow of the linear VAE": Pushed(linear_vae(spectrum, 3), bent(normal(3, 3))),
+        **other_families(SEED),
     }
 
 
@@ -338,6 +301,12 @@ def verdicts(control: Control) -> Iterator[Check]:
     yield Check(
         control.name, "fooled", expected or "none", alone or "none", None, None, alone == expected
     )
+
+
+def honesty() -> Iterator[Check]:
+    """No remedy is accused, and every cheat is caught at what it does."""
+    for name, expected, found in honesty_controls():
+        yield Check(name, "bound", expected, found, None, None, found == expected)
 
 
 def table(checks: Sequence[Check]) -> list[str]:

@@ -19,9 +19,11 @@ from torch import Tensor
 
 from collapse_bench.cell import build
 from collapse_bench.corpus import Batch, Corpus, Split, evaluation_batches, load_corpus
+from collapse_bench.errors import UserError
 from collapse_bench.evaluation import evaluate
 from collapse_bench.model import SequenceVAE
 from collapse_bench.plugins import remedy_files
+from collapse_bench.precision import resolve_precision
 from collapse_bench.remedy import Chain, Remedy, chain, find_class
 from collapse_bench.suite import (
     Cell,
@@ -33,6 +35,19 @@ from collapse_bench.suite import (
     Training,
 )
 from collapse_bench.training import Selection, TrainingRun, train
+
+
+def computes_in_bfloat16() -> bool:
+    """Whether this machine has bfloat16, be it emulated."""
+    try:
+        return resolve_precision("bfloat16", "cpu") == "bfloat16"
+    except UserError:
+        return False
+
+
+needs_bfloat16 = pytest.mark.skipif(
+    not computes_in_bfloat16(), reason="this processor cannot compute in bfloat16"
+)
 
 ARCHITECTURES = ("lstm", "transformer")
 SIZES = Sizes(embedding=10, hidden=15, latent=8, layers=2, heads=3)

@@ -11,6 +11,7 @@ import torch
 from collapse_bench import verification
 from collapse_bench.cli import main
 from collapse_bench.diagnosis import diagnose
+from collapse_bench.honesty_controls import Tried
 from collapse_bench.metrics import Scores, score, verdict
 from collapse_bench.metrics.mutual_information import Information, bounds
 from collapse_bench.truth.controls import controls
@@ -38,6 +39,7 @@ def few(monkeypatch):
         monkeypatch.setattr(verification, "truths", lambda: kept)
         monkeypatch.setattr(verification, "controls", lambda n: controls(n)[:1])
         monkeypatch.setattr(verification, "bounds", lambda: iter(()))
+        monkeypatch.setattr(verification, "honesty", lambda: iter(()))
 
     return keep
 
@@ -166,6 +168,16 @@ def test_a_curve_that_is_off_fails(monkeypatch):
 
     monkeypatch.setattr(verification, "point", worse)
     assert failed(verification.curve()) == {(f"{MIXTURE}, R-D curve", "R + D at slope 1 = H(x)")}
+
+
+def test_a_bound_that_is_told_wrong_fails(monkeypatch):
+    tried = [
+        Tried("a remedy, lstm", "valid", "invalid: causal"),
+        Tried("cheat: one", "conditional: prior", "valid"),
+        Tried("cheat: other", "invalid: leak", "invalid: leak"),
+    ]
+    monkeypatch.setattr(verification, "honesty_controls", lambda: iter(tried))
+    assert failed(verification.honesty()) == {("a remedy, lstm", "bound"), ("cheat: one", "bound")}
 
 
 # How far is too far

@@ -16,10 +16,13 @@ from torch.distributions import Distribution
 
 from collapse_bench.metrics.labels import information_about
 from collapse_bench.metrics.pairs import Pairs, aggregate_terms
+from collapse_bench.model.distributions import family_of
 
 MOST_POSTERIORS = 1000
-"""Posteriors that a draw is looked at under; a flow has to be inverted for each. The mutual
-information of another family is capped at the logarithm of this number."""
+"""Posteriors that a draw is looked at under, of a family that may have to be inverted for each, as
+a flow has; its mutual information is capped at the logarithm of this number. On the sphere a
+density is a product, and of codes a comparison: their aggregate is of all sentences, as a normal's
+is."""
 
 AT_ONCE = 256
 """Draws whose densities under a batch of posteriors are computed at once."""
@@ -39,14 +42,15 @@ def terms_of_aggregate(
         z: a draw from each posterior in the split's order, [N, ...] in the shape of one event.
         tokens: length of each sentence, [N].
         labels: known attributes, one value a sentence, [N].
-        seed: of the choice of posteriors where there are more than `MOST_POSTERIORS`.
+        seed: of the choice of posteriors where they are but `MOST_POSTERIORS`.
 
     Returns:
         `log_aggregate`, `log_others`, the same `_given_length`, and `information_about_<label>`,
         all [N], and `aggregate_size`, M.
     """
     n = len(tokens)
-    if n <= MOST_POSTERIORS:
+    quick = family_of(posteriors[0][1]) in ("sphere", "codes")
+    if quick or n <= MOST_POSTERIORS:
         columns = np.arange(n)
     else:
         columns = np.sort(np.random.default_rng(seed).permutation(n)[:MOST_POSTERIORS])

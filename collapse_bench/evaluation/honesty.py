@@ -28,7 +28,8 @@ LAWS = {
     "causal": "the decoder does not see what it predicts",
     "normalised": "the probabilities of all words sum to 1",
     "prior": "the prior does not depend on the sentence",
-    "density": "the posterior's density is that of its draws",
+    "density": "the densities of posterior and prior are those of their draws",
+    "mass": "the prior integrates to 1",
     "answers": "it can be seen whether the others hold",
 }
 """What is measured, in words."""
@@ -48,6 +49,7 @@ OF_ALL: dict[str, Look] = {
     "positive": likelihoods.positive,
     "prior": densities.prior,
     "density": densities.density,
+    "mass": densities.mass,
 }
 """Looked at in any case."""
 

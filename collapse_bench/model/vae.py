@@ -122,7 +122,7 @@ class SequenceVAE(nn.Module):
     head: nn.Module
     prior: nn.Module
     decoder: nn.Module
-    readout: nn.Module
+    readout: Any  # a module with a further method, by_position
 
     def __init__(
         self,
@@ -173,8 +173,7 @@ class SequenceVAE(nn.Module):
 
     def log_likelihood_by_position(self, batch: Batch, z: Tensor) -> Tensor:
         """log p(x_t | x_<t, z) in nats, [B, T], zero at padding."""
-        readout: Any = self.readout
-        nats: Tensor = readout.by_position(self.decoder(batch, z), batch)
+        nats: Tensor = self.readout.by_position(self.decoder(batch, z), batch)
         return nats
 
     def posterior(self, batch: Batch, noise: Noise) -> Distribution:
