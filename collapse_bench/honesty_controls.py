@@ -5,11 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-import torch
-
 from collapse_bench.cell import build
 from collapse_bench.corpus import Corpus, load_corpus
-from collapse_bench.evaluation import Finding, bound_from, findings
+from collapse_bench.evaluation import Finding, bound_from, findings, wider
 from collapse_bench.model import SequenceVAE
 from collapse_bench.plugins import remedy_files
 from collapse_bench.remedy import find_class
@@ -28,9 +26,6 @@ from collapse_bench.truth.cheats import CHEATS, cheat_files
 SIZES = Sizes(embedding=10, hidden=15, latent=8, layers=2, heads=3)
 CORPUS = CorpusSettings(sentences=60, vocabulary=41)
 BATCH, SEED = 16, 1
-
-WIDER = 3.0
-"""How much larger the weights are than drawn: untrained, every sentence looks much the same."""
 
 
 class Tried(NamedTuple):
@@ -82,10 +77,7 @@ def small_model(
         Evaluation(),
     )
     model, _ = build(cell, corpus, files)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(WIDER)
-    return model
+    return wider(model)
 
 
 def tried(name: str, expected: str, model: SequenceVAE, corpus: Corpus) -> Tried:

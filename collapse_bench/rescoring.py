@@ -9,7 +9,6 @@ from typing import Any
 from collapse_bench import record
 from collapse_bench.cell import (
     bound_in_record,
-    bound_of_cell,
     build,
     code_digest,
     evaluate_cell,
@@ -250,7 +249,7 @@ def score_model(
     arrays = evaluate_cell(cell, model, corpus)
     with _naming(folder):
         result |= in_record(result["latent"], arrays)
-    result |= bound_in_record(bound_of_cell(cell, model, corpus))
+    result |= bound_in_record(cell, model, corpus)
     # What an older record does not tell yet; what it tells is kept, such as what was requested.
     result["corpus"] = corpus.record() | result["corpus"]
     result.setdefault("suite_budget", result["budget"])

@@ -21,6 +21,7 @@ from collapse_bench import record
 from collapse_bench.cell import Job
 from collapse_bench.corpus import Corpus, load_corpus
 from collapse_bench.errors import UserError
+from collapse_bench.evaluation import wider
 from collapse_bench.precision import resolve_precision
 from collapse_bench.progress import Progress
 from collapse_bench.remedy import chain
@@ -285,8 +286,12 @@ def check_steps(chosen: Sequence[Cell], remedy_files: Mapping[str, Path]) -> lis
                 model, chain(remedies), corpus, each.training, budget=TINY_BUDGET, seed=each.seed
             )
             train(run, Selection(run), lambda run, forward: None)
-            bound = cells.bound_of_cell(each, model, corpus)
-            problems += [f"{name}: its bound is {bound.kind}: {why}" for why in bound.reasons]
+            told = cells.bound_in_record(each, wider(model), corpus)
+            if told["bound"] in ("conditional", "invalid"):
+                problems += [
+                    f"{name}: no bound on log p(x), {told['bound']}: {why}"
+                    for why in told["bound_reasons"]
+                ]
         except Exception as error:
             kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
             problems.append(f"{name}: {kind}{error}{_place(error, remedy_files)}")

@@ -46,7 +46,8 @@ BOUNDS: dict[str, tuple[Callable[[Mapping[str, float]], float], ...]] = {
     ),
     "total_correlation": (
         lambda of: (
-            of["total_correlation"] + of["mutual_information"] - of["mutual_information_upper"]
+            of["total_correlation"]
+            - max(0.0, of["mutual_information_upper"] - of["mutual_information"])
         ),
         lambda of: of["total_correlation"],
     ),

@@ -148,8 +148,11 @@ def _score_one(folder: Path, options: argparse.Namespace) -> bool:
         else:
             restored = restore(folder, result, files, options.data, say)
             result = score_model(folder, result, restored, remedies)
-        useful = result["metrics"][key_of("useful_information")]
-        print(f"{folder}: {result['verdict']}, useful information {useful:.2f}", flush=True)
+        useful = result["metrics"][key_of("useful_beyond")]
+        print(
+            f"{folder}: {result['verdict']}, {result['bound']} bound, useful beyond the trivial {useful:.2f}",
+            flush=True,
+        )
         return True
     lines = rescore(folder, restore(folder, result, files, options.data, say), result)
     agree = all(line.agrees for line in lines)

@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 
 from collapse_bench.corpus import Split
-from collapse_bench.corpus.batches import collate
 from collapse_bench.diagnosis.decoding import NoGradientError
 from collapse_bench.diagnosis.own_model import bound_of_own, check_density
 from collapse_bench.diagnosis.picture import Aggregate, Spectrum, draw
@@ -27,6 +26,7 @@ from collapse_bench.evaluation import (
     evaluate,
     evaluating,
     partners,
+    rows_at,
 )
 from collapse_bench.latent_model import LatentModel, Rows, Scored
 from collapse_bench.metrics import ArraysError, IdentityError, Scores, score, verdict
@@ -223,13 +223,6 @@ def _refined_gaps(
             return gaps(nll[chosen], refine(model.log_likelihood, some, q, p, seed=seed))
         except NoGradientError as error:
             return str(error)
-
-
-def rows_at(split: Split | Rows, index: NDArray[np.int64]) -> Any:
-    """These sentences as one batch."""
-    if isinstance(split, Rows):
-        return split.rows(torch.from_numpy(index))
-    return collate(split, index)
 
 
 def by_position(
