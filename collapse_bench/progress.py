@@ -92,7 +92,9 @@ def summary(record: Mapping[str, Any]) -> str:
         return f"{record['status']} after {cost['seconds']:.0f} s: {reason[-1] if reason else ''}"
     nll, useful, rate = (record["metrics"].get(key_of(name), 0.0) for name in TOLD)
     bound = "" if record["bound"] in ("valid", "oracle") else f", {record['bound']} bound"
-    return (
-        f"NLL {nll:.2f}  useful beyond length and first words {useful:.2f} of rate {rate:.2f}, "
-        f"{record['verdict']}{bound}, in {cost['seconds']:.0f} s"
+    used = (
+        f"  useful beyond length and first words {useful:.2f} of rate {rate:.2f}"
+        if record["latent"]
+        else ""
     )
+    return f"NLL {nll:.2f}{used}, {record['verdict']}{bound}, in {cost['seconds']:.0f} s"

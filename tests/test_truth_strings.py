@@ -18,14 +18,8 @@ from collapse_bench.metrics.mutual_information import mutual_information
 from collapse_bench.truth.blahut_arimoto import curve, point, rate_and_distortion
 from collapse_bench.truth.copy_strings import CopyStrings
 from collapse_bench.truth.hmm import HiddenMarkov
-from collapse_bench.truth.strings import (
-    Smooth,
-    Steps,
-    Strings,
-    aggregate_posterior,
-    all_strings,
-    matched,
-)
+from collapse_bench.truth.line import aggregate_posterior
+from collapse_bench.truth.strings import Smooth, Steps, Strings, all_strings, matched
 
 
 def doubles(*values):

@@ -149,10 +149,8 @@ def _score_one(folder: Path, options: argparse.Namespace) -> bool:
             restored = restore(folder, result, files, options.data, say)
             result = score_model(folder, result, restored, remedies)
         useful = result["metrics"][key_of("useful_beyond")]
-        print(
-            f"{folder}: {result['verdict']}, {result['bound']} bound, useful beyond the trivial {useful:.2f}",
-            flush=True,
-        )
+        told = f"{result['verdict']}, bound {result['bound']}, useful beyond {useful:.2f}"
+        print(f"{folder}: {told}", flush=True)
         return True
     lines = rescore(folder, restore(folder, result, files, options.data, say), result)
     agree = all(line.agrees for line in lines)

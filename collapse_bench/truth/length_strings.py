@@ -15,11 +15,7 @@ from torch.special import ndtr
 
 from collapse_bench.metrics.active_units import THRESHOLD
 from collapse_bench.model import diagonal_normal
-from collapse_bench.truth.strings import (
-    aggregate_posterior,
-    kl_from_standard_normal,
-    standard_normal,
-)
+from collapse_bench.truth.line import aggregate_posterior, kl_from_standard_normal, standard_normal
 
 PADDING = -1
 """Past the end of a string."""
