@@ -1,6 +1,7 @@
 """Evaluation: what the arrays are, by hand and on a model whose evidence is known."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -23,6 +24,8 @@ from collapse_bench.metrics.likelihood import (
     proposal_draws,
 )
 from collapse_bench.model import diagonal_normal
+
+evaluate_module = sys.modules[evaluate.__module__]
 
 
 class KnownEvidence(nn.Module):
@@ -199,7 +202,7 @@ def test_an_error_out_of_reach_is_every_draw_with_the_same_weights(samples, lear
     np.testing.assert_allclose(
         rounds["log_weights"], whole["log_weights"], rtol=1e-6, atol=1e-5
     )  # fmt: skip
-    for each in whole.keys() - {"log_weights", "distortion"}:
+    for each in whole.keys() - {"log_weights", "distortion", "log_ratio"}:
         np.testing.assert_array_equal(rounds[each], whole[each])
     # The distortion is that of the first round, whatever follows.
     first = adaptive(learned, corpus.train, 0.0, FIRST_ROUND)
@@ -260,7 +263,7 @@ def test_draws_do_not_depend_on_the_batch(learned, corpus):
     for other in (few, together):
         assert np.array_equal(single["draws"], other["draws"])
         for each in single:
-            if each.startswith("label_"):
+            if single[each].dtype.kind == "U":
                 assert np.array_equal(single[each], other[each])
             else:
                 np.testing.assert_allclose(single[each], other[each], rtol=3e-6, atol=1e-5)
@@ -277,8 +280,28 @@ def test_nothing_is_decoded_that_is_not_drawn(learned, corpus, monkeypatch):
 
     monkeypatch.setattr(learned, "log_likelihood", counted)
     arrays = adaptive(learned, corpus.train, 0.25)
-    # Once more with another sentence's z.
-    assert np.array_equal(np.bincount(decoded, minlength=60), arrays["draws"] + 1)
+    # Once more with the z of another sentence of its length, and for some with that of any.
+    assert np.array_equal(np.bincount(decoded, minlength=60), arrays["draws"] + 2)
+
+
+def test_a_partner_of_any_length_is_looked_at_for_some_sentences_only(learned, corpus, monkeypatch):
+    whole = adaptive(learned, corpus.train, 0.25)
+    monkeypatch.setattr(evaluate_module, "ANY_LENGTH", 20)
+    some = adaptive(learned, corpus.train, 0.25)
+    known = np.isfinite(some["shuffled_any_log_likelihood"])
+    assert known.sum() == 20
+    assert np.isfinite(whole["shuffled_any_log_likelihood"]).all()
+    np.testing.assert_allclose(
+        some["shuffled_any_log_likelihood"][known],
+        whole["shuffled_any_log_likelihood"][known],
+        rtol=3e-6,
+    )
+    scores = score(some)
+    gap = (some["shuffled_any_log_likelihood"] + some["distortion"])[known]
+    assert scores.metrics["shuffle_gap_any"] == pytest.approx(-gap.mean(), rel=1e-5)
+    assert scores.standard_errors["shuffle_gap_any"] == pytest.approx(
+        gap.std(ddof=1) / math.sqrt(20), rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("samples", [20, 64])

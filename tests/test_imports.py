@@ -49,7 +49,7 @@ MAY_IMPORT = {
     },
     "progress": {"cell", "metrics"},
     "runner": {
-        "cell", "progress", "suite", "corpus", "remedy", "training", "record", "errors",
+        "cell", "progress", "suite", "corpus", "remedy", "training", "evaluation", "record", "errors",
         "precision",
     },
     "leaderboard": {"suite", "metrics", "record", "errors"},

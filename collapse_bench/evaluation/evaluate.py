@@ -31,6 +31,10 @@ from collapse_bench.model.distributions import (
 )
 from collapse_bench.precision import products_in
 
+ANY_LENGTH = 1000
+"""Sentences that are also decoded with the z of one of any length: enough for the error of a mean,
+and a fortieth of the decoding of a large split."""
+
 FIRST_WORDS = 3
 """Words of a sentence that are kept, for what the first of them tell of the latent."""
 
@@ -105,7 +109,7 @@ def evaluate(
           number;
         - if `shuffled`, `shuffled_log_likelihood` and `shuffled_any_log_likelihood` [N], those of
           log p(x|z') with z' the posterior sample of another sentence of the same length, and of
-          any length;
+          any length; the latter of `ANY_LENGTH` sentences only, NaN for the others;
         - of a corpus `first_words` [N, 3], ids, -1 past the end, and `label_<name>` [N].
     """
     device = device_of(model)
@@ -153,24 +157,9 @@ def evaluate(
                 device,
             )
         if samples and shuffled:
-            of_length, of_any = (
-                samples_of_z[partners(lengths, seed)]
-                for lengths in (found["tokens"], np.zeros_like(found["tokens"]))
+            found |= _shuffled(
+                log_likelihood, split, samples_of_z, found["tokens"], batch, seed, device
             )
-            parts = []
-            for sentences in batches_of(split, batch):
-                place, sentences = sentences.index.numpy(), sentences.to(device)
-                nats = {
-                    name: log_likelihood(
-                        sentences, torch.from_numpy(others[place]).to(device)
-                    ).cpu()
-                    for name, others in (
-                        ("shuffled_log_likelihood", of_length),
-                        ("shuffled_any_log_likelihood", of_any),
-                    )
-                }
-                parts.append({"index": sentences.index.cpu(), **nats})
-            found |= _in_order(parts)
     return found | known
 
 
@@ -213,6 +202,35 @@ def _of_posterior(q: Distribution, p: Distribution, z: Tensor) -> dict[str, Tens
     if family == "codes":
         arrays["codes"] = base(q).codes  # type: ignore[attr-defined]
     return arrays
+
+
+def _shuffled(
+    log_likelihood: Callable[[Any, Tensor], Tensor],
+    split: Split | Rows,
+    samples_of_z: NDArray[Any],
+    tokens: NDArray[np.integer],
+    batch: int,
+    seed: int,
+    device: torch.device,
+) -> dict[str, NDArray[Any]]:
+    """log p(x|z') with the z' of another sentence: of the same length, and of any length."""
+    n = len(tokens)
+    looked_at = np.random.default_rng(seed).permutation(n) < ANY_LENGTH
+    same_length, any_length = (
+        samples_of_z[partners(lengths, seed)] for lengths in (tokens, np.zeros_like(tokens))
+    )
+    names = ("shuffled_log_likelihood", "shuffled_any_log_likelihood")
+    shuffled = {name: np.full(n, np.nan, dtype=samples_of_z.dtype) for name in names}
+    for sentences in batches_of(split, batch):
+        place, sentences = sentences.index.numpy(), sentences.to(device)
+        z = torch.from_numpy(same_length[place]).to(device)
+        shuffled[names[0]][place] = log_likelihood(sentences, z).cpu().numpy()
+        some = np.flatnonzero(looked_at[place])
+        if len(some):
+            z = torch.from_numpy(any_length[place[some]]).to(device)
+            rows = sentences.rows(torch.from_numpy(some).to(device))
+            shuffled[names[1]][place[some]] = log_likelihood(rows, z).cpu().numpy()
+    return shuffled
 
 
 def rows_at_once(batch: int, sentences: Sentences) -> int:

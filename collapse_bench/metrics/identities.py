@@ -88,7 +88,9 @@ def check_arrays(arrays: Mapping[str, NDArray[Any]]) -> None:
     for name in shapes:
         values = arrays[name]
         bad = ~(values < np.inf) if name in INFINITE else ~np.isfinite(values)
-        if name == "log_weights":
+        if name == "shuffled_any_log_likelihood":  # of some sentences only
+            bad = np.isinf(values) | np.isnan(values).all()
+        elif name == "log_weights":
             bad |= np.isfinite(values).sum(1, keepdims=True) == 0
         elif name == "posterior_scale":
             bad |= ~(values > 0)

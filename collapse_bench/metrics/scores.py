@@ -185,7 +185,7 @@ def _of_likelihood(arrays: Arrays, nll: NDArray[Any]) -> Terms:
         "negative_elbo": distortion + _rate(arrays),
         "distortion": distortion,
         "shuffle_gap": shuffle_gap(distortion, arrays["shuffled_log_likelihood"]),
-        "shuffle_gap_any": shuffle_gap(distortion, arrays["shuffled_any_log_likelihood"]),
+        "shuffle_gap_any": _known(shuffle_gap(distortion, arrays["shuffled_any_log_likelihood"])),
     }
     if draws.min() > 1:
         terms["nll_monte_carlo_error"] = monte_carlo_errors(log_weights, draws)
@@ -318,6 +318,11 @@ def jackknife_error(of: Whole, n: int) -> float:
     left_out = np.arange(n) % groups
     values = np.array([of(np.flatnonzero(left_out != group)) for group in range(groups)])
     return float(np.sqrt((groups - 1) * values.var()))
+
+
+def _known(terms: NDArray[Any]) -> NDArray[Any]:
+    """The terms that are there, of what was looked at for some sentences only."""
+    return np.asarray(terms[~np.isnan(terms)])
 
 
 def _standard_error(array: NDArray[Any]) -> float:
