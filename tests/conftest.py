@@ -4,6 +4,8 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from dataclasses import replace
+
 import pytest
 
 from collapse_bench.corpus import Batch, Corpus
@@ -21,14 +23,17 @@ from collapse_bench.laws.bench import (
     tiny_batch,
     tiny_corpus,
 )
+from collapse_bench.laws.evaluation import other_word
 
 __all__ = [
     "SIZES",
     "TRAINING",
     "WORDS",
     "Built",
+    "change_input",
     "make",
     "noise_of",
+    "other_word",
     "parameters",
     "same",
     "same_arrays",
@@ -49,3 +54,10 @@ def corpus() -> Corpus:
 def batch() -> Batch:
     """Five sentences of different lengths."""
     return tiny_batch()
+
+
+def change_input(batch, row, token):
+    """The same batch with one input word, or <bos>, replaced."""
+    inputs = batch.inputs.clone()
+    inputs[row, token] = other_word(int(inputs[row, token]))
+    return replace(batch, inputs=inputs)

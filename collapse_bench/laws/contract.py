@@ -132,8 +132,8 @@ def its_objective_is_one_finite_number_a_sentence(subject: Subject) -> None:
 
 
 def its_objective_leaves_the_pass_as_it_is(subject: Subject) -> None:
-    """`objective` changes terms only: distortion, kl and extra. Batch, posterior, prior and draw are
-    what was computed, and the terms that it was given are not changed in place."""
+    """`objective` changes terms only: distortion, kl and extra. Batch, posterior, prior and draw
+    are what was computed, and the terms that it was given are not changed in place."""
     if "objective" not in subject.levers:
         raise DoesNotApply("it leaves the objective alone")
     built, batch = subject.make(), tiny_batch()

@@ -95,8 +95,8 @@ TERMS = ("kl", "distortion", "log_weights", "log_density", "log_prior", "posteri
 
 
 def evaluation_does_not_know_how_the_model_was_trained(subject: Subject) -> None:
-    """A model that was trained by objective and step alone is a plain VAE: the same weights evaluate
-    the same without the remedy."""
+    """A model that was trained by objective and step alone is a plain VAE: the same weights
+    evaluate the same without the remedy."""
     if "build" in subject.levers:
         raise DoesNotApply("it is part of the model")
     corpus, built, plain = tiny_corpus(), subject.make(), subject.plain()
@@ -174,7 +174,7 @@ def state_of(built: Built) -> dict[str, Any]:
         "a gradient": [id(parameter.grad) for parameter in model.parameters()],
         "requires_grad": [parameter.requires_grad for parameter in model.parameters()],
         "torch's generator": torch.get_rng_state(),
-        "numpy's generator": np.random.get_state()[1].copy(),  # type: ignore[union-attr,index]  # noqa: NPY002
+        "numpy's generator": np.random.get_state()[1].copy(),  # type: ignore[index]  # noqa: NPY002
     }
 
 

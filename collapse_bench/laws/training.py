@@ -259,7 +259,7 @@ def settings_of_torch() -> dict[str, Any]:
         "torch.is_anomaly_enabled()": torch.is_anomaly_enabled(),
         "torch.backends.cuda.matmul.allow_tf32": torch.backends.cuda.matmul.allow_tf32,
         "numpy.geterr()": tuple(np.geterr().items()),
-        "the state of numpy.random": hash(np.random.get_state()[1].tobytes()),  # type: ignore[union-attr,index]  # noqa: NPY002
+        "the state of numpy.random": hash(np.random.get_state()[1].tobytes()),  # type: ignore[index]  # noqa: NPY002
     }  # fmt: skip
 
 
