@@ -5,10 +5,10 @@ import math
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, kl_divergence
+from torch.distributions import Distribution
 
 from collapse_bench.evaluation.asked import Asked
-from collapse_bench.model.distributions import base, draw, shape_of
+from collapse_bench.model.distributions import closed_rate, draw, shape_of
 
 PRIORS, PRIOR_BATCH = 192, 48
 """Sentences whose priors are compared, and how many are inferred at once: a prior that sees other
@@ -76,11 +76,10 @@ def density(asked: Asked) -> str | None:
     inferred = asked.infer(sentences)
     if not inferred.z.numel():
         return None
-    try:
-        rate = kl_divergence(base(inferred.q), base(inferred.p))
-    except NotImplementedError:
+    rate = closed_rate(inferred.q, inferred.p)
+    if rate is None:
         return _of_flow(asked)
-    return _of_closed_rate(asked, inferred.q, inferred.p, rate.flatten(1).sum(1))
+    return _of_closed_rate(asked, inferred.q, inferred.p, rate.sum(1))
 
 
 def _of_closed_rate(asked: Asked, q: Distribution, p: Distribution, rate: Tensor) -> str | None:

@@ -141,6 +141,11 @@ def tiny_batch() -> Batch:
     return collate(split, by_length[::12])
 
 
+def head_of(split: Split, count: int) -> Split:
+    """The first sentences of a split."""
+    return Split(split.tokens[: split.offsets[count]], split.offsets[: count + 1])
+
+
 def noise_of(seed: int) -> Noise:
     """Standard normal noise that is the same at every first call."""
     generator = torch.Generator().manual_seed(seed)

@@ -15,6 +15,7 @@ from collapse_bench.evaluation import bound_of
 from collapse_bench.laws.bench import (
     Arrays,
     Built,
+    head_of,
     numbers,
     same_arrays,
     tiny_batch,
@@ -24,10 +25,10 @@ from collapse_bench.laws.law import DoesNotApply, LawBroken, Subject
 from collapse_bench.model import Forward
 from collapse_bench.record import read_model, write_model
 
-ROUNDING = 3e-6
+ROUNDING = 1e-5
 """Relative and absolute, nats: other batches and other padding round otherwise."""
 
-SIZES_OF_BATCHES = (7, 64)
+SIZES_OF_BATCHES = (4, 64)
 
 
 def evaluation_changes_nothing_and_repeats(subject: Subject) -> None:
@@ -51,9 +52,10 @@ def evaluation_is_the_same_for_every_batch_size(subject: Subject) -> None:
     belong into buffers, which evaluation uses and training fills."""
     corpus, built = tiny_corpus(), subject.make()
     built.steps(corpus, 4)
-    single = numbers(built.evaluate(corpus.train, batch=1))
+    split = head_of(corpus.train, 25)
+    single = numbers(built.evaluate(split, batch=1))
     for size in SIZES_OF_BATCHES:
-        together = numbers(built.evaluate(corpus.train, batch=size))
+        together = numbers(built.evaluate(split, batch=size))
         for name, value in single.items():
             if not np.allclose(value, together[name], rtol=ROUNDING, atol=ROUNDING):
                 worst = float(np.abs(value - together[name]).max())
@@ -71,8 +73,8 @@ def evaluation_leaves_one_row_a_sentence(subject: Subject) -> None:
             raise LawBroken(f"{name} has {len(value)} rows for {n} sentences")
     for name, value in numbers(one).items():
         unknown = ~np.isfinite(value)
-        if name == "log_weights":  # -inf where a code's vector is another's
-            unknown = np.isnan(value)
+        if name in MAY_BE_IMPOSSIBLE:
+            unknown &= value != -np.inf
         if unknown.any():
             raise LawBroken(f"{name} is not finite: {value[unknown][:3].tolist()}")
         if value.dtype.kind == "f" and value.dtype != np.float32 and name in TERMS:
@@ -90,6 +92,9 @@ def evaluation_leaves_one_row_a_sentence(subject: Subject) -> None:
     if differing:
         raise LawBroken(f"without the decoder {', '.join(differing)} is another")
 
+
+MAY_BE_IMPOSSIBLE = ("log_weights", "log_others", "log_others_given_length")
+"""Where a posterior is certain of a code, no other one has a density at it."""
 
 TERMS = ("kl", "distortion", "log_weights", "log_density", "log_prior", "posterior_sample")
 

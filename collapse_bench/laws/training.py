@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from collapse_bench.corpus import Batch, Corpus, Split
+from collapse_bench.corpus import Batch, Corpus
 from collapse_bench.laws.bench import (
     TRAINING,
+    head_of,
     noise_of,
     parameters,
     same,
@@ -270,11 +271,6 @@ def content(corpus: Corpus) -> list[bytes]:
     return [s.tokens.tobytes() for s in splits] + [
         t.numpy().tobytes() for t in (batch.targets, batch.inputs, batch.mask, batch.lengths)
     ]
-
-
-def head_of(split: Split, count: int) -> Split:
-    """The first sentences of a split."""
-    return Split(split.tokens[: split.offsets[count]], split.offsets[: count + 1])
 
 
 def with_gradient(model: SequenceVAE) -> set[str]:
