@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 import collapse_bench
 from collapse_bench import record
 from collapse_bench.corpus import Corpus
-from collapse_bench.evaluation import Bound, bound_of, evaluate
+from collapse_bench.evaluation import bound_of, evaluate
 from collapse_bench.metrics import Arrays, score, verdict, versioned
 from collapse_bench.model import Dimensions, Forward, SequenceVAE, build_model
 from collapse_bench.precision import resolve_precision
@@ -30,7 +30,11 @@ from collapse_bench.training import DivergedError, Selection, TrainingRun, strea
 
 @dataclass(frozen=True)
 class Job:
-    """A cell with all that a worker process needs to run it."""
+    """A cell with all that a worker process needs to run it.
+
+    `suite_budget` is what a cell of the suite may spend whose entry has no budget of its own; None
+    where it is this cell's.
+    """
 
     cell: Cell
     id: str
@@ -41,6 +45,7 @@ class Job:
     threads: int
     remedy_files: Mapping[str, Path]
     code: str
+    suite_budget: int | None = None
 
 
 Report = Callable[[dict[str, float]], None]
@@ -100,7 +105,7 @@ def build(
         longest=corpus.longest,
         **asdict(cell.sizes),
     )
-    model = build_model(cell.architecture, dimensions)
+    model = build_model(cell.architecture, dimensions, told=cell.entry.told)
     remedies = [load_remedy(each.name, each.settings, files) for each in cell.entry.remedies]
     return chain(remedies).build(model), remedies
 
@@ -118,15 +123,17 @@ def describe(job: Job) -> dict[str, Any]:
         "status": "killed",
         "error": None,
         "budget": job.budget,
+        "suite_budget": job.budget if job.suite_budget is None else job.suite_budget,
         "latent": cell.sizes.latent,
-        "suite_budget": cell.training.budget_for(job.corpus.name),
-        "bound": None,
+        "bound": "oracle" if cell.entry.told else None,
         "bound_reasons": [],
         "family": None,
         "levers": [],
         "by_construction": [],
         "remedies": [asdict(remedy) for remedy in cell.entry.remedies],
-        "settings": identity(cell, job.corpus.name, job.corpus.sha256, job.budget),
+        "settings": identity(
+            cell, job.corpus.name, job.corpus.sha256, job.corpus.labels_sha256, job.budget
+        ),
         "corpus": job.corpus.record() | {"hub": cell.corpus.hub, "revision": cell.corpus.revision},
         "metrics": {},
         "standard_errors": {},
@@ -171,7 +178,7 @@ def _train_and_score(job: Job, report: Report, result: dict[str, Any]) -> None:
             "parameters": sum(p.numel() for p in model.parameters()),
         }
         record.write_history(job.folder, selection.history)
-    result |= bound_in_record(bound_of_cell(cell, model, job.corpus))
+    result |= bound_in_record(cell, model, job.corpus)
     arrays = evaluate_cell(cell, model, job.corpus)
     # Before anything can be found wrong with the numbers: they can be computed again from these.
     record.write_model(job.folder, model.state_dict())
@@ -193,14 +200,18 @@ def evaluate_cell(cell: Cell, model: SequenceVAE, corpus: Corpus) -> dict[str, N
     )
 
 
-def bound_of_cell(cell: Cell, model: SequenceVAE, corpus: Corpus) -> Bound:
-    """Whether the numbers of a cell's model are bounds, by what it does with test sentences."""
+def bound_in_record(cell: Cell, model: SequenceVAE, corpus: Corpus) -> dict[str, Any]:
+    """What a record says of its model's numbers: bounds or not, by what it does with sentences.
+
+    Args:
+        cell: of the model.
+        model: trained.
+        corpus: whose test sentences it is put to.
+    """
+    if cell.entry.told:
+        return {"bound": "oracle", "bound_reasons": [f"{cell.entry.told} of each sentence"]}
     seed = stream_seed(cell.seed, "test")
-    return bound_of(model, corpus.test, batch=cell.evaluation.batch, seed=seed)
-
-
-def bound_in_record(bound: Bound) -> dict[str, Any]:
-    """What a record says of its model's bound."""
+    bound = bound_of(model, corpus.test, batch=cell.evaluation.batch, seed=seed)
     return {"bound": bound.kind, "bound_reasons": list(bound.reasons)}
 
 

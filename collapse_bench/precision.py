@@ -2,6 +2,8 @@
 
 import torch
 
+from collapse_bench.errors import UserError
+
 NATIVE = ("avx512_bf16", "amx_bf16", "bf16")
 """What `torch.cpu.get_capabilities` calls processors' instructions for bfloat16."""
 
@@ -12,15 +14,32 @@ def resolve_precision(wanted: str, device: str) -> str:
     Args:
         wanted: `auto`, `float32` or `bfloat16`.
         device: `cpu` or `cuda`.
+
+    Raises:
+        UserError: bfloat16 is wanted, and the device can neither compute in it nor emulate it.
     """
-    if wanted != "auto":
-        return wanted
+    if wanted == "auto":
+        return "bfloat16" if _has_bfloat16(device) else "float32"
+    if wanted == "bfloat16" and not _has_bfloat16(device) and not _emulates_bfloat16(device):
+        raise UserError(
+            f"bfloat16: this {'GPU' if device == 'cuda' else 'processor'} cannot compute in it;"
+            f" write auto, which is float32 here, or float32"
+        )
+    return wanted
+
+
+def _has_bfloat16(device: str) -> bool:
     if device == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        capabilities = torch.cpu.get_capabilities()
-        native = any(capabilities.get(name) for name in NATIVE)
-    return "bfloat16" if native else "float32"
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name) for name in NATIVE)
+
+
+def _emulates_bfloat16(device: str) -> bool:
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=True))
+    # oneDNN, which runs the LSTM, has no kernel on a processor without AVX-512.
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def products_in(precision: str, device: str) -> torch.autocast:

@@ -81,7 +81,7 @@ class Progress:
             print(text, file=self.stream, flush=True)
 
 
-TOLD = ("nll", "useful_information", "kl")
+TOLD = ("nll", "useful_beyond", "kl")
 
 
 def summary(record: Mapping[str, Any]) -> str:
@@ -90,8 +90,11 @@ def summary(record: Mapping[str, Any]) -> str:
     if record["status"] != "done":
         reason = (record["error"] or "").strip().splitlines()
         return f"{record['status']} after {cost['seconds']:.0f} s: {reason[-1] if reason else ''}"
-    metrics = {name: record["metrics"][key_of(name)] for name in TOLD}
-    return (
-        f"NLL {metrics['nll']:.2f}  useful information {metrics['useful_information']:.2f} of rate "
-        f"{metrics['kl']:.2f}, {record['verdict']}, in {cost['seconds']:.0f} s"
+    nll, useful, rate = (record["metrics"].get(key_of(name), 0.0) for name in TOLD)
+    bound = "" if record["bound"] in ("valid", "oracle") else f", {record['bound']} bound"
+    used = (
+        f"  useful beyond length and first words {useful:.2f} of rate {rate:.2f}"
+        if record["latent"]
+        else ""
     )
+    return f"NLL {nll:.2f}{used}, {record['verdict']}{bound}, in {cost['seconds']:.0f} s"

@@ -14,7 +14,10 @@ from numpy.typing import NDArray
 from collapse_bench.errors import UserError
 
 SCHEMA = 3
-"""Raised when what a record holds changes; one of schema 1 has to be scored anew."""
+"""Raised when what a record holds changes; an older one has to be scored anew."""
+
+FINISHED = ("done", "diverged")
+"""Outcomes that a second run would only repeat; a failed or killed cell is run again."""
 
 RECORD = "record.json"
 SENTENCES = "sentences.npz"
@@ -22,15 +25,27 @@ MODEL = "model.safetensors"
 VOCABULARY = "vocabulary.json"
 HISTORY = "history.jsonl"
 
+DAMAGED = "delete its folder and run the suite again"
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a cell's folder has a record that a second run would only repeat."""
+    path = folder / RECORD
+    return path.exists() and read_record(path)["status"] in FINISHED
+
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Write `record.json`; a reader sees the whole of it or none.
+
+    A cell that failed here and was finished by another run meanwhile keeps the record of that.
 
     Raises:
         ValueError: a number is not finite; a record says null where there is none.
     """
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(record, indent=1, allow_nan=False) + "\n"
+    if record.get("status") not in FINISHED and is_finished(folder):
+        return
     with _replacing(folder / RECORD) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -100,11 +115,10 @@ def read_record(path: Path, oldest: int = SCHEMA) -> dict[str, Any]:
         schema = record["schema"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path}: not a record ({type(error).__name__}: {error}); delete its folder and run "
-            f"the suite again"
+            f"{path}: not a record ({type(error).__name__}: {error}); {DAMAGED}"
         ) from error
     if not (isinstance(schema, int) and oldest <= schema <= SCHEMA):
-        if schema == 1:
+        if schema in range(1, SCHEMA):
             way_out = (
                 f"score it anew with `python -m collapse_bench score --write model {path.parent}`"
             )
@@ -112,8 +126,11 @@ def read_record(path: Path, oldest: int = SCHEMA) -> dict[str, Any]:
             way_out = "read it with the version that wrote it"
         raise UserError(
             f"{path}: a record of schema {schema!r}, this version reads {SCHEMA}; {way_out}, or "
-            f"delete its folder and run the suite again"
+            f"{DAMAGED}"
         )
+    for name, value in (record.get("metrics") or {}).items():
+        if value is not None and type(value) not in (int, float):
+            raise UserError(f"{path}: the metric {name} must be a number, not {value!r}; {DAMAGED}")
     return dict(record)
 
 
@@ -122,8 +139,20 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
 
     Args:
         folder: `runs/<suite>`, which may not exist.
+
+    Raises:
+        UserError: one cannot be read, or a folder is not called after its cell.
     """
-    return [read_record(path) for path in sorted(folder.glob(f"*/{RECORD}"))]
+    records = []
+    for path in sorted(folder.glob(f"*/{RECORD}")):
+        record = read_record(path)
+        if record.get("cell") != path.parent.name:
+            raise UserError(
+                f"{path.parent}: holds the record of the cell {record.get('cell')}, so it is a copy"
+                f" or has been renamed; move it out of {folder}, or give it the name of its cell"
+            )
+        records.append(record)
+    return records
 
 
 def read_arrays(folder: Path, sha256: str | None = None) -> dict[str, NDArray[Any]]:

@@ -9,7 +9,6 @@ from typing import Any
 from collapse_bench import record
 from collapse_bench.cell import (
     bound_in_record,
-    bound_of_cell,
     build,
     code_digest,
     evaluate_cell,
@@ -83,8 +82,22 @@ def read_finished(folder: Path, oldest: int = record.SCHEMA) -> dict[str, Any]:
     result = record.read_record(path, oldest)
     unscored = result["status"] == "failed" and (folder / record.MODEL).exists()
     if result["status"] != "done" and not (unscored and oldest < record.SCHEMA):
+        reason = ((result.get("error") or "").strip().splitlines() or ["no reason recorded"])[-1]
+        if unscored:
+            way_out = (
+                "its model was trained and not scored: score it with `python -m collapse_bench"
+                f" score --write model {folder}`"
+            )
+        elif result["status"] == "diverged":
+            way_out = (
+                "running its suite again keeps it, since it would diverge again: lower"
+                " training.learning_rate or training.clip, or change its remedy, which makes it"
+                " another cell"
+            )
+        else:
+            way_out = "mend that and run its suite again, which tries it once more"
         raise UserError(
-            f"{folder}: this cell is {result['status']} and has no numbers; run its suite again"
+            f"{folder}: this cell is {result['status']} and has no numbers ({reason}); {way_out}"
         )
     return result
 
@@ -155,10 +168,23 @@ def restore(
             f"{folder}: trained on a {names['name']} of SHA-256 {names['sha256'][:12]}..., found is"
             f" {corpus.sha256[:12]}...; give the same text with --data"
         )
+    labels = names.get("labels_sha256", corpus.labels_sha256)  # older records do not tell
+    if corpus.labels_sha256 != labels:
+        had, has = (
+            f"{each[:12]}..." if each else "none" for each in (labels, corpus.labels_sha256)
+        )
+        raise UserError(
+            f"{folder}: scored with labels of SHA-256 {had}, found are {has}; put the same labels"
+            f" beside the text, or run the suite again: with other labels it is another cell"
+        )
     try:
         cell = Cell(
             result["suite"],
-            Entry(result["entry"], tuple(RemedySettings(**each) for each in settings["remedies"])),
+            Entry(
+                result["entry"],
+                tuple(RemedySettings(**each) for each in settings["remedies"]),
+                told=settings.get("told"),
+            ),
             result["architecture"],
             result["seed"],
             wanted,
@@ -223,9 +249,9 @@ def score_model(
     arrays = evaluate_cell(cell, model, corpus)
     with _naming(folder):
         result |= in_record(result["latent"], arrays)
-    result |= bound_in_record(bound_of_cell(cell, model, corpus))
-    # Facts that a record of an older schema does not have.
-    result["corpus"] |= corpus.record()
+    result |= bound_in_record(cell, model, corpus)
+    # What an older record does not tell yet; what it tells is kept, such as what was requested.
+    result["corpus"] = corpus.record() | result["corpus"]
     result.setdefault("suite_budget", result["budget"])
     result["sentences_sha256"] = record.write_arrays(folder, arrays)
     return _write(folder, result, remedies)

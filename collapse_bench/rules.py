@@ -133,6 +133,7 @@ _PLAIN_RULES: dict[object, Rule] = {
     str: Rule("text", lambda v: isinstance(v, str)),
     types.NoneType: Rule("null", lambda v: v is None),
     dict: Rule("a mapping", lambda v: isinstance(v, Mapping)),
+    list: Rule("a list", lambda v: isinstance(v, list)),
 }
 
 

@@ -20,7 +20,9 @@ from collapse_bench import record
 from collapse_bench.cell import Job
 from collapse_bench.corpus import Corpus, load_corpus
 from collapse_bench.errors import UserError
+from collapse_bench.evaluation import wider
 from collapse_bench.importing import place
+from collapse_bench.precision import resolve_precision
 from collapse_bench.progress import Progress
 from collapse_bench.remedy import chain
 from collapse_bench.suite import Cell, CorpusSettings, cell_id
@@ -28,9 +30,6 @@ from collapse_bench.training import Selection, TrainingRun, train
 
 TINY_CORPUS, TINY_BUDGET = 40, 1000
 """Sentences and tokens that `check` tries every entry of a suite on: two batches of 32."""
-
-FINISHED = ("done", "diverged")
-"""Outcomes that a second run would only repeat; a failed or killed cell is run again."""
 
 
 class InterruptedRunError(Exception):
@@ -66,20 +65,38 @@ def plan(
         chosen: the cells.
         corpus: loaded once, shared by all.
         out: folder of all runs; a cell is kept in `<out>/<suite>/<cell id>`.
-        budget: decoded tokens, in place of the suite's; None keeps those.
+        budget: decoded tokens, in place of the suite's and of every entry's; None keeps those.
         workers: cells at a time; they share the cores.
         device: `cpu` or `cuda`.
         remedy_files: where each remedy is.
+
+    Raises:
+        UserError: the device cannot compute in the precision that a cell asks for.
     """
     threads = max(1, cores() // max(1, min(workers, len(chosen))))
     code = cells.code_digest()
     jobs = []
     for each in chosen:
-        tokens = budget or each.training.budget_for(corpus.name)
-        identifier = cell_id(each, corpus.name, corpus.sha256, tokens)
-        folder = out / each.suite / identifier
+        for part in ("training", "evaluation"):
+            try:
+                resolve_precision(getattr(each, part).precision, device)
+            except UserError as error:
+                raise UserError(f"{part}.precision: {error}") from None
+        tokens = budget or each.budget_for(corpus.name)
+        identifier = cell_id(each, corpus.name, corpus.sha256, corpus.labels_sha256, tokens)
         jobs.append(
-            Job(each, identifier, folder, corpus, tokens, device, threads, dict(remedy_files), code)
+            Job(
+                each,
+                identifier,
+                out / each.suite / identifier,
+                corpus,
+                tokens,
+                device,
+                threads,
+                dict(remedy_files),
+                code,
+                suite_budget=budget or each.training.budget_for(corpus.name),
+            )
         )
     return jobs
 
@@ -100,12 +117,6 @@ def resolve_device(wanted: str) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
 
 
-def is_finished(job: Job) -> bool:
-    """Whether the cell has a record that a second run would only repeat."""
-    path = job.folder / record.RECORD
-    return path.exists() and record.read_record(path)["status"] in FINISHED
-
-
 def run_jobs(jobs: Sequence[Job], workers: int, progress: Progress) -> list[dict[str, Any]]:
     """Run every cell that is not finished yet.
 
@@ -122,7 +133,7 @@ def run_jobs(jobs: Sequence[Job], workers: int, progress: Progress) -> list[dict
     """
     waiting = []
     for job in jobs:
-        if is_finished(job):
+        if record.is_finished(job.folder):
             progress.skipped(job)
         else:
             waiting.append(job)
@@ -138,9 +149,15 @@ def run_jobs(jobs: Sequence[Job], workers: int, progress: Progress) -> list[dict
             if caught:
                 raise InterruptedRunError(caught[0])
             while waiting and len(running) < workers:
-                running.append(_start(waiting.pop(0)))
-                progress.started(running[-1].job)
-            _collect(running, progress)
+                job = waiting.pop(0)
+                # Another run may have finished it since this one was planned.
+                if record.is_finished(job.folder):
+                    progress.skipped(job)
+                    continue
+                running.append(_start(job))
+                progress.started(job)
+            if running:
+                _collect(running, progress)
     finally:
         for worker in running:
             worker.process.kill()
@@ -153,9 +170,9 @@ def run_jobs(jobs: Sequence[Job], workers: int, progress: Progress) -> list[dict
 
 
 def _start(job: Job) -> Worker:
+    (job.folder / record.RECORD).unlink(missing_ok=True)  # of an attempt that failed
     # oneDNN keeps a compiled plan for each of the last 1024 shapes, and a batch has a shape of its
     # own: up to a gigabyte. It reads this when torch is loaded, so before the worker starts.
-    (job.folder / record.RECORD).unlink(missing_ok=True)  # of an attempt that failed
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     spawn = get_context("spawn")
     receive, send = spawn.Pipe(duplex=False)
@@ -269,8 +286,12 @@ def check_steps(chosen: Sequence[Cell], remedy_files: Mapping[str, Path]) -> lis
                 model, chain(remedies), corpus, each.training, budget=TINY_BUDGET, seed=each.seed
             )
             train(run, Selection(run), lambda run, forward: None)
-            bound = cells.bound_of_cell(each, model, corpus)
-            problems += [f"{name}: its bound is {bound.kind}: {why}" for why in bound.reasons]
+            told = cells.bound_in_record(each, wider(model), corpus)
+            if told["bound"] in ("conditional", "invalid"):
+                problems += [
+                    f"{name}: no bound on log p(x), {told['bound']}: {why}"
+                    for why in told["bound_reasons"]
+                ]
         except Exception as error:
             kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
             where = place(error, {str(path) for path in remedy_files.values()})

@@ -22,6 +22,7 @@ __all__ = [
     "Schema",
     "Setting",
     "check",
+    "class_variable_of_file",
     "parsed",
     "problems_of",
     "resolve",
@@ -65,17 +66,41 @@ def schema_of_file(path: Path, class_name: str) -> Schema:
         UserError: The file cannot be read, lacks the class, or has an annotation or a default
             that can only be known by running it.
     """
-    classes = {node.name: node for node in parsed(path).body if isinstance(node, ast.ClassDef)}
-    if class_name not in classes:
-        there = ", ".join(classes) or "none"
-        raise UserError(f"{path}: must hold the class {class_name}; classes there: {there}")
     return {
         node.target.id: _setting_of_node(node, path)
-        for node in classes[class_name].body
+        for node in _class_in(path, class_name).body
         if isinstance(node, ast.AnnAssign)
         and isinstance(node.target, ast.Name)
         and not ast.unparse(node.annotation).startswith("ClassVar")
     }
+
+
+def class_variable_of_file(path: Path, class_name: str, name: str) -> object:
+    """Return the value of a class variable in a Python file that is not imported, None of none.
+
+    Raises:
+        UserError: The file cannot be read, lacks the class, or the value is no plain one.
+    """
+    for node in _class_in(path, class_name).body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        value = getattr(node, "value", None)
+        if any(isinstance(each, ast.Name) and each.id == name for each in targets) and value:
+            try:
+                return ast.literal_eval(value)
+            except ValueError:
+                raise UserError(
+                    f"{path}:{node.lineno}: {name} must be a plain value, not {ast.unparse(value)}"
+                ) from None
+    return None
+
+
+def _class_in(path: Path, class_name: str) -> ast.ClassDef:
+    """Return a class of a Python file that is not imported."""
+    classes = {node.name: node for node in parsed(path).body if isinstance(node, ast.ClassDef)}
+    if class_name not in classes:
+        there = ", ".join(classes) or "none"
+        raise UserError(f"{path}: must hold the class {class_name}; classes there: {there}")
+    return classes[class_name]
 
 
 def parsed(path: Path) -> ast.Module:

@@ -1,7 +1,7 @@
 """Exact against estimated: the functions that score a suite, on models whose answers are known."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,22 +12,20 @@ from torch import Tensor
 from collapse_bench.diagnosis import diagnose
 from collapse_bench.diagnosis.annealing import annealed_importance_sampling
 from collapse_bench.evaluation import evaluate
+from collapse_bench.honesty_controls import honesty_controls
 from collapse_bench.latent_model import Rows, Scored
 from collapse_bench.metrics import Scores, fooled, score
-from collapse_bench.model.distributions.codes import autoregressive, uniform
 from collapse_bench.truth.blahut_arimoto import curve as rate_distortion_curve
 from collapse_bench.truth.blahut_arimoto import point
-from collapse_bench.truth.codes import coded
 from collapse_bench.truth.controls import Control, controls
 from collapse_bench.truth.copy_strings import CopyStrings
-from collapse_bench.truth.flow import Pushed, bent
+from collapse_bench.truth.families import other_families
 from collapse_bench.truth.hmm import HiddenMarkov
 from collapse_bench.truth.kalman import linear_dynamics
+from collapse_bench.truth.length_strings import BitChannel, LengthStrings
 from collapse_bench.truth.linear import linear_vae
 from collapse_bench.truth.sequence import linear_sequence
-from collapse_bench.truth.sphere import spherical
 from collapse_bench.truth.strings import Smooth, Steps, all_strings, matched
-from collapse_bench.truth.words import LinearWords
 
 SENTENCES, SAMPLES, SEED = 2000, 128, 1
 LIMIT = 4.0
@@ -36,6 +34,38 @@ one that is further."""
 
 OF_THE_MODEL = ("mutual_information_model", "entropy")
 """Exact values that no posterior has a part in."""
+
+BOUNDS: dict[str, tuple[Callable[[Mapping[str, float]], float], ...]] = {
+    "mutual_information": (
+        lambda of: of["mutual_information"],
+        lambda of: of["mutual_information_upper"],
+    ),
+    "marginal_kl": (
+        lambda of: of["kl"] - of["mutual_information_upper"],
+        lambda of: of["marginal_kl"],
+    ),
+    "total_correlation": (
+        lambda of: (
+            of["total_correlation"]
+            - max(0.0, of["mutual_information_upper"] - of["mutual_information"])
+        ),
+        lambda of: of["total_correlation"],
+    ),
+    "information_given_length": (
+        lambda of: of["information_given_length"],
+        lambda of: of["information_given_length_upper"],
+    ),
+    "information_beyond": (
+        lambda of: of["information_beyond"],
+        lambda of: of["information_given_length_upper"],
+    ),
+    "trivial_information": (
+        lambda of: of["mutual_information"] - of["information_given_length_upper"],
+        lambda of: of["mutual_information_upper"] - of["information_given_length"],
+    ),
+}
+"""Metrics that are bounds of a truth rather than estimates of it: where it must lie, from below and
+above, of strings without first words."""
 
 CONTROLLED = 1000
 """Sentences of a control."""
@@ -79,14 +109,15 @@ def verify() -> Iterator[Check]:
     yield from bounds()
     for control in controls(CONTROLLED):
         yield from verdicts(control)
+    yield from honesty()
 
 
 def measured(model: Any) -> Scores:
     """What the bench says of a model on sentences that the model has drawn."""
     sentences = model.draw(SENTENCES, torch.Generator().manual_seed(SEED))
-    return score(
-        evaluate(Scored(model), Rows.of(sentences), samples=SAMPLES, batch=SENTENCES, seed=SEED)
-    )
+    lengths = model.lengths(sentences) if isinstance(model, LengthStrings) else None
+    rows = Rows.of(sentences, lengths)
+    return score(evaluate(Scored(model), rows, samples=SAMPLES, batch=SENTENCES, seed=SEED))
 
 
 def truths() -> dict[str, Any]:
@@ -125,42 +156,10 @@ def truths() -> dict[str, Any]:
         "copy strings, window too short": copy_strings(window=1, reads=True),
         "copy strings, window long enough": copy_strings(window=10, reads=True),
         "copy strings, decoder blind": copy_strings(window=1, reads=False),
-        **other_families(),
-    }
-
-
-def other_families() -> dict[str, Any]:
-    """Models whose posteriors are not normal, by name."""
-    generator = torch.Generator().manual_seed(SEED)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    circle = spherical(LinearWords(normal(4, 4), 2 * normal(4, 4, 2)))
-    sphere = spherical(LinearWords(normal(4, 4), 2 * normal(4, 4, 3)))
-    # Words say clearly enough which codes are meant for the few draws from the prior to find what
-    # is left of p(x) beside those that the posterior is certain of.
-    compass = torch.tensor([[1, 0], [0, 1], [-1, 0], [0, -1]], dtype=torch.float64)
-    vectors, several = compass + 0.2 * normal(4, 2), compass + 0.2 * normal(3, 4, 2)
-    own = torch.eye(3, dtype=torch.float64).repeat_interleave(2, dim=0)
-    one = LinearWords(normal(5, 4), 2 * normal(5, 4, 2))
-    three = LinearWords(
-        0.5 * normal(6, 4),
-        4 * torch.einsum("tp,vd->tvpd", own, compass).flatten(2) + 0.5 * normal(6, 4, 6),
-    )
-    spectrum = torch.tensor([6.0, 3.0, 2.0, 1.0, 1.0, 1.0], dtype=torch.float64)
-    return {
-        "circle": circle,
-        "sphere": sphere,
-        "sphere, mis-set": replace(
-            sphere,
-            direction=sphere.direction + 0.3 * normal(*sphere.direction.shape),
-            concentration=1.5 * sphere.concentration,
-        ),
-        "one code, uniform prior": coded(one, vectors, uniform(vectors)),
-        "three codes, uniform prior": coded(three, several, uniform(several)),
-        "three codes, learned prior": coded(three, several, autoregressive(normal(4, 4, 4))),
-        "flow of the linear VAE": Pushed(linear_vae(spectrum, 3), bent(normal(3, 3))),
+        "length strings, length and kind in z": length_strings(length=True, kind=True),
+        "length strings, length in z": length_strings(length=True, kind=False),
+        "length strings, kind in z": length_strings(length=False, kind=True),
+        **other_families(SEED),
     }
 
 
@@ -173,12 +172,21 @@ def copy_strings(window: int, reads: bool) -> CopyStrings:
     )  # fmt: skip
 
 
+def length_strings(length: bool, kind: bool) -> LengthStrings:
+    """Strings of three or seven words; what is not in z is at the prior, and not read."""
+    told, untold = BitChannel(mean=0.8, scale=0.6, error=0.15), BitChannel(0.0, 1.0, 0.5)
+    return LengthStrings(
+        short=3, long=7, noise=3, length=told if length else untold,
+        kind=BitChannel(mean=0.9, scale=0.4, error=0.3) if kind else untold,
+    )  # fmt: skip
+
+
 def numbers(name: str, exact: Mapping[str, float], scores: Scores) -> Iterator[Check]:
     """A check for every exact value, but those of the model rather than of its posterior."""
     useful = min(exact["useful_rate"], exact["mutual_information"])
     for metric, truth in {"useful_information": useful, **exact}.items():
-        if metric == "mutual_information":
-            lower, upper = (scores.metrics[m] for m in (metric, f"{metric}_upper"))
+        if metric in BOUNDS:
+            lower, upper = (of(scores.metrics) for of in BOUNDS[metric])
             yield bracketed(name, metric, truth, lower, upper, scores.standard_errors[metric])
         elif metric not in OF_THE_MODEL:
             estimate, error = scores.metrics[metric], scores.standard_errors[metric]
@@ -293,6 +301,12 @@ def verdicts(control: Control) -> Iterator[Check]:
     yield Check(
         control.name, "fooled", expected or "none", alone or "none", None, None, alone == expected
     )
+
+
+def honesty() -> Iterator[Check]:
+    """No remedy is accused, and every cheat is caught at what it does."""
+    for name, expected, found in honesty_controls():
+        yield Check(name, "bound", expected, found, None, None, found == expected)
 
 
 def table(checks: Sequence[Check]) -> list[str]:

@@ -58,6 +58,8 @@ def step(body: str) -> str:
     )
 
 
+SEEN = "self.seen += self.training\n        return found * self.seen"
+
 FORWARD = "return replace(forward, kl=0.5 * forward.kl)"
 
 BROKEN = [
@@ -104,7 +106,10 @@ BROKEN = [
     ),
     (
         "a_setting_outside_its_rule_is_refused",
-        file_of("rate: Annotated[float, Between(0, 1)] = 0.5\n\ndef __post_init__(self):\n    pass"),
+        file_of(
+            "rate: Annotated[float, Between(0, 1)] = 0.5\n\n"
+            "def __post_init__(self):\n    pass"
+        ),
         "rate = 2 is taken",
     ),
     (
@@ -225,7 +230,7 @@ BROKEN = [
     ),
     (
         "what_lasts_is_in_buffers_or_in_its_state",
-        part("decoder", "self.seen = 0.0", "self.seen += self.training\n        return found * self.seen"),
+        part("decoder", "self.seen = 0.0", SEEN),
         "training depends on what is kept elsewhere: decoder.seen",
     ),
     (
@@ -265,14 +270,15 @@ BROKEN = [
     (
         "evaluation_does_not_know_how_the_model_was_trained",
         step(
-            "run.model.prior.forward = lambda q, batch: diagonal_normal(0 * q.mean, 2 + 0 * q.mean)\n"
+            "wide = lambda q, batch: diagonal_normal(0 * q.mean, 2 + 0 * q.mean)\n"
+            "run.model.prior.forward = wide\n"
             "return step(batch, only=only, then=then)"
         ),
         "with the remedy kl",
     ),
     (
         "a_saved_model_evaluates_the_same",
-        part("decoder", "self.seen = 1.0", "self.seen += self.training\n        return found * self.seen"),
+        part("decoder", "self.seen = 1.0", SEEN),
         "read into a new model ... distortion ... is another",
     ),
     (

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from collapse_bench.corpus import Batch, Corpus
+from collapse_bench.errors import UserError
 from collapse_bench.laws.bench import (
     ARCHITECTURES,
     SIZES,
@@ -24,6 +25,7 @@ from collapse_bench.laws.bench import (
     tiny_corpus,
 )
 from collapse_bench.laws.evaluation import other_word
+from collapse_bench.precision import resolve_precision
 
 __all__ = [
     "SIZES",
@@ -32,12 +34,26 @@ __all__ = [
     "Built",
     "change_input",
     "make",
+    "needs_bfloat16",
     "noise_of",
     "other_word",
     "parameters",
     "same",
     "same_arrays",
 ]
+
+
+def computes_in_bfloat16() -> bool:
+    """Whether this machine has bfloat16, be it emulated."""
+    try:
+        return resolve_precision("bfloat16", "cpu") == "bfloat16"
+    except UserError:
+        return False
+
+
+needs_bfloat16 = pytest.mark.skipif(
+    not computes_in_bfloat16(), reason="this processor cannot compute in bfloat16"
+)
 
 
 @pytest.fixture(params=ARCHITECTURES)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import SIZES, TRAINING, make
+from conftest import SIZES, TRAINING, make, needs_bfloat16
 
 from collapse_bench.cell import Job, code_digest, describe, run_cell
 from collapse_bench.evaluation import evaluate
@@ -43,6 +43,7 @@ def job(corpus, tmp_path):
 @pytest.mark.parametrize("native", [True, False])
 def test_a_record_says_in_which_precision_it_was_computed(native, job, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": native})
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
     auto = "bfloat16" if native else "float32"
     for training in ("auto", "float32", "bfloat16"):
         for evaluation in ("auto", "float32", "bfloat16"):
@@ -57,6 +58,7 @@ def test_a_record_says_in_which_precision_it_was_computed(native, job, monkeypat
             assert record["settings"]["evaluation"]["precision"] == evaluation
 
 
+@needs_bfloat16
 def test_a_cell_is_evaluated_as_its_suite_asks(job, tmp_path, monkeypatch):
     asked = {}
 

@@ -57,8 +57,11 @@ def test_what_is_said_holds_verdict_numbers_and_advice(name, diagnoses):
     metrics, errors = found.scores
     assert text.startswith(f"verdict: {control.verdict.upper()}\n  {VERDICTS[control.verdict]}\n")
     assert text.endswith(f"try next: {ADVICE[control.verdict]}")
-    for number in ("useful_information", "useful_rate", "mutual_information", "kl", "nll",
-                   "negative_elbo", "marginal_kl", "shuffle_gap"):  # fmt: skip
+    for number in (
+        "useful_beyond", "information_beyond", "trivial_information", "information_given_length",
+        "useful_information", "useful_rate", "mutual_information", "kl", "nll", "negative_elbo",
+        "marginal_kl", "shuffle_gap", "shuffle_gap_any",
+    ):  # fmt: skip
         assert f"{metrics[number]:8.2f} ± {errors[number]:.2f}" in text
     assert f"evidence ({N} sentences" in text
     assert f"ln N = {math.log(N):.2f}" in text
@@ -165,6 +168,17 @@ def test_a_model_of_the_bench_is_examined_with_its_arrays(architecture, remedies
     found.draw(tmp_path / "a.png")
     if "delta_vae" in remedies:
         assert found.evidence.gaps.refined_rate >= 1.5 - 1e-3, "a floor holds for any posterior"
+
+
+def test_one_test_sentence_is_no_verdict(corpus, tmp_path):
+    built = make("lstm")
+    test = corpus.test
+    one = type(test)(test.tokens[: test.offsets[1]], test.offsets[:2])
+    found = examine(built.model, one, built.evaluate(one, samples=8))
+    assert found.verdict == "too few sentences"
+    assert "nan" not in str(found)
+    assert "inf" not in str(found).replace("information", "").replace("inference", "")
+    assert found.draw(tmp_path / "a").exists()
 
 
 def test_arrays_of_another_model_are_not_examined_silently(corpus):

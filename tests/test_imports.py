@@ -19,9 +19,9 @@ MAY_IMPORT = {
     "settings": {"errors", "rules"},
     "plugins": {"errors", "settings"},
     "importing": {"errors", "settings"},
-    "suite": {"errors", "settings", "plugins"},
+    "suite": {"errors", "settings", "plugins", "metrics"},
     "corpus": {"errors"},
-    "precision": set(),
+    "precision": {"errors"},
     "model": {"corpus", "errors"},
     "remedy": {"model", "corpus", "settings", "errors", "plugins", "importing"},
     "remedies": {"remedy", "model", "corpus", "settings", "errors"},
@@ -30,8 +30,15 @@ MAY_IMPORT = {
     "metrics": set(),
     "training": {"remedy", "model", "corpus", "evaluation", "metrics", "precision"},
     "diagnosis": {"evaluation", "latent_model", "model", "corpus", "metrics", "errors"},
-    "truth": {"evaluation", "latent_model", "model", "metrics", "errors"},
-    "verification": {"truth", "diagnosis", "evaluation", "latent_model", "metrics"},
+    "truth": {
+        "evaluation", "latent_model", "remedy", "model", "corpus", "metrics", "errors",
+    },
+    "honesty_controls": {
+        "truth", "cell", "evaluation", "plugins", "remedy", "suite", "model", "corpus",
+    },
+    "verification": {
+        "honesty_controls", "truth", "diagnosis", "evaluation", "latent_model", "metrics", "model",
+    },
     "record": {"errors"},
     "cell": {
         "suite", "remedy", "model", "corpus", "training", "evaluation", "metrics", "record",
@@ -44,7 +51,7 @@ MAY_IMPORT = {
     "progress": {"cell", "metrics"},
     "runner": {
         "cell", "progress", "suite", "corpus", "remedy", "training", "record", "errors",
-        "importing",
+        "precision", "importing",
     },
     "laws": {
         "cell", "suite", "remedy", "model", "corpus", "training", "evaluation", "metrics",

@@ -1,6 +1,5 @@
 """Information, likelihood and units against closed forms, brute force and numbers by hand."""
 
-import importlib
 import math
 
 import numpy as np
@@ -9,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import logsumexp
+from scipy.stats import norm
 from torch.distributions import Independent, Normal
 
 from collapse_bench.metrics.active_units import active_units
@@ -19,7 +19,8 @@ from collapse_bench.metrics.likelihood import (
     perplexity,
     proposal_draws,
 )
-from collapse_bench.metrics.mutual_information import log_density_matrix, mutual_information
+from collapse_bench.metrics.mutual_information import mutual_information
+from collapse_bench.metrics.pairs import log_density_matrix
 
 
 @pytest.fixture
@@ -34,6 +35,11 @@ def posteriors(rng, n=17, d=3, spread=1.0):
     return mean + scale * rng.normal(size=(n, d)), mean, scale
 
 
+def under(prior, z):
+    """log p(z) of draws under a normal of this scale."""
+    return norm.logpdf(z, 0, prior).sum(axis=1)
+
+
 # Mutual information
 
 
@@ -42,35 +48,46 @@ def posteriors(rng, n=17, d=3, spread=1.0):
 def test_equal_posteriors_carry_no_information(rng, n, d):
     mean = np.broadcast_to(rng.normal(size=d), (n, d))
     scale = np.broadcast_to(np.exp(rng.normal(size=d)), (n, d))
-    information = mutual_information(mean + scale * rng.normal(size=(n, d)), mean, scale)
-    # Zero draw by draw, and not only in the mean.
+    z = mean + scale * rng.normal(size=(n, d))
+    # Under a prior that is the aggregate posterior; zero draw by draw, and not only in the mean.
+    information = mutual_information(z, mean, scale, norm.logpdf(z, mean, scale).sum(axis=1))
     np.testing.assert_allclose(information.lower, 0, atol=1e-11)
     np.testing.assert_allclose(information.upper, 0, atol=1e-11)
+    # Of any other prior the upper bound has but its part in the mixture.
+    information = mutual_information(z, mean, scale, under(1.0, z))
+    assert (information.upper <= -math.log1p(-1 / n) + 1e-11).all()
 
 
 @pytest.mark.parametrize("n", [2, 100, 513])
 def test_posteriors_that_never_meet_carry_log_n(n):
     mean = np.arange(n, dtype=np.float64)[:, None] * [100.0, -50.0]
-    information = mutual_information(mean + 0.5, mean, np.ones((n, 2)))
+    z, ones = mean + 0.5, np.ones((n, 2))
+    information = mutual_information(z, mean, ones, under(100.0 * n, z))
     np.testing.assert_allclose(information.lower, math.log(n), rtol=1e-12)
     assert (information.upper > math.log(n)).all()
+    ratio = log_density_matrix(z[:1], mean[:1], ones[:1])[0, 0] - under(100.0 * n, z)
+    assert (information.upper <= ratio + math.log(n) + 1e-5).all()
 
 
 def test_two_groups_of_equal_posteriors_carry_one_bit():
     mean = np.repeat([[0.0], [1000.0]], 32, axis=0)
-    information = mutual_information(mean, mean, np.ones((64, 1)))
+    information = mutual_information(mean, mean, np.ones((64, 1)), np.full(64, -1e9))
     np.testing.assert_allclose(information.lower, math.log(2), rtol=1e-12)
-    np.testing.assert_allclose(information.upper, math.log(63 / 31), rtol=1e-12)
+    # Leave-one-out alone would say log(63 / 31); a prior that is nowhere takes its 1/64.
+    np.testing.assert_allclose(information.upper, math.log(64 / 31), rtol=1e-12)
 
 
 @given(
     n=st.integers(2, 40), d=st.integers(1, 5), spread=st.floats(0, 100), seed=st.integers(0, 99)
 )  # fmt: skip
 def test_each_term_keeps_within_its_bounds(n, d, spread, seed):
-    information = mutual_information(*posteriors(np.random.default_rng(seed), n, d, spread))
+    z, mean, scale = posteriors(np.random.default_rng(seed), n, d, spread)
+    own, prior = norm.logpdf(z, mean, scale).sum(axis=1), under(1.0, z)
+    information = mutual_information(z, mean, scale, prior)
     assert (information.lower <= math.log(n) + 1e-9).all()
-    # Leaving oneself out can only raise a term above what it says with log(N) for log(N - 1).
-    assert (information.upper >= information.lower - math.log(n / (n - 1)) - 1e-9).all()
+    # The prior in place of oneself: higher wherever one's own density is the higher one.
+    assert (information.upper >= information.lower - 1e-9)[own >= prior].all()
+    assert (information.upper <= own - prior + math.log(n) + 1e-9).all()
 
 
 @pytest.mark.parametrize("noise", [0.3, 1.0, 3.0])
@@ -78,7 +95,8 @@ def test_a_linear_gaussian_channel_lies_between_the_bounds(rng, noise):
     n, d = 1500, 2
     mean = rng.normal(size=(n, d))
     scale = np.full((n, d), noise)
-    information = mutual_information(mean + scale * rng.normal(size=(n, d)), mean, scale)
+    z = mean + scale * rng.normal(size=(n, d))
+    information = mutual_information(z, mean, scale, under(1.0, z))
     true = 0.5 * d * math.log(1 + noise**-2)
     lower, upper = (
         (terms.mean(), 4 * terms.std(ddof=1) / math.sqrt(n)) for terms in information
@@ -88,7 +106,7 @@ def test_a_linear_gaussian_channel_lies_between_the_bounds(rng, noise):
     assert lower[0] == pytest.approx(true, abs=lower[1] + 0.1)
 
 
-def brute_force(z, mean, scale):
+def brute_force(z, mean, scale, log_prior):
     """Both bounds from the whole N x N matrix, one density at a time."""
     n = len(z)
     matrix = np.array(
@@ -106,38 +124,37 @@ def brute_force(z, mean, scale):
         ]
     )
     own = np.diag(matrix)
-    others = [logsumexp(np.delete(matrix[i], i)) for i in range(n)]
-    lower = own - (logsumexp(matrix, axis=1) - math.log(n))
-    return lower, own - (np.array(others) - math.log(n - 1))
+    instead = [np.append(np.delete(matrix[i], i), log_prior[i]) for i in range(n)]
+    lower, upper = (own - (logsumexp(each, axis=1) - math.log(n)) for each in (matrix, instead))
+    return lower, upper
 
 
 @pytest.mark.parametrize(("n", "d"), [(2, 1), (3, 4), (17, 3), (30, 1)])
 def test_both_bounds_equal_the_brute_force(rng, n, d):
-    arrays = posteriors(rng, n, d)
+    arrays = *posteriors(rng, n, d), rng.normal(-3, 2, size=n)
     for terms, expected in zip(mutual_information(*arrays), brute_force(*arrays), strict=True):
         np.testing.assert_allclose(terms, expected, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 16, 17, 18])
 def test_the_size_of_a_chunk_changes_nothing(rng, monkeypatch, rows):
-    arrays = posteriors(rng, n=17)
+    arrays = *posteriors(rng, n=17), rng.normal(size=17)
     whole = mutual_information(*arrays)
-    # The package calls a function by the name of its module.
-    module = importlib.import_module("collapse_bench.metrics.mutual_information")
-    monkeypatch.setattr(module, "ROWS", rows)
+    monkeypatch.setattr("collapse_bench.metrics.pairs.ROWS", rows)
     for terms, expected in zip(mutual_information(*arrays), whole, strict=True):
         np.testing.assert_allclose(terms, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_a_common_shift_of_all_posteriors_changes_nothing(rng):
     z, mean, scale = posteriors(rng)
-    shifted = mutual_information(z + 1e4, mean + 1e4, scale)
-    for terms, expected in zip(shifted, mutual_information(z, mean, scale), strict=True):
+    prior = under(1.0, z)
+    shifted = mutual_information(z + 1e4, mean + 1e4, scale, prior)
+    for terms, expected in zip(shifted, mutual_information(z, mean, scale, prior), strict=True):
         np.testing.assert_allclose(terms, expected, atol=1e-7)
 
 
 def test_single_precision_arrays_are_scored_in_double(rng):
-    arrays = [array.astype(np.float32) for array in posteriors(rng)]
+    arrays = [array.astype(np.float32) for array in (*posteriors(rng), rng.normal(size=17))]
     information = mutual_information(*arrays)
     assert information.lower.dtype == information.upper.dtype == np.float64
     exact = mutual_information(*[array.astype(np.float64) for array in arrays])
@@ -146,7 +163,7 @@ def test_single_precision_arrays_are_scored_in_double(rng):
 
 @pytest.mark.parametrize(("n", "d"), [(1, 3), (1, 0), (6, 0)])
 def test_nothing_to_tell_apart_is_zero_information(rng, n, d):
-    for terms in mutual_information(*posteriors(rng, n, d)):
+    for terms in mutual_information(*posteriors(rng, n, d), np.zeros(n)):
         np.testing.assert_array_equal(terms, np.zeros(n))
 
 

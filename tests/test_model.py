@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import WORDS, make, noise_of, parameters, same, same_arrays
+from conftest import WORDS, make, needs_bfloat16, noise_of, parameters, same, same_arrays
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
@@ -215,6 +215,7 @@ def test_the_readout_adds_up_the_tokens_of_each_sentence(batch):
     torch.testing.assert_close(readout(states, batch), expected)
 
 
+@needs_bfloat16
 @pytest.mark.parametrize("name", ["", *sorted(remedy_files())], ids=lambda name: name or "vae")
 def test_a_step_in_lower_precision_is_finite_and_close(name, architecture, corpus):
     steps = []

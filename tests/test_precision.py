@@ -1,17 +1,20 @@
 """Products in float32 or bfloat16: what `auto` is, and that the results are the same."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
-from conftest import Built, make, same_arrays
+from conftest import SIZES, TRAINING, Built, make, needs_bfloat16, same_arrays
 from safetensors.torch import load_file
 
+from collapse_bench.errors import UserError
 from collapse_bench.evaluation import evaluate, negative_elbo
 from collapse_bench.metrics import score
 from collapse_bench.precision import products_in, resolve_precision
 from collapse_bench.record import MODEL, write_model
+from collapse_bench.runner import plan
+from collapse_bench.suite import Cell, CorpusSettings, Entry, Evaluation
 from collapse_bench.training import TrainingRun, stream_seed
 
 PROCESSORS = {
@@ -28,18 +31,59 @@ processors = pytest.mark.parametrize(
 )
 
 
+def emulated(monkeypatch, answer):
+    """Make oneDNN say that it can or cannot do without such instructions."""
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: answer)
+
+
 # What is computed in
 
 
 @processors
 def test_auto_is_bfloat16_where_the_processor_has_instructions(capabilities, resolved, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    emulated(monkeypatch, True)
     assert resolve_precision("auto", "cpu") == resolved
     for wanted in ("float32", "bfloat16"):
         assert resolve_precision(wanted, "cpu") == wanted
     with products_in("auto", "cpu"):
         product = torch.ones(2, 3) @ torch.ones(3, 2)
     assert product.dtype == getattr(torch, resolved)
+
+
+@processors
+def test_bfloat16_is_refused_where_it_can_not_even_be_emulated(capabilities, resolved, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    emulated(monkeypatch, False)
+    assert resolve_precision("auto", "cpu") == resolved
+    assert resolve_precision("float32", "cpu") == "float32"
+    if resolved == "bfloat16":
+        assert resolve_precision("bfloat16", "cpu") == "bfloat16"
+        return
+    for refuse in (resolve_precision, products_in):
+        with pytest.raises(UserError, match="this processor cannot compute in it; write auto"):
+            refuse("bfloat16", "cpu")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: False)
+    assert resolve_precision("auto", "cuda") == "float32"
+    with pytest.raises(UserError, match="this GPU cannot"):
+        resolve_precision("bfloat16", "cuda")
+
+
+@pytest.mark.parametrize("part", ["training", "evaluation"])
+def test_a_run_refuses_a_precision_before_any_cell_starts(part, corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    emulated(monkeypatch, False)
+    settings = {"training": TRAINING, "evaluation": Evaluation(precision="float32")}
+    settings[part] = replace(settings[part], precision="bfloat16")
+    cell = Cell("tiny", Entry("vae"), "lstm", 1, CorpusSettings(), SIZES, **settings)
+
+    def planned():
+        return plan([cell], corpus, tmp_path, budget=None, workers=1, device="cpu", remedy_files={})
+
+    with pytest.raises(UserError, match=rf"{part}\.precision: bfloat16: this processor"):
+        planned()
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+    assert len(planned()) == 1
 
 
 @pytest.mark.parametrize("native", [True, False])
@@ -55,6 +99,7 @@ def test_auto_on_a_gpu_asks_the_gpu_and_takes_no_emulation(native, monkeypatch):
         assert resolve_precision(wanted, "cuda") == wanted
 
 
+@needs_bfloat16
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_products_are_in_the_precision_asked_for_even_inside_another(precision):
     x = torch.ones(3, 3)
@@ -102,6 +147,7 @@ def trained(corpus):
     return train
 
 
+@needs_bfloat16
 def test_models_trained_in_either_precision_have_the_same_bound(architecture, trained, corpus):
     untrained = make(architecture, layers=1)
     untrained = negative_elbo(untrained.evaluate(corpus.valid))
@@ -136,6 +182,7 @@ def in_precision(model, split, precision):
     return evaluate(model, split, samples=16, batch=64, seed=4, precision=precision)
 
 
+@needs_bfloat16
 def test_every_metric_of_a_saved_model_is_the_same_in_either_precision(saved, corpus):
     exact, reduced = (
         in_precision(saved, corpus.train, each) for each in ("float32", "bfloat16")
@@ -161,6 +208,7 @@ def test_every_metric_of_a_saved_model_is_the_same_in_either_precision(saved, co
     assert others["ess"] == pytest.approx(metrics["ess"], rel=0.01)
 
 
+@needs_bfloat16
 def test_both_precisions_are_those_of_double_precision(saved, corpus):
     exact, reduced = (
         in_precision(saved, corpus.train, each) for each in ("float32", "bfloat16")
@@ -175,6 +223,7 @@ def test_both_precisions_are_those_of_double_precision(saved, corpus):
         assert difference.std() < 0.1
 
 
+@needs_bfloat16
 @processors
 def test_auto_evaluates_in_what_it_resolves_to(capabilities, resolved, saved, corpus, monkeypatch):
     expected = in_precision(saved, corpus.valid, resolved)

@@ -17,8 +17,17 @@ from safetensors.torch import load_file, save_file
 from collapse_bench.cell import Job, code_digest, run_cell
 from collapse_bench.cli import main
 from collapse_bench.corpus import load_corpus
+from collapse_bench.metrics import key_of
 from collapse_bench.plugins import fingerprint, remedy_files
-from collapse_bench.record import HISTORY, MODEL, RECORD, SENTENCES, VOCABULARY, read_record
+from collapse_bench.record import (
+    HISTORY,
+    MODEL,
+    RECORD,
+    SCHEMA,
+    SENTENCES,
+    VOCABULARY,
+    read_record,
+)
 from collapse_bench.suite import (
     Cell,
     CorpusSettings,
@@ -61,7 +70,7 @@ def finish(
     entry = Entry("vae" if sizes.latent else "language_model", remedies)
     evaluation = Evaluation(samples=16, precision="float32")
     cell = Cell("tiny", entry, "lstm", 1, settings, sizes, TRAINING, evaluation)
-    name = cell_id(cell, corpus.name, corpus.sha256, 300)
+    name = cell_id(cell, corpus.name, corpus.sha256, corpus.labels_sha256, 300)
     known = files or remedy_files()
     job = Job(cell, name, folder / name, corpus, 300, "cpu", 1, known, code_digest())
     try:
@@ -312,8 +321,8 @@ def downgrade(folder):
     """The cell as the first version left it: fewer metrics, plain names, fewer arrays."""
 
     def change(record):
-        metrics = {name: record["metrics"][f"{name}@1"] for name in OLD_METRICS}
-        errors = {name: record["standard_errors"][f"{name}@1"] for name in OLD_METRICS[4:8]}
+        metrics = {name: record["metrics"][key_of(name)] for name in OLD_METRICS}
+        errors = {name: record["standard_errors"][key_of(name)] for name in OLD_METRICS[4:8]}
         for name in ("by_construction", "verdict", "sentences_sha256", "scored"):
             del record[name]
         del record["corpus"]["hub"], record["corpus"]["revision"]
@@ -334,7 +343,7 @@ def test_a_record_of_the_first_schema_is_refused_and_then_upgraded(folder, bench
     assert contents(folder) == before
     follow(bench, said)
     again = read_record(folder / RECORD)
-    assert again["schema"] == 2
+    assert again["schema"] == SCHEMA
     assert again["metrics"] == pytest.approx(good["metrics"], abs=1e-5)
     assert again["verdict"] == good["verdict"]
     assert again["by_construction"] == []
@@ -342,7 +351,7 @@ def test_a_record_of_the_first_schema_is_refused_and_then_upgraded(folder, bench
     assert bench("score", folder).code == 0
 
 
-@pytest.mark.parametrize("schema", [0, 3, "2", None, 2.5])
+@pytest.mark.parametrize("schema", [0, SCHEMA + 1, str(SCHEMA), None, 2.5])
 def test_a_record_of_an_unknown_schema_is_refused_whatever_is_asked(folder, bench, schema):
     edit(folder, lambda record: record.update(schema=schema))
     for verb in (["score"], ["score", "--write", "model"]):
@@ -403,6 +412,32 @@ def test_a_corpus_of_ones_own_is_the_folder_that_data_names(tmp_path, bench):
     assert "--data" in said.err
 
 
+def test_other_labels_than_those_that_were_scored_are_refused(tmp_path, bench):
+    text = tmp_path / "text"
+    text.mkdir()
+    for split, count in (("train", 30), ("valid", 5), ("test", 6)):
+        lines = [f"the sun is {'very ' * (i % 4)}bright" for i in range(count)]
+        (text / f"{split}.txt").write_text("\n".join(lines) + "\n")
+    labels = text / "test.labels"
+    labels.write_text("a\nb\na\nb\na\nb\n")
+    folder = finish(tmp_path, CorpusSettings(name="text", path=str(text)))
+    record = read_record(folder / RECORD)
+    assert record["corpus"]["labels_sha256"] == record["settings"]["corpus"]["labels"] is not None
+    assert bench("score", folder, "--data", text).code == 0
+    labels.write_text("a\nb\na\nb\nb\na\n")
+    for verb in (["score"], ["score", "--write", "model"], ["diagnose"]):
+        refused(
+            bench(*verb, folder, "--data", text), folder, "labels of SHA-256", "the same labels"
+        )
+    labels.unlink()
+    refused(bench("score", folder, "--data", text), folder, "found are none")
+    # An older record does not tell its labels; scored anew, it does.
+    edit(folder, lambda record: record["corpus"].pop("labels_sha256"))
+    edit(folder, lambda record: record.update(schema=2))
+    assert bench("score", "--write", "model", folder, "--data", text).code == 0
+    assert read_record(folder / RECORD)["corpus"]["labels_sha256"] is None
+
+
 def test_a_remedy_of_ones_own_has_to_be_given(tmp_path, bench):
     file = tmp_path / "mine.py"
     file.write_text(MINE)
@@ -434,12 +469,34 @@ def test_a_record_that_is_none_is_told(folder, bench, text):
     refused(bench("score", folder), folder / RECORD)
 
 
-@pytest.mark.parametrize("status", ["killed", "failed", "diverged"])
-def test_a_cell_without_a_result_is_told(folder, bench, status):
-    edit(folder, lambda record: record.update(status=status))
+@pytest.mark.parametrize(
+    ("status", "way_out"),
+    [
+        ("killed", "mend that and run its suite again"),
+        ("failed", "mend that and run its suite again"),
+        ("diverged", "running its suite again keeps it, since it would diverge again: lower"),
+    ],
+)
+def test_a_cell_without_a_result_is_told(folder, bench, status, way_out):
+    edit(folder, lambda record: record.update(status=status, error="a\nlast line\n"))
     (folder / MODEL).unlink()
     for verb in (["score"], ["score", "--write", "model"], ["diagnose"]):
-        refused(bench(*verb, folder), folder, status, "run its suite again")
+        refused(bench(*verb, folder), folder, status, "(last line)", way_out)
+
+
+@pytest.mark.parametrize("value", ["3.2", True, [1.0], {}])
+def test_a_metric_that_is_no_number_is_told_with_its_file(folder, bench, value):
+    edit(folder, lambda record: record["metrics"].update({"nll@1": value}))
+    for verb in (["score"], ["score", "--write", "model"], ["diagnose"]):
+        text = f"the metric nll@1 must be a number, not {value!r}"
+        refused(bench(*verb, folder), folder / RECORD, text)
+
+
+def test_the_picture_that_is_told_is_the_one_that_is_written(folder, bench, tmp_path):
+    for given, written in (("x", "x.png"), ("x.y", "x.y.png"), ("z.PNG", "z.PNG")):
+        said = bench("diagnose", folder, "--picture", tmp_path / given)
+        assert f"picture: {tmp_path / written}\n" in said.out
+        assert (tmp_path / written).read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_cell_that_failed_after_its_training_is_scored_from_its_model(folder, bench):
@@ -451,7 +508,8 @@ def test_a_cell_that_failed_after_its_training_is_scored_from_its_model(folder, 
         ),
     )
     for verb in (["score"], ["score", "--write", "arrays"], ["diagnose"]):
-        refused(bench(*verb, folder), folder, "failed")
+        said = refused(bench(*verb, folder), folder, "failed", "(a reason)")
+    assert f"score --write model {folder}" in said.err
     assert bench("score", "--write", "model", folder).code == 0
     again = read_record(folder / RECORD)
     assert (again["status"], again["error"]) == ("done", None)

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from collapse_bench.metrics import METRICS, VERDICTS, key_of, versioned
-from collapse_bench.record import read_arrays, read_records
+from collapse_bench.record import SCHEMA, read_arrays, read_record, read_records, write_record
 
 SUITE = """\
 corpus: {{name: newswire, sentences: 60}}
@@ -152,7 +153,7 @@ def test_a_run_leaves_the_contract_and_is_not_repeated(bench):
     bench.write(vae="[]", annealed="[kl_annealing]")
     assert bench("run", "trial.yaml", "--only", "vae/*").returncode == 0
     (record,) = read_records(bench.folder / "runs" / "trial")
-    assert (record["schema"], record["suite"], record["status"]) == (2, "trial", "done")
+    assert (record["schema"], record["suite"], record["status"]) == (SCHEMA, "trial", "done")
     assert (record["entry"], record["architecture"], record["seed"]) == ("vae", "lstm", 1)
     assert set(record["corpus"]) >= {"name", "requested", "sha256", "sentences", "tokens"}
     attributes = {key for key in record["metrics"] if key.startswith("information_about_")}
@@ -179,6 +180,91 @@ def test_a_run_leaves_the_contract_and_is_not_repeated(bench):
     assert bench("run", "trial.yaml").returncode == 0
     assert (folder / "record.json").stat().st_mtime_ns == written
     assert set(outcomes(bench.folder)) == {"vae", "annealed"}
+
+
+def test_a_cell_that_another_run_finishes_meanwhile_is_kept(bench):
+    """A is held at its first cell, which is told before it starts; B finishes the second."""
+    bench.write(budget=300, first="[{fault: {kind: slow}}]", second="[]")
+    a = bench("run", "trial.yaml", "--workers", "1", wait=False)
+    assert "2 cells on newswire" in a.stdout.readline()
+    b = bench("run", "trial.yaml", "--only", "second/*")
+    assert b.returncode == 0, b.stderr
+    folder = bench.folder / "runs" / "trial"
+    [path] = folder.glob("second*/record.json")
+    written = path.read_bytes(), path.stat().st_mtime_ns
+    children = Path(f"/proc/{a.pid}/task/{a.pid}/children")
+    for worker in _workers(children):
+        os.kill(worker, signal.SIGKILL)  # the slow one; A goes on to the second
+    out, err = a.communicate(timeout=120)
+    assert a.returncode == 1, err
+    assert "[2/2] second/lstm/1: finished before, kept" in out
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == written
+
+
+def test_a_failure_never_replaces_a_finished_record(tmp_path):
+    for status in ("done", "diverged"):
+        folder = tmp_path / status
+        kept = {"schema": SCHEMA, "status": status, "metrics": {}}
+        write_record(folder, {"schema": SCHEMA, "status": "failed", "metrics": {}})
+        write_record(folder, kept)
+        for later in ("failed", "killed"):
+            write_record(folder, {"schema": SCHEMA, "status": later, "metrics": {}})
+            assert read_record(folder / "record.json") == kept
+        write_record(folder, kept | {"status": "done", "verdict": "healthy"})
+        assert read_record(folder / "record.json")["verdict"] == "healthy"
+
+
+def test_a_copied_folder_is_named(bench):
+    bench.write(budget=100, vae="[]")
+    assert bench("run", "trial.yaml").returncode == 0
+    runs = bench.folder / "runs" / "trial"
+    [folder] = runs.iterdir()
+    shutil.copytree(folder, runs / "backup")
+    board = bench("leaderboard", "trial.yaml")
+    assert board.returncode == 2
+    assert f"runs/trial/backup: holds the record of the cell {folder.name}, so" in board.stderr
+    shutil.rmtree(runs / "backup")
+    assert bench("leaderboard", "trial.yaml").returncode == 0
+
+
+def test_an_entry_is_given_its_own_budget(bench):
+    bench.write(budget=300, vae="[]", longer="{remedies: [], budget: 700}")
+    said = bench("run", "trial.yaml")
+    assert said.returncode == 0, said.stderr
+    assert "2 cells on newswire, 300 to 700 tokens each" in said.stdout
+    records = outcomes(bench.folder)
+    assert {n: (r["budget"], r["suite_budget"]) for n, r in records.items()} == {
+        "vae": (300, 300),
+        "longer": (700, 300),
+    }
+    assert 700 <= records["longer"]["cost"]["tokens_decoded"] < 700 + 16 * 31
+    assert bench("run", "trial.yaml", "--budget", "100", "--out", "all").returncode == 0
+    for record in read_records(bench.folder / "all" / "trial"):
+        assert record["budget"] == record["suite_budget"] == 100
+
+
+def test_a_page_leaves_out_what_was_scored_with_labels_that_have_been_replaced(tmp_path, capsys):
+    from collapse_bench.cli.verbs import _with_present_labels
+    from collapse_bench.corpus import load_corpus
+    from collapse_bench.suite import load_suite
+
+    (tmp_path / "text").mkdir()
+    for split in ("train", "valid", "test"):
+        (tmp_path / "text" / f"{split}.txt").write_text("a b\nb c\n")
+    (tmp_path / "trial.yaml").write_text(
+        "corpus: {name: text, path: text}\narchitectures: [lstm]\ntraining: {budget: 9}\n"
+        "entries: {vae: []}\n"
+    )
+    suite = load_suite(tmp_path / "trial.yaml", {})
+    records = []
+    for labels in ("x\ny\n", "y\nx\n", "\n\n"):
+        (tmp_path / "text" / "test.labels").write_text(labels)
+        records.append({"corpus": load_corpus(suite.corpus, None, print).record()})
+        assert _with_present_labels(records, suite) == records[-1:]
+        assert _with_present_labels(records[:1], suite) == records[:1], "nothing to choose from"
+    assert "2 records of earlier labels are left out" in capsys.readouterr().err
+    other = {"corpus": records[0]["corpus"] | {"sha256": "another text"}}
+    assert _with_present_labels([other, *records], suite) == [other, records[-1]]
 
 
 def test_a_changed_entry_an_edited_remedy_and_another_budget_are_new_cells(bench):
@@ -356,8 +442,6 @@ def test_every_suite_that_ships_is_well_formed():
 
 
 def test_records_are_json_without_nan(tmp_path):
-    from collapse_bench.record import write_record
-
     with pytest.raises(ValueError, match="JSON"):
         write_record(tmp_path, {"schema": 1, "nll": float("nan")})
     assert not list(tmp_path.iterdir())

@@ -9,6 +9,7 @@ from collapse_bench.metrics import (
     METRICS,
     ArraysError,
     IdentityError,
+    absent,
     check_arrays,
     check_identities,
     key_of,
@@ -17,11 +18,16 @@ from collapse_bench.metrics import (
     versioned,
 )
 from collapse_bench.metrics.identities import SHAPES
+from collapse_bench.metrics.labels import information_about
 from collapse_bench.metrics.likelihood import perplexity
 from collapse_bench.metrics.mutual_information import mutual_information
+from collapse_bench.metrics.pairs import aggregate_terms, all_pairs, normal_pairs
 from collapse_bench.metrics.scores import jackknife_error
 
-LENGTH_AND_LABELS = {"probe_information", "information_about", "global_information_share"}
+OF_A_CORPUS = {"probe_information", "information_about", "global_information_share"}
+"""Metrics that need first words or labels."""
+
+NORMAL = SHAPES["normal"]
 
 
 @pytest.fixture
@@ -36,6 +42,8 @@ def arrays_of(rng, n=40, d=3, samples=16, **changes):
     z = mean[:, None] + scale[:, None] * rng.normal(size=(n, samples, d))
     log_likelihood = -0.5 * ((x[:, None] - z) ** 2 + math.log(2 * math.pi)).sum(2)
     shuffled = -0.5 * ((x - np.roll(z[:, 0], 1, axis=0)) ** 2 + math.log(2 * math.pi)).sum(1)
+    log_density = -0.5 * (math.log(math.pi) + 2 * (z[:, 0] - mean) ** 2).sum(1)
+    log_prior = -0.5 * (math.log(2 * math.pi) + z[:, 0] ** 2).sum(1)
     log_evidence = (-0.25 * x**2 - 0.5 * math.log(4 * math.pi)).sum(1)
     arrays = {
         "tokens": rng.integers(2, 9, size=n),
@@ -47,11 +55,53 @@ def arrays_of(rng, n=40, d=3, samples=16, **changes):
         "posterior_scale": scale,
         "posterior_sample": z[:, 0],
         "shuffled_log_likelihood": shuffled,
+        "shuffled_any_log_likelihood": shuffled,
+        "log_density": log_density,
+        "log_prior": log_prior,
+        "log_ratio": log_density - log_prior,
     } | changes
     return {
         name: array.astype(np.float32) if array.dtype == np.float64 else array
         for name, array in arrays.items()
+    } | {"family": np.array("normal")}
+
+
+def of_other_family(arrays, family="other", **changes):
+    """The same arrays as an evaluation leaves them of a family that has no scale."""
+    posterior = [arrays[f"posterior_{part}"] for part in ("sample", "mean", "scale")]
+    pairs = normal_pairs(*posterior)
+    labels = {k.removeprefix("label_"): v for k, v in arrays.items() if "label_" in k}
+    told = information_about(labels, pairs)
+    return {
+        **{k: v for k, v in arrays.items() if k not in ("posterior_mean", "posterior_scale")},
+        **aggregate_terms(pairs, arrays["tokens"]),
+        **{f"information_about_{name}": terms for name, terms in told.items()},
+        "aggregate_size": np.array(len(arrays["tokens"])),
+        "family": np.array(family),
+        **changes,
     }
+
+
+def of_codes(rng, n=400, places=(3, 2)):
+    """Deterministic codes under a uniform prior, with a decoder that sees each place with noise."""
+    codes = np.stack([rng.integers(0, size, size=n) for size in places], axis=1)
+    rate = np.log(places).sum()
+    vectors = codes.astype(np.float64)
+    row, same = np.arange(n), (codes[:, None] == codes).all(axis=2)
+    density = np.where(same, 0.0, -np.inf)
+    tokens = rng.integers(2, 5, size=n)
+    # x is the code for certain: it costs its rate, and nothing given the code.
+    arrays = {
+        "tokens": tokens, "kl": np.tile(np.log(places), (n, 1)), "distortion": np.zeros(n),
+        "log_weights": np.full((n, 1), -rate), "draws": np.ones(n, dtype=int),
+        "posterior_sample": vectors, "posterior_mean": vectors, "codes": codes,
+        "log_density": np.zeros(n), "log_prior": np.full(n, -rate), "log_ratio": np.full(n, rate),
+        "shuffled_log_likelihood": np.full(n, -9.0),
+        "shuffled_any_log_likelihood": np.full(n, -9.0),
+        "family": np.array("codes"), "aggregate_size": np.array(n),
+    }  # fmt: skip
+    assert density[row, row].sum() == 0
+    return arrays | aggregate_terms(all_pairs(lambda rows: density[rows].copy(), n), tokens)
 
 
 def of_a_corpus(rng, n=40):
@@ -69,12 +119,21 @@ def of_a_corpus(rng, n=40):
 def test_score_gives_every_metric_its_definition(rng):
     arrays = arrays_of(rng)
     metrics, errors = score(arrays)
-    assert list(metrics) == [name for name in METRICS if name not in LENGTH_AND_LABELS]
+    assert list(metrics) == [name for name in METRICS if name not in OF_A_CORPUS]
     posterior = [
         arrays[f"posterior_{part}"].astype(np.float64) for part in ("sample", "mean", "scale")
     ]
-    information = mutual_information(*posterior)
-    single = [mutual_information(*(each[:, [j]] for each in posterior)).lower for j in range(3)]
+    log_prior = arrays["log_prior"].astype(np.float64)
+    information = mutual_information(*posterior, log_prior)
+    single = [
+        mutual_information(*(each[:, [j]] for each in posterior), log_prior).lower for j in range(3)
+    ]
+    tokens = arrays["tokens"]
+    given = np.zeros(40)
+    for length in np.unique(tokens):
+        rows = tokens == length
+        given[rows] = mutual_information(*(each[rows] for each in posterior), log_prior[rows]).lower
+    share = np.array([(tokens == length).mean() for length in tokens])
     rate = arrays["kl"].sum(1, dtype=np.float64)
     nll, distortion = -arrays["log_weights"][:, 0].astype(np.float64), arrays["distortion"]
     variance = posterior[1].var(axis=0, ddof=1)
@@ -92,7 +151,14 @@ def test_score_gives_every_metric_its_definition(rng):
         "distortion": distortion.mean(),
         "kl": rate.mean(),
         "mutual_information": information.lower.mean(),
-        "mutual_information_upper": information.upper.mean(),
+        "mutual_information_upper": min(information.upper.mean(), rate.mean()),
+        "information_given_length": given.mean(),
+        "information_beyond": given.mean(),
+        "trivial_information": information.lower.mean() - given.mean(),
+        "length_entropy": -np.log(share).mean(),
+        "first_words_information": 0,
+        "useful_beyond": min((nll - distortion).mean(), given.mean()),
+        "shuffle_gap_any": (-distortion - arrays["shuffled_any_log_likelihood"]).mean(),
         "marginal_kl": rate.mean() - information.lower.mean(),
         "total_correlation": np.mean(single, axis=1).sum() - information.lower.mean(),
         "dimension_kl": rate.mean() - np.mean(single, axis=1).sum(),
@@ -111,7 +177,9 @@ def test_score_gives_every_metric_its_definition(rng):
         "perplexity": math.exp(nll.sum() / arrays["tokens"].sum()),
     }
     missing = metrics.keys() - expected.keys()
-    assert missing == {"mutual_information_he2019", "effective_units"}
+    assert missing == {
+        "mutual_information_he2019", "effective_units", "information_given_length_upper",
+    }  # fmt: skip
     found = {name: metrics[name] for name in expected}
     assert found == pytest.approx(expected, rel=1e-5, abs=1e-6)
     assert 1 < metrics["effective_units"] <= 3 + 1e-9
@@ -174,16 +242,24 @@ def test_keys_carry_the_version_and_one_of_an_attribute_that_of_all(monkeypatch)
 
 
 def test_posterior_scores_are_those_of_score_without_the_decoder(rng):
-    arrays = arrays_of(rng)
-    whole = score(arrays)
-    for name in ("distortion", "log_weights", "draws", "shuffled_log_likelihood"):
-        del arrays[name]
-    posterior = posterior_scores(arrays)
-    assert posterior.metrics.items() <= whole.metrics.items()
-    assert posterior.standard_errors.items() <= whole.standard_errors.items()
-    assert set(posterior.metrics) == {
-        "kl", "mutual_information", "mutual_information_upper", "active_units",
-    }  # fmt: skip
+    normal = arrays_of(rng)
+    for arrays, units in (
+        (normal, {"active_units"}),
+        (of_other_family(normal), set()),
+        (of_other_family(normal, posterior_mean=normal["posterior_mean"]), {"active_units"}),
+    ):
+        whole = score(arrays)
+        without = {
+            name: array
+            for name, array in arrays.items()
+            if name not in ("distortion", "log_weights", "draws", "log_ratio")
+            and not name.startswith("shuffled")
+        }
+        posterior = posterior_scores(without)
+        assert posterior.metrics.items() <= whole.metrics.items()
+        assert posterior.standard_errors.items() <= whole.standard_errors.items()
+        names = {"kl", "mutual_information", "mutual_information_upper"}
+        assert set(posterior.metrics) == names | units
 
 
 def test_useful_information_has_the_error_of_what_it_is(rng):
@@ -196,6 +272,131 @@ def test_useful_information_has_the_error_of_what_it_is(rng):
         assert metrics["useful_information"] == metrics[name]
         assert errors["useful_information"] == errors[name]
         assert errors["useful_rate"] != errors["mutual_information"]
+
+
+# Families of posteriors
+
+
+def test_another_family_has_the_numbers_of_a_normal_of_these_densities(rng):
+    arrays = arrays_of(rng) | of_a_corpus(rng)
+    normal = score(arrays)
+    for family in ("flow", "sphere", "other"):
+        metrics, errors = score(of_other_family(arrays, family))
+        assert normal.metrics.keys() - metrics.keys() == absent(family).keys()
+        for name, number in metrics.items():
+            assert number == pytest.approx(normal.metrics[name], rel=1e-6, abs=1e-9), name
+            assert errors[name] == pytest.approx(normal.standard_errors[name], rel=1e-6, abs=1e-9)
+
+
+def test_a_known_mean_has_units_but_on_a_sphere(rng):
+    arrays = arrays_of(rng)
+    mean = {"posterior_mean": arrays["posterior_mean"]}
+    assert score(of_other_family(arrays, "flow", **mean)).metrics["active_units"] == 3
+    assert "active_units" not in score(of_other_family(arrays, "sphere", **mean)).metrics
+
+
+def test_why_a_metric_is_absent_is_said_of_metrics_that_are():
+    assert absent("normal") == {}
+    for family in SHAPES:
+        assert absent(family).keys() <= METRICS.keys()
+        assert all(absent(family).values())
+    with pytest.raises(KeyError):
+        absent("vmf")
+
+
+def plug_in(*places):
+    """Entropy of the joint frequencies of these values."""
+    counts = np.unique(np.stack(places, axis=1), axis=0, return_counts=True)[1]
+    return -(counts / counts.sum() * np.log(counts / counts.sum())).sum()
+
+
+def test_codes_tell_their_entropy(rng):
+    arrays = of_codes(rng)
+    metrics, errors = score(arrays)
+    codes, rate = arrays["codes"], math.log(6)
+    joint = plug_in(*codes.T)
+    assert metrics["mutual_information"] == pytest.approx(joint)
+    assert joint <= metrics["mutual_information_upper"] <= rate == pytest.approx(metrics["kl"])
+    assert metrics["marginal_kl"] == pytest.approx(rate - joint)
+    single = sum(plug_in(place) for place in codes.T)
+    assert metrics["total_correlation"] == pytest.approx(single - joint)
+    assert metrics["dimension_kl"] == pytest.approx(rate - single)
+    assert metrics["active_units"] == 2
+    assert 1 < metrics["effective_units"] <= 2
+    assert metrics["useful_rate"] == pytest.approx(rate)
+    given = plug_in(*codes.T, arrays["tokens"]) - plug_in(arrays["tokens"])
+    assert metrics["information_given_length"] == pytest.approx(given)
+    missing = METRICS.keys() - OF_A_CORPUS - metrics.keys()
+    assert missing - {"nll_monte_carlo_error", "nll_gain_of_doubling"} == absent("codes").keys()
+    assert errors.keys() == metrics.keys()
+
+
+def test_codes_that_no_two_sentences_share_have_the_rate_for_an_upper_bound(rng):
+    metrics, errors = score(of_codes(rng, n=20, places=(1000, 1000)))
+    assert metrics["mutual_information"] == pytest.approx(math.log(20))
+    assert metrics["mutual_information_upper"] == pytest.approx(2 * math.log(1000))
+    assert metrics["information_given_length_upper"] == pytest.approx(2 * math.log(1000))
+    assert np.isfinite([*metrics.values(), *errors.values()]).all()
+
+
+def test_a_family_that_is_not_known_is_refused(rng):
+    arrays = arrays_of(rng)
+    with pytest.raises(ArraysError, match=r"^family: must be one of normal, .* not 'vmf'"):
+        score(arrays | {"family": np.array("vmf")})
+    del arrays["family"]
+    for of in (score, posterior_scores):
+        with pytest.raises(ArraysError, match="no array family"):
+            of(arrays)
+
+
+@pytest.mark.parametrize("family", [family for family in SHAPES if family != "normal"])
+def test_a_family_that_only_its_model_knows_has_to_leave_its_mixtures(rng, family):
+    known = of_a_corpus(rng)
+    arrays = of_other_family(arrays_of(rng) | known, family) | {
+        "posterior_mean": np.ones((40, 3)), "codes": np.ones((40, 2), dtype=int),
+    }  # fmt: skip
+    check_arrays(arrays)
+    for name in (*SHAPES[family], "information_about_topic"):
+        less = {k: array for k, array in arrays.items() if k != name}
+        with pytest.raises(ArraysError, match=rf"no array {name}\b"):
+            check_arrays(less)
+    with pytest.raises(ArraysError, match=r"^aggregate_size: 0: "):
+        check_arrays(arrays | {"aggregate_size": np.array(0)})
+    with pytest.raises(ArraysError, match=r"^log_others: inf in sentence 0 "):
+        check_arrays(arrays | {"log_others": np.full(40, np.inf)})
+
+
+# Sentences without a label
+
+
+def test_sentences_without_a_label_are_left_out_of_it(rng):
+    arrays = arrays_of(rng, n=200) | of_a_corpus(rng, n=200)
+    topic = arrays["label_topic"].copy()
+    topic[::2] = ""
+    some = score(arrays | {"label_topic": topic})
+    odd = {k: array[1::2] if array.ndim else array for k, array in arrays.items()}
+    alone, whole = score(odd), score(arrays)
+    for part in ("metrics", "standard_errors"):
+        told, expected, before = (getattr(of, part) for of in (some, alone, whole))
+        name = "information_about_topic"
+        assert told[name] == pytest.approx(expected[name], abs=1e-12)
+        assert told["information_about_number"] == before["information_about_number"]
+    share = some.metrics["information_about_topic"] + some.metrics["information_about_number"]
+    known = plug_in(topic[1::2]) + plug_in(arrays["label_number"])
+    assert some.metrics["global_information_share"] == pytest.approx(share / known)
+    # Of half of the sentences less is known than of all.
+    error = some.standard_errors["global_information_share"]
+    assert 0.5 < error / whole.standard_errors["global_information_share"] < 3
+
+
+def test_an_attribute_without_any_label_is_no_metric(rng):
+    arrays = arrays_of(rng) | of_a_corpus(rng)
+    nothing = np.full(40, "")
+    metrics = score(arrays | {"label_topic": nothing}).metrics
+    assert "information_about_topic" not in metrics
+    assert "information_about_number" in metrics
+    metrics = score(arrays | {"label_topic": nothing, "label_number": nothing}).metrics
+    assert not any("information_about" in name or "global" in name for name in metrics)
 
 
 # Standard errors of what is no mean
@@ -258,7 +459,7 @@ def test_one_sentence_is_scored(rng):
 @pytest.mark.parametrize("n", [2, 5, 300])
 def test_equal_sentences_tell_nothing(rng, n):
     one = arrays_of(rng, n=1) | of_a_corpus(rng, n=1)
-    arrays = {name: np.repeat(array, n, axis=0) for name, array in one.items()}
+    arrays = {k: np.repeat(array, n, axis=0) if array.ndim else array for k, array in one.items()}
     mean, scale = arrays["posterior_mean"], arrays["posterior_scale"]
     arrays["posterior_sample"] = mean + scale * rng.normal(size=mean.shape).astype(np.float32)
     arrays["distortion"] = -arrays["log_weights"][:, 0]
@@ -273,16 +474,16 @@ def test_equal_sentences_tell_nothing(rng, n):
 
 
 @pytest.mark.parametrize(
-    ("samples", "absent"),
+    ("samples", "unknown"),
     [
         (1, {"nll_gain_of_doubling", "nll_monte_carlo_error"}),
         (2, {"nll_gain_of_doubling"}),
         (3, set()),
     ],
 )
-def test_of_few_draws_no_error_or_gain_is_told_that_is_not_known(rng, samples, absent):
+def test_of_few_draws_no_error_or_gain_is_told_that_is_not_known(rng, samples, unknown):
     metrics, errors = score(arrays_of(rng, samples=samples))
-    assert metrics.keys() == METRICS.keys() - LENGTH_AND_LABELS - absent == errors.keys()
+    assert metrics.keys() == METRICS.keys() - OF_A_CORPUS - unknown == errors.keys()
     assert metrics["nll_samples"] == samples
     assert metrics["ess"] == pytest.approx(samples)
     assert metrics["nll_jackknife"] == pytest.approx(metrics["nll"])
@@ -293,7 +494,7 @@ def test_a_perplexity_that_is_no_number_is_left_out(rng):
     arrays["log_weights"] = arrays["log_weights"] - 1e4
     arrays["distortion"] = arrays["distortion"] + 1e4
     metrics, errors = score(arrays)
-    assert metrics.keys() == METRICS.keys() - LENGTH_AND_LABELS - {"perplexity"} == errors.keys()
+    assert metrics.keys() == METRICS.keys() - OF_A_CORPUS - {"perplexity"} == errors.keys()
     assert metrics["nll"] > 1e4
 
 
@@ -321,7 +522,7 @@ def test_arrays_of_an_evaluation_are_good(rng):
     check_arrays(fewer)
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", NORMAL)
 def test_a_missing_array_is_named(rng, name):
     arrays = arrays_of(rng)
     del arrays[name]
@@ -337,7 +538,7 @@ def test_all_missing_arrays_are_named_at_once(rng):
         check_arrays(arrays)
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", NORMAL)
 @pytest.mark.parametrize(
     "change",
     [
@@ -358,14 +559,14 @@ def test_an_array_of_another_shape_is_refused_by_name(rng, name, change):
     assert str(error.value).startswith((name, "kl") if name == "tokens" else name)
 
 
-@pytest.mark.parametrize("name", ["posterior_scale", "posterior_sample"])
+@pytest.mark.parametrize("name", ["posterior_scale", "posterior_mean"])
 def test_a_latent_of_another_size_is_refused_by_name(rng, name):
     with pytest.raises(ArraysError, match=rf"^{name}: must have the shape \[N, D\]"):
         score(arrays_of(rng, **{name: np.ones((40, 2))}))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("name", [name for name in SHAPES if name not in ("tokens", "draws")])
+@pytest.mark.parametrize("name", [name for name in NORMAL if name not in ("tokens", "draws")])
 def test_a_number_that_is_not_finite_is_told_with_its_sentence(rng, name, value):
     if name == "log_weights" and value == -math.inf:
         score(broken(rng, name, value))  # a draw that explains nothing
@@ -406,8 +607,9 @@ def test_what_is_known_of_another_number_of_sentences_is_refused(rng, name):
 
 
 def test_no_sentence_at_all_is_refused(rng):
+    arrays = {name: array[:0] if array.ndim else array for name, array in arrays_of(rng).items()}
     with pytest.raises(ArraysError, match="there is no sentence"):
-        score({name: array[:0] for name, array in arrays_of(rng).items()})
+        score(arrays)
 
 
 def test_arrays_are_looked_at_before_the_numbers(rng):
@@ -425,18 +627,20 @@ GOOD = {
     "nll_gain_of_doubling": 0.05, "negative_elbo": 100.5, "distortion": 98.0, "kl": 2.5,
     "mutual_information": 2.0, "mutual_information_upper": 2.4, "marginal_kl": 0.5,
     "moment_kl": 0.3, "total_correlation": 0.1, "dimension_kl": 0.4, "active_units": 5,
-    "perplexity": 99.0,
+    "perplexity": 99.0, "information_given_length": 1.5, "length_entropy": 0.7,
 }  # fmt: skip
 ERRORS = {
+    "information_given_length": 0.02, "length_entropy": 0.001,
     "nll": 0.5, "negative_elbo": 0.5, "distortion": 0.5, "kl": 0.01, "mutual_information": 0.02,
     "mutual_information_upper": 0.02, "moment_kl": 0.01, "nll_gain_of_doubling": 0.01,
 }  # fmt: skip
 
 
 def check(sentences=1000, gap_error=0.02, errors=None, draws=16, **changes):
-    check_identities(
-        GOOD | changes, ERRORS | (errors or {}), np.full(sentences, draws), gap_error
-    )  # fmt: skip
+    # The length takes its half of a nat of whatever there is.
+    information = changes.get("mutual_information", GOOD["mutual_information"])
+    metrics = GOOD | {"information_given_length": information - 0.5} | changes
+    check_identities(metrics, ERRORS | (errors or {}), np.full(sentences, draws), gap_error)
 
 
 def test_numbers_that_agree_pass():
@@ -474,6 +678,8 @@ def test_numbers_of_an_evaluation_with_one_draw_have_no_gain_to_look_at():
         ("I <= R", {"kl": 1.8, "useful_rate": 1.8, "dimension_kl": -0.3}),
         ("I <= log N", {"sentences": 7}),
         ("I <= log N", {"sentences": 7, "errors": {"mutual_information": 5.0, "kl": 5.0}}),
+        ("I given length <= I", {"information_given_length": 2.2}),
+        ("I <= I given length + H(length)", {"information_given_length": 1.1}),
         ("D + R >= NLL", {"negative_elbo": 99.7}),
         ("D + R >= NLL", {"nll": 100.8}),
         ("D + R >= NLL", {"nll": 100.502, "draws": 1, "gap_error": 0.0}),

@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from collapse_bench.suite import (
     RemedySettings,
     Suite,
     Sweep,
+    belongs,
     cell_id,
     cells_of,
     curves_of,
@@ -177,6 +179,8 @@ def test_importing_and_loading_needs_no_heavy_package(tmp_path, remedies):
 
 # Cells.
 
+IDS = ["vae-lstm-1-ca17d766", "word_dropout-lstm-1-ca17d766"]
+
 
 def test_cells_are_ordered_by_seed_entry_and_architecture(load):
     names = [cell.name for cell in cells_of(load(GOOD))]
@@ -210,8 +214,14 @@ def test_select_takes_shell_patterns(load):
         select(cells, "vea/*")
 
 
-def _id(cell: Cell, name: str = "ptb", sha256: str = "abc", budget: int = 4000) -> str:
-    return cell_id(cell, name, sha256, budget)
+def _id(
+    cell: Cell,
+    name: str = "ptb",
+    sha256: str = "abc",
+    budget: int = 4000,
+    labels: str | None = None,
+) -> str:
+    return cell_id(cell, name, sha256, labels, budget)
 
 
 def test_an_id_names_its_cell_and_is_stable(load):
@@ -234,8 +244,22 @@ def test_an_id_changes_with_whatever_changes_the_result(load):
     for old, new in [("1e-3", "2e-3"), ("hidden: 64", "hidden: 32"), ("samples: 4", "samples: 5")]:
         assert not set(ids(GOOD.replace(old, new))) & set(base)
     cell = cells_of(load(GOOD))[0]
-    others = [_id(cell, name="newswire"), _id(cell, sha256="abd"), _id(cell, budget=4001)]
-    assert _id(cell) not in others
+    others = [
+        _id(cell),
+        _id(cell, name="newswire"),
+        _id(cell, sha256="abd"),
+        _id(cell, budget=4001),
+        _id(cell, labels="abc"),
+        _id(cell, labels="abd"),
+        _id(replace(cell, entry=replace(cell.entry, told="length"))),
+    ]
+    assert len(set(others)) == len(others)
+
+
+def test_a_cell_without_labels_that_is_told_nothing_has_the_id_that_it_had_before(load):
+    """Finished cells of before are still found."""
+    text = GOOD.replace("[{word_dropout: {rate: 0.5}}]", "[]")
+    assert [_id(cell) for cell in cells_of(load(text))[2:5:2]] == IDS
 
 
 def test_an_id_does_not_change_with_how_the_same_is_said(load):
@@ -247,9 +271,89 @@ def test_an_id_does_not_change_with_how_the_same_is_said(load):
 
 def test_an_identity_is_json(load):
     for cell in cells_of(load(GOOD)):
-        whole = identity(cell, "ptb", "abc", 4000)
+        whole = identity(cell, "ptb", "abc", None, 4000)
         assert whole["training"]["budget"] == 4000
         assert json.loads(json.dumps(whole, allow_nan=False))["seed"] == cell.seed
+
+
+# Entries with more than remedies.
+
+FURTHER = """\
+  oracle: {latent: 0, told: length}
+  long: {remedies: [kl_annealing], budget: {ptb: 9000, newswire: 900}}
+  longer: {remedies: [], budget: 9500}
+  swept: {remedies: [{word_dropout: {rate: {sweep: [0, 1]}}}], budget: 7}
+"""
+
+
+def test_an_entry_may_have_a_budget_and_be_told_something(load):
+    suite = load(GOOD + FURTHER)
+    oracle, long, longer, *swept = suite.entries[4:]
+    assert oracle == Entry("oracle", latent=0, told="length")
+    assert long.remedies == load(GOOD + "  a: [kl_annealing]\n").entries[-1].remedies
+    assert longer == Entry("longer", budget=9500)
+    assert [(each.name, each.budget) for each in swept] == [("swept-0", 7), ("swept-1", 7)]
+    cells = {cell.entry.name: cell for cell in cells_of(suite)}
+    budgets = {name: cell.budget_for("ptb") for name, cell in cells.items()}
+    assert (budgets["vae"], budgets["long"], budgets["longer"]) == (4000, 9000, 9500)
+    assert cells["long"].budget_for("newswire") == 900
+    assert cells["vae"].sizes.latent == cells["long"].sizes.latent == 8
+    assert cells["oracle"].sizes.latent == 0
+    assert identity(cells["oracle"], "ptb", "abc", None, 1)["told"] == "length"
+    assert pickle.loads(pickle.dumps(cells)) == cells
+
+
+def test_a_mapping_with_remedies_alone_is_the_list_of_them(load):
+    written = {name: load(GOOD + f"  a: {name}\n") for name in ("[kl_annealing]",
+               "{remedies: [kl_annealing]}")}  # fmt: skip
+    assert len({_id(cells_of(suite)[-1]) for suite in written.values()}) == 1
+
+
+def test_a_budget_alone_is_what_is_spent_and_so_the_identity(load):
+    own = cells_of(load(GOOD + "  a: {remedies: [], budget: 9}\n"))[-1]
+    of_suite = cells_of(load(GOOD + "  a: []\n"))[-1]
+    assert _id(own, budget=9) == _id(of_suite, budget=9)
+
+
+def test_a_record_belongs_to_an_entry_whatever_its_budget_and_labels(load):
+    suite = load(GOOD + FURTHER)
+    for cell in cells_of(suite):
+        for labels, budget in ((None, 5), ("abc", 9000)):
+            record = {
+                "cell": _id(cell, labels=labels, budget=budget),
+                "entry": cell.entry.name,
+                "architecture": cell.architecture,
+                "seed": cell.seed,
+                "budget": budget,
+                "corpus": {"name": "ptb", "sha256": "abc"},
+                "settings": identity(cell, "ptb", "abc", labels, budget),
+            }
+            assert belongs(record, suite)
+            assert belongs(record, load(GOOD)) == (cell.entry.name not in (
+                "oracle", "long", "longer", "swept-0", "swept-1"))  # fmt: skip
+            del record["settings"]["corpus"]["labels"]  # as before there was such a thing
+            assert belongs(record, suite) == (labels is None)
+
+
+def test_metrics_by_construction_are_metrics(tmp_path):
+    remedy, path = tmp_path / "free_bits.py", tmp_path / "trial.yaml"
+    path.write_text(GOOD.partition("  lang")[0] + "  a: [free_bits]\n")
+    for written, message in {
+        "by_construction = ('kl', 'nll')": None,
+        "by_construction: ClassVar[tuple[str, ...]] = ('kl',)": None,
+        "by_construction: ClassVar[tuple[str, ...]] = ()": None,
+        "by_construction = ('nl',)": r"unknown metric 'nl', did you mean nll\?",
+        "by_construction: ClassVar[tuple[str, ...]] = ('rate',)": "unknown metric 'rate'",
+        "by_construction = 'kl'": "must be names of metrics, not 'kl'",
+        "by_construction = NAMES": r"free_bits\.py:2: by_construction must be a plain value",
+    }.items():
+        remedy.write_text(f"class FreeBits(Remedy):\n    {written}\n    bits: float = 3\n")
+        if message is None:
+            [entry] = load_suite(path, {"free_bits": remedy}).entries
+            assert entry.remedies[0].settings == {"bits": 3.0}
+            continue
+        with pytest.raises(SuiteError, match=rf"trial\.yaml:8: entry a: .*{message}"):
+            load_suite(path, {"free_bits": remedy})
 
 
 # Sweeps.
@@ -451,6 +555,19 @@ BAD = {
                       ["a list of remedies, such as [word_dropout]"]),
     "control misspelt": ("{latent: 0}", "{laten: 0}", 8, ["entry language_model", "mean latent?"]),
     "control below 0": ("{latent: 0}", "{latent: -1}", 8, ["latent must be", "at least 0, not -1"]),
+    "entry of nothing": ("{latent: 0}", "{}", 8, ["give latent", "or remedies", "not neither"]),
+    "latent and remedies": ("{latent: 0}", "{latent: 0, remedies: []}", 8, ["not both"]),
+    "remedies no list": ("{latent: 0}", "{remedies: vae}", 8, ["remedies must be a list"]),
+    "unknown in remedies": ("{latent: 0}", "{remedies: [word_dropuot]}", 8, ["mean word_dropout?"]),
+    "told to a VAE": ("{latent: 0}", "{remedies: [], told: length}", 8, ["told is for a language "
+                      "model", "add latent: 0"]),
+    "told to a latent": ("{latent: 0}", "{latent: 3, told: length}", 8, ["add latent: 0"]),
+    "told what": ("{latent: 0}", "{latent: 0, told: topic}", 8, ["be length, not 'topic'"]),
+    "budget of an entry": ("{latent: 0}", "{latent: 0, budget: 0}", 8, ["entry language_model: "
+                           "budget must be a whole number at least 1"]),
+    "budget 1e6 of an entry": ("{latent: 0}", "{latent: 0, budget: 1e6}", 8, ["write 1000000"]),
+    "budget of an entry without ptb": ("{latent: 0}", "{latent: 0, budget: {newswire: 3}}", 8,
+                                       ["entry language_model: budget", "for ptb", "'ptb: N'"]),
     "unknown remedy": ("[{word_dropout:", "[{word_dropuot:", 10,
                        ["unknown remedy 'word_dropuot'", "mean word_dropout?", "--plugin FILE"]),
     "remedy by path": ("vae: []", "vae: [./mine.py]", 9, ["remedy './mine.py'", "--plugin"]),

@@ -679,7 +679,7 @@ def distances(model, x, arrays):
     nll = importance_weighted_nll(arrays["log_weights"], arrays["draws"])
     shuffled = -distortion - arrays["shuffled_log_likelihood"]
     information = mutual_information(
-        arrays["posterior_sample"], arrays["posterior_mean"], arrays["posterior_scale"]
+        *(arrays[f"posterior_{part}"] for part in ("sample", "mean", "scale")), arrays["log_prior"]
     )
     below = -off(information.upper, exact["mutual_information"])
     above = off(information.lower, exact["mutual_information"])

@@ -18,14 +18,8 @@ from collapse_bench.metrics.mutual_information import mutual_information
 from collapse_bench.truth.blahut_arimoto import curve, point, rate_and_distortion
 from collapse_bench.truth.copy_strings import CopyStrings
 from collapse_bench.truth.hmm import HiddenMarkov
-from collapse_bench.truth.strings import (
-    Smooth,
-    Steps,
-    Strings,
-    aggregate_posterior,
-    all_strings,
-    matched,
-)
+from collapse_bench.truth.line import aggregate_posterior
+from collapse_bench.truth.strings import Smooth, Steps, Strings, all_strings, matched
 
 
 def doubles(*values):
@@ -151,7 +145,7 @@ def test_the_evaluation_finds_the_exact_values(model):
     arrays = evaluate(Scored(model), Rows.of(x), samples=512, batch=4096, seed=1)
     nll, distortion = importance_weighted_nll(arrays["log_weights"]), arrays["distortion"]
     mean, scale, z = (arrays[f"posterior_{name}"] for name in ("mean", "scale", "sample"))
-    lower, upper = mutual_information(z, mean, scale)
+    lower, upper = mutual_information(z, mean, scale, arrays["log_prior"])
     bias = (monte_carlo_errors(arrays["log_weights"], arrays["draws"]) ** 2).mean()
     expected = {
         "nll of these": (nll - model.exact_nll(x).numpy(), 0),

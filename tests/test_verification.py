@@ -11,8 +11,9 @@ import torch
 from collapse_bench import verification
 from collapse_bench.cli import main
 from collapse_bench.diagnosis import diagnose
+from collapse_bench.honesty_controls import Tried
 from collapse_bench.metrics import Scores, score, verdict
-from collapse_bench.metrics.mutual_information import Information, mutual_information
+from collapse_bench.metrics.mutual_information import Information, bounds
 from collapse_bench.truth.controls import controls
 from collapse_bench.verification import Check, bracketed, numbers, table, truths, verify
 
@@ -38,6 +39,7 @@ def few(monkeypatch):
         monkeypatch.setattr(verification, "truths", lambda: kept)
         monkeypatch.setattr(verification, "controls", lambda n: controls(n)[:1])
         monkeypatch.setattr(verification, "bounds", lambda: iter(()))
+        monkeypatch.setattr(verification, "honesty", lambda: iter(()))
 
     return keep
 
@@ -99,16 +101,11 @@ def test_a_metric_that_is_off_fails_in_every_model_that_knows_it(few, monkeypatc
 def test_information_without_its_log_n_fails(few, monkeypatch):
     few()
 
-    def forgetful(z, mean, scale):
-        found = mutual_information(z, mean, scale)
-        return Information(found.lower - np.log(len(z)), found.upper - np.log(len(z)))
+    def forgetful(terms, log_prior, among):
+        found = bounds(terms, log_prior, among)
+        return Information(found.lower - np.log(among), found.upper - np.log(among))
 
-    for module in ("scores", "mutual_information"):
-        monkeypatch.setattr(
-            importlib.import_module(f"collapse_bench.metrics.{module}"),
-            "mutual_information",
-            forgetful,
-        )
+    monkeypatch.setattr("collapse_bench.metrics.scores.bounds", forgetful)
     # Nothing but that is looked at: the identities would refuse it before.
     monkeypatch.setattr("collapse_bench.metrics.scores.check_identities", lambda *_: None)
     found = failed(verify())
@@ -171,6 +168,16 @@ def test_a_curve_that_is_off_fails(monkeypatch):
 
     monkeypatch.setattr(verification, "point", worse)
     assert failed(verification.curve()) == {(f"{MIXTURE}, R-D curve", "R + D at slope 1 = H(x)")}
+
+
+def test_a_bound_that_is_told_wrong_fails(monkeypatch):
+    tried = [
+        Tried("a remedy, lstm", "valid", "invalid: causal"),
+        Tried("cheat: one", "conditional: prior", "valid"),
+        Tried("cheat: other", "invalid: leak", "invalid: leak"),
+    ]
+    monkeypatch.setattr(verification, "honesty_controls", lambda: iter(tried))
+    assert failed(verification.honesty()) == {("a remedy, lstm", "bound"), ("cheat: one", "bound")}
 
 
 # How far is too far

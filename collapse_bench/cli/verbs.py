@@ -1,10 +1,11 @@
 """What each verb does: parse and call, nothing else. Heavy imports wait until one needs them."""
 
 import argparse
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from collapse_bench.errors import SuiteError, UserError
 
@@ -49,8 +50,10 @@ def run(options: argparse.Namespace) -> int:
         device=device,
         remedy_files=files,
     )
+    budgets = sorted({job.budget for job in jobs})
+    tokens = " to ".join(f"{budget:,}" for budget in dict.fromkeys((budgets[0], budgets[-1])))
     print(
-        f"{suite.name}: {len(jobs)} cells on {corpus.name}, {jobs[0].budget:,} tokens each, "
+        f"{suite.name}: {len(jobs)} cells on {corpus.name}, {tokens} tokens each, "
         f"{min(workers, len(jobs))} at a time on {device}; records in {options.out / suite.name}",
         flush=True,
     )
@@ -78,10 +81,37 @@ def leaderboard(options: argparse.Namespace) -> int:
     records = [record for record in everything if belongs(record, suite)]
     if len(records) < len(everything):
         say(f"{len(everything) - len(records)} records of earlier settings are left out")
+    records = _with_present_labels(records, suite)
     expected = [(cell.entry.name, cell.architecture, cell.seed) for cell in cells]
     page = write_leaderboard(suite.name, expected, records, options.out, curves_of(suite))
     print(page)
     return 0
+
+
+def _with_present_labels(records: list[dict[str, Any]], suite: "Suite") -> list[dict[str, Any]]:
+    """Leave out the cells that were scored with labels that have been replaced since.
+
+    The page is made from records alone. Only where they disagree is the corpus asked.
+    """
+    found: dict[tuple[str, str], set[str | None]] = {}
+    for record in records:
+        corpus = record["corpus"]
+        found.setdefault((corpus["name"], corpus["sha256"]), set()).add(corpus.get("labels_sha256"))
+    if all(len(labels) == 1 for labels in found.values()):
+        return records
+
+    from collapse_bench.corpus import load_corpus
+
+    data = os.environ.get("COLLAPSE_BENCH_DATA")
+    present = load_corpus(suite.corpus, Path(data) if data else None, say=say)
+    kept = []
+    for record in records:
+        corpus = record["corpus"]
+        same_text = (corpus["name"], corpus["sha256"]) == (present.name, present.sha256)
+        if not same_text or corpus.get("labels_sha256") == present.labels_sha256:
+            kept.append(record)
+    say(f"{len(records) - len(kept)} records of earlier labels are left out")
+    return kept
 
 
 def score(options: argparse.Namespace) -> int:
@@ -99,6 +129,7 @@ def _score_one(folder: Path, options: argparse.Namespace) -> bool:
     """Score a cell again; tell whether its record agrees, or was written."""
     from collapse_bench.metrics import key_of
     from collapse_bench.plugins import remedy_files
+    from collapse_bench.record import SCHEMA
     from collapse_bench.rescoring import (
         read_finished,
         remedies_of,
@@ -109,7 +140,7 @@ def _score_one(folder: Path, options: argparse.Namespace) -> bool:
     )
 
     files = remedy_files(options.plugin)
-    result = read_finished(folder, oldest=1 if options.write == "model" else 2)
+    result = read_finished(folder, oldest=1 if options.write == "model" else SCHEMA)
     if options.write:
         remedies = remedies_of(folder, result, files)
         if options.write == "arrays":
@@ -117,8 +148,9 @@ def _score_one(folder: Path, options: argparse.Namespace) -> bool:
         else:
             restored = restore(folder, result, files, options.data, say)
             result = score_model(folder, result, restored, remedies)
-        useful = result["metrics"][key_of("useful_information")]
-        print(f"{folder}: {result['verdict']}, useful information {useful:.2f}", flush=True)
+        useful = result["metrics"][key_of("useful_beyond")]
+        told = f"{result['verdict']}, bound {result['bound']}, useful beyond {useful:.2f}"
+        print(f"{folder}: {told}", flush=True)
         return True
     lines = rescore(folder, restore(folder, result, files, options.data, say), result)
     agree = all(line.agrees for line in lines)

@@ -11,12 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from collapse_bench.corpus import Split
-from collapse_bench.corpus.batches import collate
 from collapse_bench.diagnosis.decoding import NoGradientError
 from collapse_bench.diagnosis.own_model import bound_of_own, check_density
 from collapse_bench.diagnosis.picture import Aggregate, Spectrum, draw
 from collapse_bench.diagnosis.refinement import Gaps, gaps, refine
-from collapse_bench.diagnosis.report import NO_VERDICT, TOO_FEW, Evidence, report
+from collapse_bench.diagnosis.report import NO_VERDICT, Evidence, report
 from collapse_bench.errors import UserError
 from collapse_bench.evaluation import (
     Bound,
@@ -27,6 +26,7 @@ from collapse_bench.evaluation import (
     evaluate,
     evaluating,
     partners,
+    rows_at,
 )
 from collapse_bench.latent_model import LatentModel, Rows, Scored
 from collapse_bench.metrics import ArraysError, IdentityError, Scores, score, verdict
@@ -75,8 +75,7 @@ class Diagnosis:
         arrays, family = self.arrays, self.evidence.family
         z = arrays["posterior_sample"]
         spectrum: Spectrum | str = (
-            f"rate by dimension:\na {family} posterior has none,\nits dimensions are not"
-            " independent"
+            f"by dimension:\na posterior of the family {family}\nhas no rate for each of them"
         )
         aggregate = Aggregate(z, z.var(axis=0), "variance = {:.2f}", _standard_normal(arrays))
         if family == "normal":
@@ -184,14 +183,12 @@ def examine(
             found.amortisation - 2 * found.amortisation_error,
         )
     told = NO_VERDICT
-    if n < 2:
-        told = TOO_FEW
-    elif bound.kind not in UNBOUND:
+    if bound.kind not in UNBOUND:
         told = verdict(scores, int(arrays.get("aggregate_size", n)), certain)
     return Diagnosis(
         told,
         scores,
-        Evidence(n, latent, str(arrays.get("family", "normal")), bound, found, len(chosen)),
+        Evidence(n, latent, str(arrays["family"]), bound, found, len(chosen)),
         arrays,
         by_position(model, split, arrays, seed),
     )
@@ -199,8 +196,6 @@ def examine(
 
 def _standard_normal(arrays: Mapping[str, NDArray[Any]]) -> bool:
     """Whether log p(z) is everywhere that of N(0, I)."""
-    if "log_prior" not in arrays:
-        return True
     z = arrays["posterior_sample"].astype(np.float64)
     expected = -0.5 * (z**2 + math.log(2 * math.pi)).sum(axis=1)
     return np.allclose(arrays["log_prior"], expected, rtol=1e-3, atol=1e-3)
@@ -223,18 +218,11 @@ def _refined_gaps(
             q = model.posterior(some, SentenceNoise(len(nll), seed).of(some, -1))
             p = model.prior(q, some)
         if (family := family_of(q)) != "normal":
-            return f"of a {family} posterior there is no mean and scale to refine"
+            return f"a posterior of the family {family} has no mean and scale to raise the bound by"
         try:
             return gaps(nll[chosen], refine(model.log_likelihood, some, q, p, seed=seed))
         except NoGradientError as error:
             return str(error)
-
-
-def rows_at(split: Split | Rows, index: NDArray[np.int64]) -> Any:
-    """These sentences as one batch."""
-    if isinstance(split, Rows):
-        return split.rows(torch.from_numpy(index))
-    return collate(split, index)
 
 
 def by_position(

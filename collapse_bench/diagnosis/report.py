@@ -4,18 +4,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from collapse_bench import metrics as of_metrics
 from collapse_bench.diagnosis.refinement import Gaps
 from collapse_bench.evaluation import Bound
-from collapse_bench.metrics import VERDICTS, Scores, fooled
+from collapse_bench.metrics import VERDICTS, Scores, absent, fooled
 
 NO_VERDICT = "no verdict"
 """In place of a verdict where a model's numbers are no bound on log p(x)."""
 
 UNJUDGED = "these numbers do not bound log p(x), so nothing is said of what z is used for:"
-
-TOO_FEW = "too few sentences"
-"""The verdict of fewer than two sentences."""
 
 ADVICE = {
     "healthy": "Nothing: compare it with others at equal rate, over several seeds.",
@@ -36,7 +32,7 @@ ADVICE = {
     " a language model that is told the length, weaken what the decoder sees of the past"
     " (word_dropout, limited_receptive_field) so that the rest is worth telling, and report neither"
     " rate nor MI as what was learnt.",
-    TOO_FEW: "Score it on more sentences: two at least, better a thousand.",
+    "too few sentences": "Score it on more sentences: two at least, better a thousand.",
     NO_VERDICT: "Mend what is named above, then diagnose it again.",
     "saturated estimate": "Score it on more sentences: the mutual information of N sentences"
     " cannot exceed log N.",
@@ -138,8 +134,8 @@ def numbers(scores: Scores, evidence: Evidence) -> list[str]:
 def missing(scores: Scores, family: str) -> list[str]:
     """The metrics that the posterior's family does not have, and why, a line a reason."""
     named: dict[str, list[str]] = {}
-    for name, reason in getattr(of_metrics, "absent", lambda _: {})(family).items():
-        if name not in scores.metrics:
+    for name, reason in absent(family).items():
+        if name not in scores.metrics and not name.startswith("active_units_"):
             named.setdefault(reason, []).append(name)
     return [f"  no {', '.join(names)}: {reason}" for reason, names in named.items()]
 

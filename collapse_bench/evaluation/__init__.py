@@ -8,8 +8,17 @@ from collapse_bench.evaluation.evaluate import (
     evaluating,
     negative_elbo,
     partners,
+    rows_at,
 )
-from collapse_bench.evaluation.honesty import LAWS, Bound, Finding, bound_from, bound_of, findings
+from collapse_bench.evaluation.honesty import (
+    LAWS,
+    Bound,
+    Finding,
+    bound_from,
+    bound_of,
+    findings,
+    wider,
+)
 from collapse_bench.evaluation.importance import FIRST_ROUND, rounds_of_draws
 from collapse_bench.evaluation.noise import SentenceNoise, Sentences
 
@@ -31,4 +40,6 @@ __all__ = [
     "negative_elbo",
     "partners",
     "rounds_of_draws",
+    "rows_at",
+    "wider",
 ]

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from collapse_bench.corpus import Batch, Split
-from collapse_bench.corpus.batches import collate
+from collapse_bench.corpus.batches import MOST_PADDED, collate
 from collapse_bench.corpus.vocabulary import BOS
 from collapse_bench.evaluation.evaluate import Evaluable, device_of, evaluating
 from collapse_bench.evaluation.noise import SentenceNoise
@@ -22,6 +22,9 @@ from collapse_bench.precision import products_in
 
 COMPARED = 16
 """Sentences that are asked about again and again; looked at once they take little time."""
+
+LONGEST = MOST_PADDED // 64
+"""Tokens of the longest sentence that is asked about, since up to 64 are padded to it."""
 
 NATS, SHARE = 0.005, 5e-5
 """What two computations of one number may differ by: nats, and a share of it. Other padding and
@@ -43,7 +46,7 @@ class Asked:
     """A model, the N sentences of a split, and noise that belongs to each of them.
 
     Attributes:
-        order: `[N]` the sentences in a random order.
+        order: the sentences, but for very long ones, in a random order.
         rng: for whatever else is chosen at random.
         sentences: the first of them, as one batch.
         own: what is inferred of these.
@@ -56,7 +59,9 @@ class Asked:
         self.device = device_of(model)
         self.noise = SentenceNoise(len(split), seed)
         self.rng = np.random.default_rng(seed)
-        self.order = self.rng.permutation(len(split))
+        lengths = np.asarray(split.lengths)
+        short = lengths <= max(LONGEST, int(lengths.min()))
+        self.order = self.rng.permutation(np.flatnonzero(short))
         kinds = [p.dtype for p in model.parameters() if p.is_floating_point()]
         coarsest = max((torch.finfo(kind).eps for kind in kinds), default=0.0)
         # Coarser weights round more; no more than their errors' square root adds up.

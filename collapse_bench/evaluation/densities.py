@@ -5,10 +5,10 @@ import math
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, MultivariateNormal, Normal
 
 from collapse_bench.evaluation.asked import Asked
-from collapse_bench.model.distributions import closed_rate, draw, shape_of
+from collapse_bench.model.distributions import base, closed_rate, draw, family_of, shape_of
 
 PRIORS, PRIOR_BATCH = 192, 48
 """Sentences whose priors are compared, and how many are inferred at once: a prior that sees other
@@ -28,13 +28,18 @@ ERRORS = 4.5
 models seven are."""
 
 FLOWS, WIDEST = 8, 64
-"""Sentences whose draw is differentiated by its noise, and the most dimensions of z for it."""
+"""Sentences whose draw is differentiated by its noise, and the most dimensions of z for it and for
+a normal that is fitted to draws."""
 
 JACOBIAN = 0.05
 """Nats by which a density may be below that of its draw by the change of variables, whose float32
 determinant is good to 1e-3 where the condition is below `CONDITION`."""
 
 CONDITION = 1e4
+
+WIDER, MASS = 1.1, 0.02
+"""How much wider the normal is that a prior is held against, and nats by which its mass may be
+above 1 beyond the sampling error."""
 
 
 def prior(asked: Asked) -> str | None:
@@ -65,7 +70,7 @@ def prior(asked: Asked) -> str | None:
 
 
 def density(asked: Asked) -> str | None:
-    """Whether log q is the density of what is drawn.
+    """Whether log q is the density of what is drawn, and log p that of a prior's own draws.
 
     Where the rate has a closed form the mean of log q/p over draws has to agree with it. Elsewhere
     log q may not be below log N(e) - log |det dz/de|, the density of the draw z(e) by the change of
@@ -77,9 +82,49 @@ def density(asked: Asked) -> str | None:
     if not inferred.z.numel():
         return None
     rate = closed_rate(inferred.q, inferred.p)
-    if rate is None:
-        return _of_flow(asked)
-    return _of_closed_rate(asked, inferred.q, inferred.p, rate.sum(1))
+    found = (
+        _of_flow(asked, prior=False)
+        if rate is None
+        else _of_closed_rate(asked, inferred.q, inferred.p, rate.sum(1))
+    )
+    return found or (None if type(base(inferred.p)) is Normal else _of_flow(asked, prior=True))
+
+
+def mass(asked: Asked) -> str | None:
+    """Whether the prior integrates to no more than 1, where it is a family of the remedy's own.
+
+    The mean of p/r over draws of r, a normal with the mean and covariance of the prior's draws and
+    a little wider, is the part of p's mass that r reaches. Codes and spheres have no such normal.
+    """
+    of_q, of_p = family_of(asked.own.q), family_of(asked.own.p)
+    if of_p == "normal" or of_p in ("codes", "sphere") or of_q not in ("normal", "flow"):
+        return None
+    if not 0 < math.prod(asked.own.z.shape[1:]) <= WIDEST:
+        return None
+    inferred = asked.infer(asked.at(asked.order[:SENTENCES]))
+    p, shape = inferred.p, shape_of(inferred.q)
+    rounds = math.ceil(SENTENCES * DRAWS / shape[0])
+    drawn = torch.cat([draw(p, _noise(asked, shape)).flatten(1).double() for _ in range(rounds)])
+    spread = torch.cov(drawn.T).view(drawn.shape[1], -1) * WIDER**2
+    factor, failed = torch.linalg.cholesky_ex(spread)
+    if failed:
+        return None
+    r = MultivariateNormal(drawn.mean(0), scale_tril=factor, validate_args=False)
+    ratios = []
+    for _ in range(rounds):
+        z = r.mean + _noise(asked, shape).flatten(1).double() @ factor.T
+        ratios.append(p.log_prob(z.to(inferred.z).view(shape)).double() - r.log_prob(z))
+    log_ratio = torch.cat(ratios)
+    weight = (log_ratio - log_ratio.max()).exp()
+    error = float(weight.std() / weight.mean()) / math.sqrt(len(weight))
+    log_mass = float(weight.mean().log() + log_ratio.max())
+    least = 1 - ERRORS * error
+    if least <= 0 or log_mass + math.log(least) <= MASS:
+        return None
+    return (
+        f"the prior's density does not integrate to 1: exp({log_mass:.2g}) of it was found, with an"
+        f" error of {100 * error:.2g} %"
+    )
 
 
 def _of_closed_rate(asked: Asked, q: Distribution, p: Distribution, rate: Tensor) -> str | None:
@@ -102,11 +147,11 @@ def _of_closed_rate(asked: Asked, q: Distribution, p: Distribution, rate: Tensor
     )
 
 
-def _of_flow(asked: Asked) -> str | None:
-    """log q against the change of variables from the noise of the draw."""
-    sentences = asked.at(asked.order[:FLOWS])
-    q = asked.infer(sentences).q
-    shape = shape_of(q)
+def _of_flow(asked: Asked, prior: bool) -> str | None:
+    """The density of posterior or prior against the change of variables from a draw's noise."""
+    inferred = asked.infer(asked.at(asked.order[:FLOWS]))
+    q = inferred.p if prior else inferred.q
+    shape = shape_of(inferred.q)
     if math.prod(shape[1:]) > WIDEST:
         return None
     noise = _noise(asked, shape)
@@ -121,7 +166,7 @@ def _of_flow(asked: Asked) -> str | None:
         ]
     if any(row is None for row in rows):
         return None
-    jacobian = torch.stack([row.flatten(1) for row in rows], dim=1).double().cpu()
+    jacobian = torch.stack([row.flatten(1) for row in rows], dim=1).double().cpu().nan_to_num()
     regular = torch.linalg.cond(jacobian) < CONDITION
     log_noise = torch.distributions.Normal(0.0, 1.0).log_prob(noise.detach().double().cpu())
     of_draw = log_noise.flatten(1).sum(1) - torch.linalg.slogdet(jacobian).logabsdet
@@ -130,8 +175,9 @@ def _of_flow(asked: Asked) -> str | None:
     allowed = (JACOBIAN + 1e-3 * of_draw.abs())[regular]
     if not (short > allowed).any():
         return None
+    name, letter = ("prior", "p") if prior else ("posterior", "q")
     return (
-        "the posterior's density is not that of its draws: log q of a draw is up to"
+        f"the {name}'s density is not that of its draws: log {letter} of a draw is up to"
         f" {float(short.max()):.2g} nats below what the change of variables gives"
     )
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from collapse_bench.corpus import Split, evaluation_batches
-from collapse_bench.corpus.batches import MOST_PADDED
-from collapse_bench.evaluation.aggregate import terms_of_aggregate
+from collapse_bench.corpus.batches import MOST_PADDED, collate
+from collapse_bench.evaluation.aggregate import sentences_of_aggregate, terms_of_aggregate
 from collapse_bench.evaluation.importance import importance_weights
 from collapse_bench.evaluation.noise import SentenceNoise, Sentences
 from collapse_bench.latent_model import Rows
@@ -116,7 +116,6 @@ def evaluate(
             return model.log_likelihood(sentences, z)
 
     parts: list[dict[str, Tensor]] = []
-    posteriors: list[tuple[Tensor, Distribution]] = []
     with evaluating(model):
         for sentences in batches_of(split, batch):
             sentences = sentences.to(device)
@@ -139,15 +138,19 @@ def evaluate(
                 if closed_rate(q, p) is None:
                     arrays["kl"] = arrays["log_ratio"][:, None]
             parts.append({name: array.cpu() for name, array in arrays.items()})
-            if family_of(q) != "normal":
-                posteriors.append((sentences.index, q))
         found = _in_order(parts) | {"family": np.asarray(family_of(q))}
         samples_of_z = found["posterior_sample"].reshape(len(split), *q.event_shape)
         known = _known_of(split)
-        if posteriors:
+        if family_of(q) != "normal":
+            chosen = sentences_of_aggregate(family_of(q), len(split), seed)
             labels = {k.removeprefix("label_"): v for k, v in known.items() if "label_" in k}
             found |= terms_of_aggregate(
-                posteriors, samples_of_z, found["tokens"], labels if shuffled else {}, seed
+                _posteriors(model, split, chosen, batch, noise),
+                samples_of_z,
+                found["log_density"],
+                found["tokens"],
+                labels if shuffled else {},
+                device,
             )
         if samples and shuffled:
             of_length, of_any = (
@@ -169,6 +172,29 @@ def evaluate(
                 parts.append({"index": sentences.index.cpu(), **nats})
             found |= _in_order(parts)
     return found | known
+
+
+def _posteriors(
+    model: Evaluable,
+    split: Split | Rows,
+    chosen: NDArray[np.int64],
+    batch: int,
+    noise: SentenceNoise,
+) -> list[tuple[NDArray[np.int64], Distribution]]:
+    """The posteriors of some sentences, batch by batch, each with their places in the split."""
+    posteriors = []
+    for start in range(0, len(chosen), batch):
+        places = chosen[start : start + batch]
+        sentences = rows_at(split, places).to(device_of(model))
+        posteriors.append((places, model.posterior(sentences, noise.of(sentences, -1))))
+    return posteriors
+
+
+def rows_at(split: Split | Rows, places: NDArray[np.int64]) -> Any:
+    """The sentences at these places of a split, as one batch."""
+    if isinstance(split, Rows):
+        return split.rows(torch.from_numpy(places))
+    return collate(split, places)
 
 
 def _of_posterior(q: Distribution, p: Distribution, z: Tensor) -> dict[str, Tensor]:

@@ -8,9 +8,10 @@ is asked of a model's author: the model is put to the question on some of its se
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
+from torch import nn
 
 from collapse_bench.corpus import Split
 from collapse_bench.errors import UserError
@@ -28,11 +29,16 @@ LAWS = {
     "causal": "the decoder does not see what it predicts",
     "normalised": "the probabilities of all words sum to 1",
     "prior": "the prior does not depend on the sentence",
-    "density": "the posterior's density is that of its draws",
+    "density": "the densities of posterior and prior are those of their draws",
+    "mass": "the prior integrates to 1",
     "answers": "it can be seen whether the others hold",
 }
 """What is measured, in words."""
 
+WIDER = 3.0
+"""How much larger the weights of a model are made that has hardly been trained."""
+
+M = TypeVar("M", bound=nn.Module)
 Look = Callable[[Asked], str | None]
 
 OF_LIKELIHOOD: dict[str, Look] = {
@@ -48,6 +54,7 @@ OF_ALL: dict[str, Look] = {
     "positive": likelihoods.positive,
     "prior": densities.prior,
     "density": densities.density,
+    "mass": densities.mass,
 }
 """Looked at in any case."""
 
@@ -130,3 +137,15 @@ def _seen(law: str, look: Look, asked: Asked) -> tuple[Finding, ...]:
         told = f"{type(error).__name__}: {error}".splitlines()[0]
         return (Finding("answers", f"it cannot be seen whether {LAWS[law]}: {told}"),)
     return () if reason is None else (Finding(law, reason),)
+
+
+def wider(model: M) -> M:
+    """The same model, its weights made larger, in place.
+
+    Hardly trained, a model says much the same of every sentence, and what it looks at that it must
+    not hardly shows.
+    """
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(WIDER)
+    return model

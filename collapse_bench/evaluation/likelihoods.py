@@ -1,18 +1,21 @@
 """Whether log p(x|z) is a function of the words and z, and of nothing else."""
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from collapse_bench.corpus import Batch
-from collapse_bench.evaluation.asked import Asked, table_of
+from collapse_bench.evaluation.asked import COMPARED, Asked, table_of
+from collapse_bench.latent_model import Rows
 from collapse_bench.model import SequenceVAE
 
 COMPANY, ALONE = 4, 3
 """Sentences that join those that are compared, and how many are asked about alone."""
+
+UNCOUNTED = 2
+"""Positions of a sentence that its length need not count: a start and an end."""
 
 NOTHING = 1e-3
 """Nats above 0 that are rounding."""
@@ -41,7 +44,7 @@ def leak(asked: Asked) -> str | None:
     if isinstance(model, SequenceVAE):
         states = model.decoder(sentences, z)
         model.decoder(others, encoded.z)
-        nats = model.readout(states, sentences)
+        nats: Tensor = model.readout(states, sentences)
     else:
         nats = model.log_likelihood(sentences, z)
     what = _nats(asked, "log p(x|z)", asked.nats, nats)
@@ -55,8 +58,9 @@ def neighbours(asked: Asked) -> str | None:
     """Whether a sentence's numbers are the same alone, in another order and in other company."""
     chosen, own = asked.order[: len(asked.nats)], asked.own
     log_q = own.q.log_prob(own.z)
-    lengths = torch.as_tensor(asked.split.lengths)
-    company = np.append(asked.order[len(chosen) :][:COMPANY], int(lengths.argmax()))
+    lengths = np.asarray(asked.split.lengths)
+    longest = asked.order[lengths[asked.order].argmax()]
+    company = np.append(asked.order[len(chosen) :][:COMPANY], longest)
     backwards = np.arange(len(chosen))[::-1].copy()
     for strangers, place in (
         (company, backwards),
@@ -76,23 +80,29 @@ def neighbours(asked: Asked) -> str | None:
 
 
 def padding(asked: Asked) -> str | None:
-    """Whether columns that are past the end of every sentence of a batch count.
+    """Whether columns in which the shortest sentences have nothing but padding count.
 
     Asked of a model that gives sums; `Scored` sees by itself where there are nats by position.
     """
-    rows = asked.sentences
-    table = table_of(rows)
-    longest = int(rows.lengths.max())
-    if table is None or not 1 < longest < table.shape[1]:
+    split = asked.split
+    if not isinstance(split, Rows) or table_of(split) is None or split.lengths.max() == 1:
         return None
+    width = split.values.shape[1]
+    short = split.lengths.argsort(stable=True)[:COMPARED]
+    rows = asked.at(short[split.lengths[short] + UNCOUNTED < width].numpy())
+    table = table_of(rows)
+    if table is None or not len(rows):
+        return None
+    kept = int(rows.lengths.max()) + UNCOUNTED
+    if (table[:, kept:] != table[0, -1]).any():
+        return None  # what lengths do not count is no padding
+    z = asked.infer(rows).z
+    nats = asked.model.log_likelihood(rows, z)
     try:
-        narrow = replace(rows, values=rows.values[:, :longest])
-        short = asked.model.log_likelihood(narrow, asked.own.z)
+        narrow = asked.model.log_likelihood(replace(rows, values=rows.values[:, :kept]), z)
     except Exception:
         return None  # rows of another width are not what the model is for
-    what = _nats(
-        asked, "without the columns past the longest sentence, log p(x|z)", asked.nats, short
-    )
+    what = _nats(asked, f"with {width - kept} columns of it cut off, log p(x|z)", nats, narrow)
     return what and f"padding counts: {what}"
 
 
@@ -134,12 +144,8 @@ def _changed(
     return None
 
 
-def _discrete(sentences: Any) -> bool:
+def _discrete(sentences: Batch | Rows) -> bool:
     """Whether these are words: a density of numbers may be above 1."""
-    values = sentences.targets if isinstance(sentences, Batch) else sentences.values
-    if isinstance(values, list | tuple):
-        values = values[0]
-    kind = getattr(values, "dtype", None)
-    if kind is None:
-        return not any(isinstance(each, float) for each in np.ravel(np.array(values, object)))
-    return not (kind.is_floating_point if isinstance(kind, torch.dtype) else kind.kind == "f")
+    if isinstance(sentences, Rows):
+        return not sentences.real
+    return not sentences.targets.is_floating_point()

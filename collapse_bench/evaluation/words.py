@@ -39,8 +39,9 @@ softmax where such a sum takes too long."""
 SUM = 1e-3
 """Nats by which the log of a sum over all words may be off 0; float32 errs by less than 1e-5."""
 
-ROWS, WORDS = 3, 256
-"""Of a user's model: sentences in which a word is replaced, and most words that replace it."""
+ROWS, WORDS, LOOKED_AT = 3, 256, 1000
+"""Of a user's model: sentences in which a word is replaced by all others, most words that replace
+it, and sentences in which these are looked for."""
 
 
 def causal(asked: Asked) -> str | None:
@@ -66,6 +67,7 @@ def causal(asked: Asked) -> str | None:
     row, at = torch.arange(len(words)), torch.tensor(place)
     before = torch.arange(width) < at[:, None]
     target = batch.targets[row, at][:, None]
+    readout: Any = asked.model.readout
     states = asked.model.decoder(batch, z)
     for told, changed in (("changing token", other_word), ("another end from token", other_end)):
         other = sentences_of(changed, batch.index)
@@ -73,11 +75,11 @@ def causal(asked: Asked) -> str | None:
         off = torch.zeros(len(words), width, dtype=torch.float64)
         # The old word as the new sentence's state predicts it.
         one, new = (
-            asked.model.readout(each[row, at][:, None], one_token(target, batch.index))
+            readout(each[row, at][:, None], one_token(target, batch.index))
             for each in (states, new_states)
         )
         off[row, at] = asked.beyond(one, new)
-        new = fitted(asked.model.readout.by_position(new_states, other), width)
+        new = fitted(readout.by_position(new_states, other), width)
         off = off + asked.beyond(asked.tokens, new).where(before, 0.0)
         if off.any():
             return _peeks(told, place, off)
@@ -104,8 +106,8 @@ def _causal_rows(asked: Asked) -> str | None:
         return None
     ends = _ends(asked, rows, table)
     place = [int(asked.rng.integers(1, end - 1)) if end > 2 else 0 for end in ends]
-    inside = np.concatenate([row[:end] for row, end in zip(table, ends, strict=True)])
-    changed = np.stack([_replaced(row, t, inside) for row, t in zip(table, place, strict=True)])
+    seen = _seen_at_each_place(asked, table.shape[1])
+    changed = np.stack([_replaced(row, t, seen[t]) for row, t in zip(table, place, strict=True)])
     new = asked.model.log_likelihood_by_position(_with(rows, changed), asked.own.z)
     if new is None:
         return None
@@ -166,23 +168,21 @@ def _plain_softmax(asked: Asked, states: Tensor, readout: Readout) -> str | None
 
 
 def _normalised_rows(asked: Asked) -> str | None:
-    """The same of rows of whole numbers: over some of the words the sum is at most 1."""
+    """The same of rows of whole numbers: over some of the words the sum is at most 1.
+
+    At a place only those are tried that were seen there: others need not mean anything.
+    """
     rows = asked.sentences
     table = table_of(rows)
     z, nats = asked.own.z, asked.tokens
     if table is None or nats is None or nats.shape != table.shape:
         return None
     ends = _ends(asked, rows, table)
-    seen = asked.at(asked.order[:1000])
-    everything = table_of(seen)
-    assert everything is not None
-    inside = [row[:end] for row, end in zip(everything, _ends(asked, seen, everything),
-                                            strict=True)]  # fmt: skip
-    ids, counts = np.unique(np.concatenate(inside), return_counts=True)
-    ids = ids[np.argsort(-counts, kind="stable")][:WORDS]
+    seen = _seen_at_each_place(asked, table.shape[1])
     worst = 0.0
     for i, end in enumerate(ends[:ROWS]):
         place = int(asked.rng.integers(end))
+        ids = seen[place]
         changed = np.repeat(table[i : i + 1], len(ids), axis=0)
         changed[:, place] = ids
         many = rows.rows(torch.full((len(ids),), i, device=asked.device))
@@ -225,6 +225,19 @@ def _with(rows: Rows, table: NDArray[Any]) -> Rows:
     if isinstance(rows.values, Tensor):
         return replace(rows, values=torch.from_numpy(table).to(rows.values))
     return replace(rows, values=table)
+
+
+def _seen_at_each_place(asked: Asked, columns: int) -> list[NDArray[Any]]:
+    """The most frequent words of each column, at most `WORDS`."""
+    rows = asked.at(asked.order[:LOOKED_AT])
+    table = table_of(rows)
+    assert table is not None
+    inside = np.arange(columns) < np.array(_ends(asked, rows, table))[:, None]
+    seen = []
+    for column, there in zip(table.T, inside.T, strict=True):
+        words, counts = np.unique(column[there], return_counts=True)
+        seen.append(words[np.argsort(-counts, kind="stable")][:WORDS])
+    return seen
 
 
 def _ends(asked: Asked, rows: Rows, table: NDArray[Any]) -> list[int]:

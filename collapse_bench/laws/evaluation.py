@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from collapse_bench.corpus import Batch
 from collapse_bench.corpus.vocabulary import PAD
-from collapse_bench.evaluation import bound_of
+from collapse_bench.evaluation import bound_of, wider
 from collapse_bench.laws.bench import (
     Arrays,
     Built,
@@ -165,7 +165,7 @@ def its_bound_is_one(subject: Subject) -> None:
     """
     corpus, built = tiny_corpus(), subject.make()
     built.steps(corpus, 4)
-    bound = bound_of(built.model, corpus.train, batch=16, seed=1)
+    bound = bound_of(wider(built.model), corpus.train, batch=16, seed=1)
     if bound.kind != "valid":
         raise LawBroken(f"its bound is {bound.kind}: {'; '.join(bound.reasons)}")
 

@@ -165,7 +165,7 @@ def check_identities(
         "I given length <= I": (of_length, margin * length_error),
         "I <= I given length + H(length)": (
             metrics["length_entropy"] - of_length,
-            margin * max(errors["length_entropy"], TINY),
+            margin * (length_error + errors["length_entropy"]),
         ),
         "D + R >= NLL": (
             metrics["negative_elbo"] - metrics["nll"] + mixture,

@@ -98,11 +98,12 @@ def aggregate_terms(pairs: Pairs, tokens: Integers | None = None) -> dict[str, F
         same = {}
         if tokens is not None:
             for length in np.unique(tokens[rows]):
-                group = np.flatnonzero(tokens[pairs.columns] == length)
+                group = tokens[pairs.columns] == length
                 members = np.flatnonzero(tokens[rows] == length)
-                size = len(group) - np.isin(column[members], group)
-                same[length] = members, _log_sum(density[np.ix_(members, group)]), size
-        sum_of_others = _log_sum(density)
+                size = group.sum() - group[column[members]]
+                among = density[np.ix_(members, np.flatnonzero(group))]
+                same[length] = members, log_sum(among), size
+        sum_of_others = log_sum(density)
         terms["log_density"][rows] = of_itself
         terms["log_aggregate"][rows] = np.logaddexp(of_itself, sum_of_others) - np.log(m)
         # One sentence in all has no others: it is looked at beside itself.
@@ -116,8 +117,8 @@ def aggregate_terms(pairs: Pairs, tokens: Integers | None = None) -> dict[str, F
     return terms
 
 
-def _log_sum(density: Floats) -> Floats:
-    """Logarithm of the sum of the exponentials of each row, [R, M] to [R]; -inf of none.
+def log_sum(density: Floats) -> Floats:
+    """Logarithm of the sum of the exponentials of each row, [R, M] to [R]; of none it is -inf.
 
     The array is overwritten.
     """

@@ -4,9 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 from scipy.linalg import solve_triangular
-from scipy.special import logsumexp
 
-from collapse_bench.metrics.pairs import ROWS, Floats, Integers, log_density_matrix
+from collapse_bench.metrics.pairs import ROWS, Floats, Integers, log_density_matrix, log_sum
 
 FREQUENT = 20
 """Sentences of the fitting half in which a word must be for a coefficient of its own."""
@@ -188,6 +187,6 @@ def _among(z: Floats, mean: Floats, others: Floats, covariance: Floats) -> Float
         rows = slice(start, start + ROWS)
         density = log_density_matrix(z[rows], others, ones)
         density += 0.5 * z.shape[1] * np.log(2 * np.pi)
-        both = np.logaddexp(own[rows], logsumexp(density, axis=1))
+        both = np.logaddexp(own[rows], log_sum(density))
         terms[rows] = own[rows] - both + np.log(len(others) + 1)
     return terms

@@ -11,6 +11,7 @@ from collapse_bench.model.latent import (
     StandardNormal,
 )
 from collapse_bench.model.lstm import LSTMDecoder, LSTMEncoder
+from collapse_bench.model.oracle import ToldLength
 from collapse_bench.model.readout import Readout
 from collapse_bench.model.transformer import TransformerDecoder, TransformerEncoder
 from collapse_bench.model.vae import (
@@ -46,7 +47,7 @@ ARCHITECTURES = {
 }
 
 
-def build_model(architecture: str, dimensions: Dimensions) -> SequenceVAE:
+def build_model(architecture: str, dimensions: Dimensions, told: str | None = None) -> SequenceVAE:
     """The plain VAE of an architecture; with a latent of size 0 it is the language model.
 
     Weights come from torch's global generator: seed it first.
@@ -54,6 +55,7 @@ def build_model(architecture: str, dimensions: Dimensions) -> SequenceVAE:
     Args:
         architecture: a key of `ARCHITECTURES`.
         dimensions: the sizes of every part.
+        told: `length` for an oracle, a language model that is told each sentence's length.
     """
     encoder, decoder = ARCHITECTURES[architecture]
     has_latent = dimensions.latent > 0
@@ -65,7 +67,7 @@ def build_model(architecture: str, dimensions: Dimensions) -> SequenceVAE:
             "pool": LastState(),
             "head": GaussianHead(dimensions.hidden if has_latent else 0, dimensions.latent),
             "prior": StandardNormal(),
-            "decoder": decoder(dimensions),
+            "decoder": ToldLength(decoder, dimensions) if told else decoder(dimensions),
             "readout": Readout(dimensions.hidden, dimensions.vocabulary),
         }
     return SequenceVAE(dimensions, slots)

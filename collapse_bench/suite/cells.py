@@ -16,6 +16,7 @@ from collapse_bench.suite.definition import (
     Sizes,
     Suite,
     Training,
+    budget_for,
 )
 
 
@@ -36,6 +37,12 @@ class Cell:
     def name(self) -> str:
         """The cell as it is selected: entry/architecture/seed."""
         return f"{self.entry.name}/{self.architecture}/{self.seed}"
+
+    def budget_for(self, corpus_name: str) -> int:
+        """Return the cell's budget in decoded tokens: its entry's own, or the suite's."""
+        if self.entry.budget is not None:
+            return budget_for(self.entry.budget, corpus_name)
+        return self.training.budget_for(corpus_name)
 
 
 def cells_of(suite: Suite) -> list[Cell]:
@@ -79,11 +86,14 @@ def curves_of(suite: Suite) -> dict[str, list[str]]:
     return curves
 
 
-def identity(cell: Cell, corpus_name: str, corpus_sha256: str, budget: int) -> dict[str, Any]:
+def identity(
+    cell: Cell, corpus_name: str, corpus_sha256: str, labels_sha256: str | None, budget: int
+) -> dict[str, Any]:
     """Return everything that determines the cell's result, ready for JSON.
 
     What the suite asked for gives way to what is really used: where the text was found is no
-    part of the identity, its digest is; and of several budgets only the one that is spent.
+    part of the identity, its digest and that of its labels are; and of several budgets only the one
+    that is spent.
     """
     return {
         "remedies": [asdict(remedy) for remedy in cell.entry.remedies],
@@ -92,18 +102,29 @@ def identity(cell: Cell, corpus_name: str, corpus_sha256: str, budget: int) -> d
         "corpus": {
             "name": corpus_name,
             "sha256": corpus_sha256,
+            "labels": labels_sha256,
             "vocabulary": cell.corpus.vocabulary,
             "tokenizer": cell.corpus.tokenizer,
         },
+        "told": cell.entry.told,
         "sizes": asdict(cell.sizes),
         "training": asdict(cell.training) | {"budget": budget},
         "evaluation": asdict(cell.evaluation),
     }
 
 
-def cell_id(cell: Cell, corpus_name: str, corpus_sha256: str, budget: int) -> str:
-    """Return the cell's id, which is also its folder: its name and a digest of its identity."""
-    settings = identity(cell, corpus_name, corpus_sha256, budget)
+def cell_id(
+    cell: Cell, corpus_name: str, corpus_sha256: str, labels_sha256: str | None, budget: int
+) -> str:
+    """Return the cell's id, which is also its folder: its name and a digest of its identity.
+
+    Labels that there are none of, and an entry that is told nothing, leave no trace in it: such a
+    cell is the same as before there were these two.
+    """
+    settings = identity(cell, corpus_name, corpus_sha256, labels_sha256, budget)
+    for part, name in ((settings["corpus"], "labels"), (settings, "told")):
+        if part[name] is None:
+            del part[name]
     canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"), allow_nan=False)
     digest = hashlib.sha256(canonical.encode()).hexdigest()[:8]
     return f"{cell.entry.name}-{cell.architecture}-{cell.seed}-{digest}"
@@ -114,6 +135,7 @@ def belongs(record: Mapping[str, Any], suite: Suite) -> bool:
     for cell in cells_of(replace(suite, seeds=(record["seed"],))):
         if (cell.entry.name, cell.architecture) == (record["entry"], record["architecture"]):
             corpus = record["corpus"]
-            same = cell_id(cell, corpus["name"], corpus["sha256"], record["budget"])
+            labels = record["settings"]["corpus"].get("labels")
+            same = cell_id(cell, corpus["name"], corpus["sha256"], labels, record["budget"])
             return bool(same == record["cell"])
     return False

@@ -9,6 +9,13 @@ from collapse_bench.settings import Above, AtLeast, Between
 CorpusName = Literal["ptb", "text", "newswire"]
 Architecture = Literal["lstm", "transformer"]
 Precision = Literal["auto", "float32", "bfloat16"]
+Budget = Annotated[int, AtLeast(1)] | dict[CorpusName, Annotated[int, AtLeast(1)]]
+"""Tokens that a cell may decode, or a mapping from the corpus's name to them."""
+
+
+def budget_for(budget: Budget, corpus_name: str) -> int:
+    """Return the budget in decoded tokens on the corpus that is really used."""
+    return budget if isinstance(budget, int) else budget[cast(CorpusName, corpus_name)]
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,7 @@ class Training:
     """How every cell is trained.
 
     Attributes:
-        budget: Tokens that a cell may decode, or a mapping from the corpus's name to them.
+        budget: Tokens that a cell may decode, unless its entry has a budget of its own.
         batch: Sentences in an update.
         learning_rate: Adam's, constant in the first half of the budget, then falling.
         clip: Largest norm of the gradient.
@@ -63,7 +70,7 @@ class Training:
             `auto` is bfloat16 where the device has instructions for it.
     """
 
-    budget: Annotated[int, AtLeast(1)] | dict[CorpusName, Annotated[int, AtLeast(1)]]
+    budget: Budget
     batch: Annotated[int, AtLeast(1)] = 32
     learning_rate: Annotated[float, Above(0)] = 1e-3
     clip: Annotated[float, Above(0)] = 5.0
@@ -73,9 +80,7 @@ class Training:
 
     def budget_for(self, corpus_name: str) -> int:
         """Return the budget in decoded tokens on the corpus that is really used."""
-        if isinstance(self.budget, int):
-            return self.budget
-        return self.budget[cast(CorpusName, corpus_name)]
+        return budget_for(self.budget, corpus_name)
 
 
 @dataclass(frozen=True)
@@ -109,6 +114,9 @@ class RemedySettings:
     sha256: str | None = None
 
 
+Told = Literal["length"]
+
+
 @dataclass(frozen=True)
 class Sweep:
     """The point of a sweep that an entry is.
@@ -128,14 +136,18 @@ class Sweep:
 class Entry:
     """What competes: remedies, the first acting first; none is the plain VAE.
 
-    A `latent` that is not None stands for the latent of the suite's sizes. A `sweep` only tells
-    where the entry comes from: it is no part of a cell's identity.
+    A `latent` that is not None stands for the latent of the suite's sizes, and a `budget` for its
+    budget. What an entry is `told` of a sentence in advance makes it an oracle: the language model
+    that knows its length. A `sweep` only tells where the entry comes from: it is no part of a
+    cell's identity.
     """
 
     name: str
     remedies: tuple[RemedySettings, ...] = ()
     latent: int | None = None
     sweep: Sweep | None = None
+    told: Told | None = None
+    budget: Budget | None = None
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Models that a metric must not be fooled by, and two that it must believe.
 
 Every control is a real model over real sentences with the interface of `LatentModel`; in all but
-the last three the decoder is a first-order Markov chain that never looks at z, so what it knows is
+the last four the decoder is a first-order Markov chain that never looks at z, so what it knows is
 its chain and what it uses of z is nothing, by construction. Float64.
 """
 
@@ -20,6 +20,9 @@ from collapse_bench.truth.linear import linear_vae
 
 LATENT = 32
 WORDS, TOKENS = 12, 8
+LONGEST = 24
+"""Words of the longest sentence where lengths differ."""
+
 GAMMA = 0.7
 """Scale of the batch-normalised means, as in the settings of Zhu et al. 2020."""
 
@@ -63,10 +66,10 @@ class MarkovDecoder:
             [self.first[sentences[:, :1]], self.next[sentences[:, :-1], sentences[:, 1:]]], dim=1
         )
 
-    def draw(self, n: int, generator: torch.Generator) -> Tensor:
-        """n sentences of `TOKENS` words."""
+    def draw(self, n: int, generator: torch.Generator, length: int = TOKENS) -> Tensor:
+        """n sentences of so many words."""
         words = [torch.multinomial(self.first.exp(), n, replacement=True, generator=generator)]
-        for _ in range(TOKENS - 1):
+        for _ in range(length - 1):
             words.append(
                 torch.multinomial(self.next[words[-1]].exp(), 1, generator=generator)[:, 0]
             )
@@ -99,6 +102,44 @@ class TopicDecoder:
             chance = (history + shift).softmax(-1)
             words.append(torch.multinomial(chance, 1, generator=generator)[:, 0])
         return torch.stack(words, dim=1)
+
+
+@dataclass(frozen=True)
+class LengthDecoder:
+    """A Markov chain over the words, and a length that z tells: it is nearest to its own place.
+
+    Attributes:
+        chain: of the words, whatever z is.
+        places: [L] where in z each length from 1 to L is.
+        width: of a length around its place.
+    """
+
+    chain: MarkovDecoder
+    places: Tensor
+    width: float
+
+    def encoder(self, sentences: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and scale of z, [B, 1]: the length's place, `width` around it."""
+        mean = self.places[self.lengths(sentences) - 1][:, None]
+        return mean, torch.full_like(mean, self.width)
+
+    def lengths(self, sentences: Tensor) -> Tensor:
+        """Words of each sentence, which are padded by -1, [B, L] to [B]."""
+        return (sentences >= 0).sum(1)
+
+    def __call__(self, sentences: Tensor, z: Tensor) -> Tensor:
+        """Sentences [B, L] and z [B, 1] to nats by position [B, L]; the length's are at the end."""
+        lengths = self.lengths(sentences)
+        nats = torch.where(sentences >= 0, self.chain(sentences.clamp(min=0), z), 0.0)
+        of_length = (-0.5 * ((z - self.places) / self.width) ** 2).log_softmax(1)
+        at = torch.nn.functional.one_hot(lengths - 1, len(self.places))
+        return nats + at[:, : nats.shape[1]] * of_length
+
+    def draw(self, n: int, generator: torch.Generator) -> Tensor:
+        """n sentences of 1 to L words, every length as likely, [n, L]."""
+        words = self.chain.draw(n, generator, len(self.places))
+        ends = torch.randint(1, len(self.places) + 1, (n, 1), generator=generator)
+        return torch.where(torch.arange(words.shape[1]) < ends, words, -1)
 
 
 @dataclass(frozen=True)
@@ -192,6 +233,10 @@ def controls(n: int, seed: int = 0) -> list[Control]:
     topical = topic.draw(n, generator)
     at_prior = constant(zero[:2], one[:2])
 
+    quantiles = (torch.arange(LONGEST, dtype=torch.float64) + 0.5) / LONGEST
+    counting = LengthDecoder(chain, torch.special.ndtri(quantiles), width=0.1)
+    counted = counting.draw(n, torch.Generator().manual_seed(seed))
+
     optimum = linear_vae(torch.tensor([9.0, 6.0, 4.0, 1.0, 1.0, 1.0], dtype=torch.float64), 3)
     drawn = optimum.draw(n, generator)
     ones = torch.ones(n, dtype=torch.int64)
@@ -221,6 +266,13 @@ def controls(n: int, seed: int = 0) -> list[Control]:
             topical,
             lengths,
             "inference collapse",
+        ),
+        Control(
+            "z is the length",
+            Composed(counting, counting.encoder),
+            counted,
+            counting.lengths(counted),
+            "trivial use",
         ),
         Control("autoencoder, beta = 0", autoencoder, drawn, ones, "prior holes"),
         Control("linear VAE at its optimum", optimum, drawn, ones, "healthy"),

@@ -16,12 +16,8 @@ from torch.special import entr, ndtr
 
 from collapse_bench.metrics.active_units import THRESHOLD
 from collapse_bench.model import diagonal_normal
-from collapse_bench.truth.strings import (
-    aggregate_posterior,
-    check_probabilities,
-    kl_from_standard_normal,
-    standard_normal,
-)
+from collapse_bench.truth.line import aggregate_posterior, kl_from_standard_normal, standard_normal
+from collapse_bench.truth.strings import check_probabilities
 
 
 @dataclass(frozen=True, eq=False)

@@ -230,7 +230,7 @@ class CorrelatedNormal(MultivariateNormal):
 
     def from_noise(self, noise: Tensor) -> Tensor:
         """z [B, D] from standard normal noise of that shape."""
-        z: Tensor = self.loc + noise @ self.scale_tril[0].T
+        z: Tensor = self.loc + noise.to(self.loc) @ self.scale_tril[0].T
         return z
 
 

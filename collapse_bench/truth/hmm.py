@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.special import entr, ndtri
 
-from collapse_bench.truth.strings import all_strings, check_probabilities, standard_normal
+from collapse_bench.truth.line import standard_normal
+from collapse_bench.truth.strings import all_strings, check_probabilities
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,22 +14,24 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
-from torch.special import entr, ndtr, ndtri, xlogy
+from torch.special import entr, ndtr, ndtri
 
 from collapse_bench.metrics.active_units import THRESHOLD
 from collapse_bench.model import diagonal_normal
+from collapse_bench.truth.line import (
+    REACH,
+    aggregate_posterior,
+    kl_from_standard_normal,
+    log_normal,
+    nodes,
+    standard_normal,
+)
 
 MOST_STRINGS = 10_000
 """V^T beyond which nothing is enumerated."""
 
-REACH = 12.0
-"""Standard deviations beyond which a normal has no mass in float64."""
-
 NODE = 0.02
 """Distance of a smooth decoder's cells; a posterior may not be narrower."""
-
-ROWS = 256
-"""Posteriors whose densities are held at once."""
 
 
 class Cells(NamedTuple):
@@ -133,8 +135,8 @@ class Smooth:
 
     def cells(self) -> Cells:
         """The nodes of a trapezoid rule from -REACH to REACH."""
-        z = _nodes(-REACH, REACH, NODE)
-        return Cells(self.log_words(z), _log_normal(z, 0.0, 1.0) + z.diff()[0].log(), z, z**2)
+        z = nodes(-REACH, REACH, NODE)
+        return Cells(self.log_words(z), log_normal(z, 0.0, 1.0) + z.diff()[0].log(), z, z**2)
 
     def masses(self, mean: Tensor, scale: Tensor) -> Tensor:
         """Weights of the nodes in an average over normals, [N] and [N] to [N, C].
@@ -142,8 +144,8 @@ class Smooth:
         Raises:
             ValueError: a normal reaches beyond the nodes or between them.
         """
-        z = _nodes(-REACH, REACH, NODE)
-        mass = _log_normal(z, mean[:, None], scale[:, None]).exp() * z.diff()[0]
+        z = nodes(-REACH, REACH, NODE)
+        mass = log_normal(z, mean[:, None], scale[:, None]).exp() * z.diff()[0]
         if not torch.allclose(mass.sum(1), torch.ones_like(mean), rtol=0, atol=1e-7):
             raise ValueError(f"a posterior is narrower than {NODE}, or reaches beyond {REACH}")
         return mass
@@ -288,53 +290,6 @@ def all_strings(vocabulary: int, length: int) -> Tensor:
     return torch.cartesian_prod(*[words] * length).reshape(-1, length)
 
 
-class Aggregate(NamedTuple):
-    """What the aggregate posterior q(z) tells, in nats."""
-
-    mutual_information: float
-    marginal_kl: float
-
-
-def aggregate_posterior(weights: Tensor, mean: Tensor, scale: Tensor) -> Aggregate:
-    """I_q(x; z) and KL(q(z) || N(0, 1)) of q(z) = sum_x p(x) N(mean_x, scale_x^2), z in one
-    dimension.
-
-    I_q = h(q(z)) - sum_x p(x) h(q(z|x)); both integrals over z are trapezoid sums, with an error
-    far below 1e-8 nats.
-
-    Args:
-        weights: p(x), [X], sum to 1.
-        mean: [X].
-        scale: [X], positive.
-    """
-    lowest, highest = (mean - REACH * scale).min(), (mean + REACH * scale).max()
-    # q log q is singular where q is 0: off the line, but the nearer to it the more scales lie
-    # between two posteriors. Hence nodes much closer than a normal alone would need.
-    z = _nodes(float(lowest), float(highest), float(scale.min()) / 32)
-    density = torch.zeros_like(z)
-    parts = (part.split(ROWS) for part in (weights, mean, scale))
-    for p, m, s in zip(*parts, strict=True):
-        density += p @ _log_normal(z, m[:, None], s[:, None]).exp()
-    step = z.diff()[0]
-    conditional = (weights * (0.5 + 0.5 * math.log(2 * math.pi) + scale.log())).sum()
-    inside = xlogy(density, density)
-    cross = density * _log_normal(z, 0.0, 1.0)
-    return Aggregate(
-        float(-inside.sum() * step - conditional), float((inside - cross).sum() * step)
-    )
-
-
-def kl_from_standard_normal(mean: Tensor, scale: Tensor) -> Tensor:
-    """KL(N(mean, scale^2) || N(0, 1)) of each, in nats."""
-    return 0.5 * (mean**2 + scale**2 - 1) - scale.log()
-
-
-def standard_normal(sentences: int, latent: int) -> Distribution:
-    """N(0, I) for each of B sentences, [B, D] in float64."""
-    zero = torch.zeros(sentences, latent, dtype=torch.float64)
-    return diagonal_normal(zero, zero + 1)
-
-
 def check_probabilities(name: str, p: Tensor, positive: bool) -> None:
     """Hold the last axis against what a distribution is.
 
@@ -353,13 +308,3 @@ def _words_before(sentences: Tensor, vocabulary: int) -> Tensor:
     """The word before each, V at the start, [N, T]."""
     start = torch.full_like(sentences[:, :1], vocabulary)
     return torch.cat([start, sentences[:, :-1]], 1)
-
-
-def _nodes(low: float, high: float, most: float) -> Tensor:
-    """Equally distant nodes, at most so far apart."""
-    return torch.linspace(low, high, int((high - low) / most) + 2, dtype=torch.float64)
-
-
-def _log_normal(z: Tensor, mean: Tensor | float, scale: Tensor | float) -> Tensor:
-    scale = torch.as_tensor(scale, dtype=torch.float64)
-    return -0.5 * ((z - mean) / scale) ** 2 - scale.log() - 0.5 * math.log(2 * math.pi)

@@ -64,9 +64,11 @@ class LimitedReceptiveField(Remedy):
 
     # A decoder that knows less of the past gains more from z.
     by_construction: ClassVar[tuple[str, ...]] = (
+        "useful_beyond",
         "useful_information",
         "useful_rate",
         "shuffle_gap",
+        "shuffle_gap_any",
     )
 
     small: ClassVar[Mapping[str, Any]] = {"window": 2}

@@ -44,9 +44,11 @@ class WordDropout(Remedy):
 
     # A decoder that knows less of the past gains more from z.
     by_construction: ClassVar[tuple[str, ...]] = (
+        "useful_beyond",
         "useful_information",
         "useful_rate",
         "shuffle_gap",
+        "shuffle_gap_any",
     )
 
     neutral: ClassVar[Mapping[str, Any] | None] = {"rate": 0.0}

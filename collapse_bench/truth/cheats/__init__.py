@@ -8,6 +8,7 @@ from pathlib import Path
 CHEATS = {
     "centred_features": ("neighbours", "invalid"),
     "centred_latent": ("neighbours", "invalid"),
+    "heavy_prior": ("mass", "invalid"),
     "last_encoded": ("leak", "invalid"),
     "memory_by_number": ("leak", "invalid"),
     "narrow_draws": ("density", "invalid"),
@@ -16,6 +17,7 @@ CHEATS = {
     "peeking_decoder": ("causal", "invalid"),
     "peeking_prior": ("prior", "conditional"),
     "told_length": ("causal", "invalid"),
+    "unnormalised_readout": ("normalised", "invalid"),
     "wide_density": ("density", "invalid"),
 }
 """Name of each cheat to the law that it breaks and the kind of its bound."""

@@ -1,0 +1,272 @@
+"""What competes: the entries of a suite, from their section of the file."""
+
+import itertools
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+from collapse_bench.errors import UserError
+from collapse_bench.plugins import class_name, fingerprint
+from collapse_bench.settings import (
+    AtLeast,
+    Schema,
+    Setting,
+    class_variable_of_file,
+    problems_of,
+    resolve,
+    rule_of,
+    schema_of_file,
+    shown,
+    unknown,
+)
+from collapse_bench.suite.definition import Budget, Entry, RemedySettings, Sweep, Told
+from collapse_bench.suite.yaml_reader import Items, Report, Section
+
+_ENTRY: Schema = {
+    setting.name: setting
+    for setting in (
+        Setting("latent", Annotated[int, AtLeast(0)], None, required=False),
+        Setting("remedies", list, None, required=False),
+        Setting("budget", Budget, None, required=False),
+        Setting("told", Told, None, required=False),
+    )
+}
+_NAME = re.compile(r"[a-z0-9][a-z0-9_.+-]{0,63}")
+_NAME_RULE = "1 to 64 characters of a-z, 0-9, _ . + -, the first a letter or digit"
+
+
+def check_section(report: Report, owner: str, values: Section, schema: Schema) -> bool:
+    """Report what is wrong with the values, each with its line; tell whether nothing is."""
+    problems = problems_of(values, schema, owner)
+    for name, text in problems.items():
+        report.add(values.lines.get(name, values.line), text)
+    return not problems
+
+
+def entries_of(report: Report, root: Section, remedies: Mapping[str, Path]) -> tuple[Entry, ...]:
+    entries = root.get("entries")
+    if not isinstance(entries, Section):
+        return ()
+    if not entries:
+        line = root.lines["entries"]
+        report.add(line, "suite: entries must not be empty; the plain VAE is 'vae: []'")
+    expanded = [
+        entry
+        for name, value in entries.items()
+        for entry in _entry(report, name, value, entries.lines[name], remedies)
+    ]
+    _check_expanded(report, entries, expanded)
+    return tuple(expanded)
+
+
+def _check_expanded(report: Report, entries: Section, expanded: list[Entry]) -> None:
+    """Report the names that sweeps make where they are illegal or taken."""
+    taken = {name: name for name in entries}
+    for entry in expanded:
+        if not entry.sweep or not _NAME.fullmatch(entry.sweep.entry):
+            continue
+        swept, name = entry.sweep.entry, entry.name
+        problem = f"entry {swept}: its sweep makes an entry {shown(name)}"
+        if not _NAME.fullmatch(name):
+            way_out = "write an entry for each value, with a name of your own"
+            report.add(
+                entries.lines[swept], f"{problem}, but a name must be {_NAME_RULE}; {way_out}"
+            )
+        other = taken.setdefault(name, swept)
+        if other != swept:
+            text = f"a name that entry {other} on line {entries.lines[other]} takes; rename one"
+            report.add(entries.lines[swept], f"{problem}, {text}")
+
+
+def _entry(
+    report: Report, name: str, value: object, line: int, remedies: Mapping[str, Path]
+) -> list[Entry]:
+    """Return an entry, or one for each value of its sweep."""
+    owner = owner_of(name)
+    if not _NAME.fullmatch(name):
+        report.add(line, f"{owner}: the name must be {_NAME_RULE}")
+    if isinstance(value, Items):
+        return _of_remedies(report, name, value, remedies)
+    if isinstance(value, Section) and not value.keys() & remedies.keys():
+        return _of_mapping(report, name, value, remedies)
+    rule = (
+        "a list of remedies, such as [word_dropout] or [], or a mapping, such as {latent: N} or"
+        " {remedies: [...], budget: N}"
+    )
+    report.add(line, f"{owner}: must be {rule}, not {shown(value)}")
+    return [Entry(name)]
+
+
+def _of_remedies(
+    report: Report, name: str, value: Items, remedies: Mapping[str, Path]
+) -> list[Entry]:
+    """Return the entry of a list of remedies, or one for each value of its sweep."""
+    items = zip(value, value.lines, strict=True)
+    choices = [_remedy(report, name, *item, remedies) for item in items]
+    knobs = list(_knobs(value))
+    if len(knobs) > 1:
+        swept = " and ".join(shown(knob) for knob, _ in knobs)
+        text = f"must sweep one setting, not {swept}; give the rest one value"
+        report.add(knobs[-1][1], f"{owner_of(name)}: {text}")
+        return [Entry(name)]
+    return [_point(name, chosen) for chosen in itertools.product(*choices)]
+
+
+def _of_mapping(
+    report: Report, name: str, value: Section, remedies: Mapping[str, Path]
+) -> list[Entry]:
+    """Return the entry of a mapping, which has a latent or remedies, and maybe more."""
+    owner = owner_of(name)
+    if not check_section(report, owner, value, _ENTRY):
+        return [Entry(name)]
+    if ("latent" in value) == ("remedies" in value):
+        both = "not both" if "latent" in value else "not neither"
+        rule = "give latent (0 is the language model) or remedies ([] is the plain VAE)"
+        report.add(value.line, f"{owner}: {rule}, {both}")
+        return [Entry(name)]
+    told = value.get("told")
+    if told is not None and value.get("latent") != 0:
+        text = (
+            "told is for a language model, since whatever has a latent finds it out; add latent: 0"
+        )
+        report.add(value.lines["told"], f"{owner}: {text}, or remove told")
+    entries = [Entry(name, latent=value.get("latent"))]
+    if "remedies" in value:
+        entries = _of_remedies(report, name, value["remedies"], remedies)
+    budget = value.get("budget")
+    if isinstance(budget, Section):
+        budget = dict(budget)
+    return [replace(entry, told=told, budget=budget) for entry in entries]
+
+
+def owner_of(name: str) -> str:
+    """Return what messages call an entry."""
+    return f"entry {name if _NAME.fullmatch(name) else shown(name)}"
+
+
+def _knobs(items: Items) -> Iterator[tuple[str, int]]:
+    """Yield each setting of a list of remedies that is swept, and its line."""
+    for item in items:
+        for remedy, settings in item.items() if isinstance(item, Section) else ():
+            for setting, value in settings.items() if isinstance(settings, Section) else ():
+                if isinstance(value, Section):
+                    yield f"{remedy}.{setting}", settings.lines[setting]
+
+
+def _point(name: str, chosen: tuple[tuple[RemedySettings, Sweep | None], ...]) -> Entry:
+    """Return the entry of remedies of which at most one is swept."""
+    remedies = tuple(remedy for remedy, _ in chosen)
+    for _, sweep in chosen:
+        if sweep:
+            return Entry(f"{name}-{_written(sweep.value)}", remedies, sweep=sweep)
+    return Entry(name, remedies)
+
+
+def _written(value: object) -> str:
+    """Return a value as YAML writes it."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _remedy(
+    report: Report, entry: str, item: object, line: int, remedies: Mapping[str, Path]
+) -> list[tuple[RemedySettings, Sweep | None]]:
+    """Return a remedy that is not swept, or the remedy at each legal value of its sweep."""
+    owner = owner_of(entry)
+    if isinstance(item, str):
+        name, values = item, Section(line)
+    elif isinstance(item, Section) and len(item) == 1:
+        [(name, values)] = item.items()
+    else:
+        rule = "a name, or {name: {setting: value}}, one for each item of the list"
+        report.add(line, f"{owner}: a remedy must be {rule}, not {shown(item)}")
+        return [(RemedySettings("", {}), None)]
+    if not isinstance(values, Section):
+        rule = "a mapping, such as {} for the defaults"
+        report.add(
+            line, f"{owner}: the settings of {shown(name)} must be {rule}, not {shown(values)}"
+        )
+    if name not in remedies:
+        text = unknown("remedy", name, remedies)
+        report.add(line, f"{owner}: {text}; --plugin FILE adds one of your own")
+    if not isinstance(values, Section) or name not in remedies:
+        return [(RemedySettings(name, {}), None)]
+    try:
+        schema = schema_of_file(remedies[name], class_name(name))
+        _check_by_construction(remedies[name], class_name(name))
+    except UserError as error:
+        report.add(line, f"{owner}: {error}")
+        return [(RemedySettings(name, {}), None)]
+
+    # No annotation of a remedy's setting allows a mapping, so that a mapping can only be a sweep.
+    swept = [key for key in values if key in schema and isinstance(values[key], Section)]
+    plain = Section(values.line)
+    plain.lines = values.lines
+    plain.update((key, value) for key, value in values.items() if key not in swept)
+    given_below = {key: replace(schema[key], required=False) for key in swept}
+    legal = check_section(report, name, plain, schema | given_below) and len(swept) < 2
+    digest = fingerprint(remedies[name])
+
+    def remedy_at(point: dict[str, object]) -> RemedySettings:
+        return RemedySettings(name, resolve(plain | point, schema) if legal else {}, digest)
+
+    if not swept:
+        return [(remedy_at({}), None)]
+    return [
+        (remedy_at({key: value}), Sweep(entry, f"{name}.{key}", value))
+        for key in swept
+        for value in _values(report, name, schema[key], values[key], values.lines[key])
+    ]
+
+
+def _values(
+    report: Report, owner: str, setting: Setting, sweep: Section, line: int
+) -> list[object]:
+    """Return the legal values of `{sweep: [value, ...]}`, and report the others."""
+    name, rule, values = setting.name, rule_of(setting.annotation), sweep.get("sweep")
+    if len(sweep) != 1 or not isinstance(values, Items):
+        words = f"{rule.words}, or {{sweep: [value, value, ...]}}"
+        report.add(line, f"{owner}: {name} must be {words}, not {shown(sweep)}")
+        return []
+    if len(values) < 2:
+        way_out = f"write {name}: value for a single one"
+        report.add(
+            line,
+            f"{owner}: a sweep of {name} must have 2 values or more, not {len(values)}; {way_out}",
+        )
+    legal: list[object] = []
+    seen: set[object] = set()
+    for value, at in zip(values, values.lines, strict=True):
+        given = Section(at)
+        given[name] = value
+        if not check_section(report, owner, given, {name: setting}):
+            continue
+        # Neither the same value twice, as 1 and 1.0, nor the same name twice, as 1 and '1'.
+        marks = {rule.normal(value), _written(value)}
+        if marks & seen:
+            text = f"a sweep of {name} must not repeat {shown(value)}; remove it"
+            report.add(at, f"{owner}: {text}")
+        else:
+            legal.append(value)
+        seen |= marks
+    return legal
+
+
+def _check_by_construction(path: Path, class_name: str) -> None:
+    """Refuse metrics that a remedy says it sets, and that there are none of.
+
+    Raises:
+        UserError: There are no such metrics, or they cannot be read.
+    """
+    names = class_variable_of_file(path, class_name, "by_construction")
+    if not names:
+        return
+    from collapse_bench.metrics import METRICS  # needs numpy, which few suites do at this point
+
+    if not isinstance(names, tuple | list):
+        raise UserError(f"{path}: by_construction must be names of metrics, not {shown(names)}")
+    for name in names:
+        if name not in METRICS:
+            raise UserError(f"{path}: by_construction: {unknown('metric', str(name), METRICS)}")
