@@ -51,7 +51,7 @@ MAY_IMPORT = {
     "progress": {"cell", "metrics"},
     "runner": {
         "cell", "progress", "suite", "corpus", "remedy", "training", "record", "errors",
-        "precision", "importing",
+        "precision", "importing", "evaluation",
     },
     "laws": {
         "cell", "suite", "remedy", "model", "corpus", "training", "evaluation", "metrics",
