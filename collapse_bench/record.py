@@ -74,12 +74,13 @@ def write_history(folder: Path, rows: Sequence[Mapping[str, float]]) -> None:
 
 
 def write_model(folder: Path, weights: Mapping[str, Any]) -> None:
-    """Write the selected weights, tensors by name."""
+    """Write the selected weights, tensors by name; a weight that parts share once for each."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
     with _replacing(folder / MODEL) as temporary:
-        save_file({name: value.contiguous() for name, value in weights.items()}, temporary)
+        # Tensors that share memory are refused, which is what weights of two slots do.
+        save_file({name: value.contiguous().clone() for name, value in weights.items()}, temporary)
 
 
 def read_model(folder: Path, model: Any) -> None:

@@ -1,8 +1,6 @@
 """The contract of a remedy: three levers, all optional, and the chain that combines remedies."""
 
-import importlib.util
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -12,6 +10,7 @@ from torch import nn
 from collapse_bench import settings
 from collapse_bench.corpus import Batch
 from collapse_bench.errors import UserError
+from collapse_bench.importing import definition_of, import_file, unannotated
 from collapse_bench.model import SLOTS, Forward, Objective, SequenceVAE, plain
 from collapse_bench.model.contract import check_callable, check_parts, check_tensor, told
 from collapse_bench.plugins import BUILT_IN, class_name
@@ -111,8 +110,9 @@ class Remedy:
     def step(self, step: Step, run: Run) -> Step:
         """When which part is updated: a step around the given one.
 
-        Called with keywords, it makes exactly one update with those keywords, and still does to
-        that update whatever it does to each: a controller weighs and learns on every call.
+        Called for some slots only, it makes exactly one update of these, and still does to that
+        update whatever it does to each: a controller weighs and learns on every call. `then` acts
+        on every update that a call makes.
         """
         return step
 
@@ -224,35 +224,41 @@ def load_remedy(name: str, values: Mapping[str, Any], files: Mapping[str, Path])
     Raises:
         UserError: the file cannot be imported, does not define the remedy, or refuses a setting.
     """
-    return find_class(name, files[name])(**values)
+    remedy: Remedy = find_class(name, files[name])(**values)
+    return remedy
 
 
-def find_class(name: str, path: Path) -> Callable[..., Remedy]:
+def find_class(name: str, path: Path) -> type[Any]:
     """The remedy class that a file defines.
 
     Raises:
-        UserError: the file cannot be imported or holds no remedy of the name it should.
+        UserError: the file cannot be imported, or its class is not as a remedy has to be.
     """
     inside = path.relative_to(BUILT_IN).parent.parts if path.is_relative_to(BUILT_IN) else ()
-    module_name = ".".join(["collapse_bench.remedies", *inside, name])
-    module = sys.modules.get(module_name)
-    if module is None or Path(module.__file__ or "") != path:
-        spec = importlib.util.spec_from_file_location(module_name, path)
-        if spec is None or spec.loader is None:
-            raise UserError(f"{path}: not a Python file; a remedy is a .py file named after it")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module
-        try:
-            spec.loader.exec_module(module)
-        except Exception as error:
-            del sys.modules[spec.name]
-            raise UserError(
-                f"{path}: cannot be imported: {type(error).__name__}: {error}"
-            ) from error
-    remedy: Any = getattr(module, class_name(name), None)
-    if not (isinstance(remedy, type) and issubclass(remedy, Remedy)):
+    module = import_file(".".join(["collapse_bench.remedies", *inside, name]), path)
+    expected = class_name(name)
+    node = definition_of(path, expected)
+    if node is None:
         raise UserError(
-            f"{path}: a remedy's file defines a subclass of collapse_bench.remedy.Remedy that is "
-            f"named after the file; expected class {class_name(name)}"
+            f"{path}: a remedy's file defines a subclass of collapse_bench.remedy.Remedy that is"
+            f" named after the file; expected class {expected}"
+        )
+    remedy: Any = getattr(module, expected, None)
+    where = f"{path}:{node.lineno}: {expected}"
+    if not (isinstance(remedy, type) and issubclass(remedy, Remedy)):
+        raise UserError(f"{where} must be a subclass of collapse_bench.remedy.Remedy")
+    others = [base.__name__ for base in remedy.__mro__[1:] if base not in Remedy.__mro__]
+    if others:
+        raise UserError(
+            f"{where} must be a subclass of Remedy alone, not of {', '.join(others)}: chain the two"
+            f" remedies in an entry, or wrap what the other one builds"
+        )
+    if "__dataclass_fields__" not in vars(remedy):
+        raise UserError(f"{where} must be a frozen dataclass: write @dataclass(frozen=True) above")
+    if found := unannotated(node, vars(Remedy)):
+        setting, line = found
+        raise UserError(
+            f"{path}:{line}: {setting} has no annotation, so it is no setting: write {setting}:"
+            f" float = ..., or {setting}: ClassVar[...] if it shall be none"
         )
     return remedy

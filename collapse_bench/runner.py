@@ -4,7 +4,6 @@ import ctypes
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from collapse_bench.cell import Job
 from collapse_bench.corpus import Corpus, load_corpus
 from collapse_bench.errors import UserError
 from collapse_bench.evaluation import wider
+from collapse_bench.importing import place
 from collapse_bench.precision import resolve_precision
 from collapse_bench.progress import Progress
 from collapse_bench.remedy import chain
@@ -294,15 +294,9 @@ def check_steps(chosen: Sequence[Cell], remedy_files: Mapping[str, Path]) -> lis
                 ]
         except Exception as error:
             kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-            problems.append(f"{name}: {kind}{error}{_place(error, remedy_files)}")
+            where = place(error, {str(path) for path in remedy_files.values()})
+            problems.append(f"{name}: {kind}{error}{f' ({where})' if where else ''}")
     return problems
-
-
-def _place(error: Exception, remedy_files: Mapping[str, Path]) -> str:
-    """Where in a remedy's file an error came from, if it came from one."""
-    files = {str(path) for path in remedy_files.values()}
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename in files]
-    return f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
 
 
 def _without_seeds(chosen: Sequence[Cell]) -> dict[str, Cell]:

@@ -463,16 +463,36 @@ def test_a_batch_by_hand():
 )
 def test_every_sentence_comes_exactly_once(lengths, size, seed, epoch):
     split = split_of(lengths)
-    for batches in (
-        list(training_batches(split, size, seed, epoch)),
-        list(evaluation_batches(split, size)),
-    ):
-        assert len(batches) == -(-len(split) // size)
+    training = list(training_batches(split, size, seed, epoch))
+    evaluation = list(evaluation_batches(split, size))
+    assert len(evaluation) == -(-len(split) // size)
+    joined = size > 1 and len(split) > size and len(split) % size == 1
+    assert len(training) == len(evaluation) - joined
+    for batches in (training, evaluation):
         assert sorted(torch.cat([b.index for b in batches]).tolist()) == list(range(len(split)))
         assert sum(batch.tokens for batch in batches) == split.n_tokens
         for batch in batches:
             for row, i in zip(batch.targets, batch.index.tolist(), strict=True):
                 assert row[row != PAD].tolist() == [*split.sentence(i).tolist(), EOS]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(2, 60), st.integers(2, 20), st.integers(0, 99))
+def test_no_training_batch_has_a_single_sentence(count, size, seed):
+    split = split_of([3] * count)
+    sizes = [len(batch.index) for batch in training_batches(split, size, seed, 0)]
+    expected = [size] * (count // size) + [count % size] * (count % size > 0)
+    if count % size == 1:
+        expected = [size] * (count // size - 1) + [size + 1]
+    assert sorted(sizes) == sorted(expected)
+
+
+def test_a_rest_of_one_within_the_bounds_takes_one_from_the_batch_before():
+    """Of 2,000 tokens each eight fit: nine are seven and two."""
+    split = split_of([1999] * 9)
+    sizes = [len(batch.index) for batch in training_batches(split, 9, 0, 0)]
+    assert sizes == [7, 2]
+    assert [len(batch.index) for batch in evaluation_batches(split, 9)] == [8, 1]
 
 
 @settings(max_examples=50, deadline=None)
@@ -512,7 +532,7 @@ def test_a_long_sentence_pads_few_others(lengths, size, seed):
     for batches in (training, list(evaluation_batches(split, size))):
         assert sorted(torch.cat([b.index for b in batches]).tolist()) == list(range(len(split)))
         for batch in batches:
-            assert len(batch.index) <= size
+            assert len(batch.index) <= size + (batches is training)
             assert batch.mask.numel() <= MOST_PADDED or len(batch.index) == 1
     # As few as there can be: the next sentence would have been too much.
     batches = list(evaluation_batches(split, size))
@@ -548,7 +568,7 @@ def test_the_order_is_a_function_of_seed_and_epoch():
 
 
 def test_the_small_batch_is_not_always_the_longest():
-    split = split_of(list(range(1, 34)))
+    split = split_of(list(range(1, 35)))
     small = {b.index.tolist()[0] for e in range(20) for b in training_batches(split, 8, 1, e)
-             if len(b.index) == 1}  # fmt: skip
+             if len(b.index) == 2}  # fmt: skip
     assert len(small) > 2

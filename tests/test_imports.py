@@ -18,11 +18,12 @@ MAY_IMPORT = {
     "rules": set(),
     "settings": {"errors", "rules"},
     "plugins": {"errors", "settings"},
+    "importing": {"errors", "settings"},
     "suite": {"errors", "settings", "plugins", "metrics"},
     "corpus": {"errors"},
     "precision": {"errors"},
     "model": {"corpus", "errors"},
-    "remedy": {"model", "corpus", "settings", "errors", "plugins"},
+    "remedy": {"model", "corpus", "settings", "errors", "plugins", "importing"},
     "remedies": {"remedy", "model", "corpus", "settings", "errors"},
     "latent_model": {"model", "errors"},
     "evaluation": {"latent_model", "model", "corpus", "metrics", "precision", "errors"},
@@ -49,8 +50,12 @@ MAY_IMPORT = {
     },
     "progress": {"cell", "metrics"},
     "runner": {
-        "cell", "progress", "suite", "corpus", "remedy", "training", "evaluation", "record", "errors",
-        "precision",
+        "cell", "progress", "suite", "corpus", "remedy", "training", "record", "errors",
+        "precision", "importing", "evaluation",
+    },
+    "laws": {
+        "cell", "suite", "remedy", "model", "corpus", "training", "evaluation", "metrics",
+        "record", "plugins", "importing", "settings", "errors",
     },
     "leaderboard": {"suite", "metrics", "record", "errors"},
 }  # fmt: skip
@@ -63,6 +68,7 @@ LIBRARIES = {
     "rules": set(),
     "settings": set(),
     "plugins": set(),
+    "importing": set(),
     "errors": set(),
     "cli": set(),
 }

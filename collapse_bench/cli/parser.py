@@ -75,8 +75,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
     verifying.set_defaults(verb=verbs.verify)
 
-    check = added.add_parser("check", help="everything that is wrong with a suite, at once")
-    _suite_arguments(check)
+    check = added.add_parser(
+        "check", help="everything that is wrong with a suite, or with a remedy's file, at once"
+    )
+    check.add_argument(
+        "suite",
+        type=Path,
+        metavar="SUITE_OR_REMEDY",
+        help="a YAML file, or the .py file of a remedy, which is held to every law",
+    )
+    _plugin_argument(check)
     check.set_defaults(verb=verbs.check)
 
     show = added.add_parser("list", help="what a suite can name")

@@ -194,6 +194,8 @@ def verify(options: argparse.Namespace) -> int:
 
 
 def check(options: argparse.Namespace) -> int:
+    if options.suite.suffix == ".py":
+        return _check_remedy(options)
     from collapse_bench.suite import cells_of
 
     suite, files = _load(options)
@@ -205,6 +207,27 @@ def check(options: argparse.Namespace) -> int:
         raise SuiteError([f"{options.suite}: {problem}" for problem in problems])
     print(f"{options.suite}: fine, {len(cells)} cells")
     return 0
+
+
+def _check_remedy(options: argparse.Namespace) -> int:
+    """Every law on a remedy's file, one line a law; tell whether it keeps them all."""
+    from collapse_bench.laws import check_file
+
+    statuses = []
+    for found in check_file(options.suite, options.plugin):
+        statuses.append(found.status)
+        if found.status == "BROKEN":
+            print(f"{found.status:14} {found.law}")
+            for seen in found.seen:
+                print(f"{'':14}   seen: {seen}")
+            print(f"{'':14}   contract: {found.contract}", flush=True)
+        else:
+            why = f" ({'; '.join(found.seen)})" if found.seen else ""
+            print(f"{found.status:14} {found.law}{why}", flush=True)
+    broken, apart = statuses.count("BROKEN"), statuses.count("not applicable")
+    result = f"breaks {broken}" if broken else "keeps all"
+    print(f"{options.suite}: {result} of {len(statuses)} laws, {apart} not applicable")
+    return 2 if broken else 0
 
 
 def names(options: argparse.Namespace) -> int:

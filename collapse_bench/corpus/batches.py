@@ -79,17 +79,23 @@ class Batch:
 def training_batches(split: Split, batch: int, seed: int, epoch: int) -> Iterator[Batch]:
     """Every sentence once, in batches of similar length; the one small batch may come anywhere.
 
-    A batch of more than `MOST_PADDED` places comes as several, one after the other.
+    A batch of more than `MOST_PADDED` places comes as several, one after the other. None has a
+    single sentence, which has no statistics that a batch normalisation could use: a rest of one
+    joins another batch. But where batches of one are asked for, or a sentence is so long that two
+    are more than those places.
     """
     rng = np.random.default_rng([seed, epoch])
     shuffled = rng.permutation(len(split))
     by_length = shuffled[np.argsort(split.lengths[shuffled], kind="stable")]
     full, rest = divmod(len(split), batch)
     # Were the small batch always the last, it would always hold the longest sentences.
-    sizes = rng.permutation([batch] * full + [rest] * (rest > 0))
-    groups = np.split(by_length, np.cumsum(sizes)[:-1])
+    sizes = [batch] * full + [rest] * (rest > 0)
+    if rest == 1 and full and batch > 1:
+        sizes = [batch] * (full - 1) + [batch + 1]
+    groups = np.split(by_length, np.cumsum(rng.permutation(sizes))[:-1])
     for i in rng.permutation(len(groups)):
-        yield from _within_bounds(split, groups[i], batch)
+        group = groups[i]
+        yield from _within_bounds(split, group, max(batch, len(group)), least=2)
 
 
 def evaluation_batches(split: Split, batch: int) -> Iterator[Batch]:
@@ -97,14 +103,22 @@ def evaluation_batches(split: Split, batch: int) -> Iterator[Batch]:
     yield from _within_bounds(split, np.argsort(split.lengths, kind="stable"), batch)
 
 
-def _within_bounds(split: Split, by_length: NDArray[np.int64], batch: int) -> Iterator[Batch]:
-    """Sentences from short to long in as few batches as the bounds allow."""
+def _within_bounds(
+    split: Split, by_length: NDArray[np.int64], batch: int, least: int = 1
+) -> Iterator[Batch]:
+    """Sentences from short to long in as few batches as the bounds allow.
+
+    The last batch gets `least` sentences from the one before, where the bounds allow that too.
+    """
     lengths = split.lengths[by_length]
     start = 0
     while start < len(by_length):
         places = lengths[start : start + batch] * np.arange(1, len(lengths[start:][:batch]) + 1)
         # A sentence that is too long by itself is a batch of one.
         end = start + max(1, int(np.searchsorted(places, MOST_PADDED, side="right")))
+        left = len(by_length) - end
+        if 0 < left < least and end - start > least and least * lengths[-1] <= MOST_PADDED:
+            end -= least - left
         yield collate(split, by_length[start:end])
         start = end
 

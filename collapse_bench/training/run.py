@@ -179,7 +179,7 @@ class TrainingRun:
     @contextmanager
     def _training(self, only: tuple[str, ...]) -> Iterator[None]:
         trained = set(self.model.parameters_of((*only, "further")))
-        frozen = [parameter for parameter in self.model.parameters() if parameter not in trained]
+        frozen = [p for p in self.model.parameters() if p.requires_grad and p not in trained]
         for parameter in frozen:
             parameter.requires_grad_(False)
         try:

@@ -50,7 +50,7 @@ class AggressiveInference(Remedy):
         ) -> Forward:
             if only != SLOTS or not state["aggressive"]:
                 return step(batch, only=only, then=then)
-            self.train_encoder(batch, step, run)
+            self.train_encoder(batch, step, run, then)
             forward = step(batch, only=GENERATIVE, then=then)
             state["since_look"] += len(batch.lengths)
             if state["since_look"] >= self.interval * run.sentences:
@@ -61,15 +61,16 @@ class AggressiveInference(Remedy):
 
         return aggressive
 
-    def train_encoder(self, batch: Batch, step: Step, run: Run) -> None:
+    def train_encoder(self, batch: Batch, step: Step, run: Run, then: Objective = plain) -> None:
         """Update the inference slots until a window of updates is no better than the last."""
         previous, tokens = math.inf, 0
         losses: list[Tensor] = []
         for update in range(1, self.longest + 1):
             if update > 1:
                 batch = run.draw()
+            forward = step(batch, only=INFERENCE, then=then)
             # Kept on the device, so that a GPU is waited for once a window.
-            losses.append(step(batch, only=INFERENCE).per_sentence().detach().sum())
+            losses.append(forward.per_sentence().detach().sum())
             tokens += batch.tokens
             if update % self.window == 0:
                 loss = float(torch.stack(losses).sum()) / tokens
