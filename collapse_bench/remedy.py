@@ -1,5 +1,6 @@
 """The contract of a remedy: three levers, all optional, and the chain that combines remedies."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,13 @@ from collapse_bench.corpus import Batch
 from collapse_bench.errors import UserError
 from collapse_bench.importing import definition_of, import_file, unannotated
 from collapse_bench.model import SLOTS, Forward, Objective, SequenceVAE, plain
-from collapse_bench.model.contract import check_callable, check_parts, check_tensor, told
+from collapse_bench.model.contract import (
+    ContractError,
+    check_callable,
+    check_parts,
+    check_tensor,
+    told,
+)
 from collapse_bench.plugins import BUILT_IN, class_name
 
 LEVERS = ("build", "objective", "step")
@@ -180,6 +187,13 @@ def _checked(name: str, lever: str, forward: Any) -> Forward:
 def _checking(name: str, step: Any) -> Step:
     """A remedy's step that tells whose it is where it returns what is no forward pass."""
     made = check_callable(name, "step", step)
+    try:
+        inspect.signature(made).bind(None, only=SLOTS, then=plain)
+    except TypeError as error:
+        raise ContractError(
+            f"{name}: step must return a function of (batch, *, only=SLOTS, then=plain), and this"
+            f" one cannot be called so: {error}"
+        ) from error
 
     def checking(
         batch: Batch, *, only: tuple[str, ...] = SLOTS, then: Objective = plain

@@ -106,7 +106,7 @@ def test_the_record_has_the_scores_of_the_arrays_beside_it(job, tmp_path):
     assert record["standard_errors"] == versioned(scores.standard_errors)
     assert record["verdict"] == verdict(scores, 6)
     # What is known of the words and topics of newswire is scored, too.
-    assert {"probe_information@1", "global_information_share@1"} <= record["metrics"].keys()
+    assert {"probe_information@1", "global_information_share@2"} <= record["metrics"].keys()
     assert read_record(tmp_path / RECORD) == record
 
 
