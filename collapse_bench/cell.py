@@ -178,11 +178,11 @@ def _train_and_score(job: Job, report: Report, result: dict[str, Any]) -> None:
             "parameters": sum(p.numel() for p in model.parameters()),
         }
         record.write_history(job.folder, selection.history)
-    result |= bound_in_record(cell, model, job.corpus)
-    arrays = evaluate_cell(cell, model, job.corpus)
     # Before anything can be found wrong with the numbers: they can be computed again from these.
     record.write_model(job.folder, model.state_dict())
     job.corpus.vocabulary.save(job.folder / record.VOCABULARY)
+    result |= bound_in_record(cell, model, job.corpus)
+    arrays = evaluate_cell(cell, model, job.corpus)
     result["sentences_sha256"] = record.write_arrays(job.folder, arrays)
     result |= in_record(result["latent"], arrays)
 

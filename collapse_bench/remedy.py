@@ -158,7 +158,7 @@ class Chain:
             UserError: one returns what is no forward pass, or a term of another shape.
         """
         for remedy in self.remedies:
-            forward = _checked(name_of(remedy), "objective", remedy.objective(forward))
+            forward = checked(name_of(remedy), "objective", remedy.objective(forward))
         return forward
 
     def step(self, step: Step, run: Run) -> Step:
@@ -169,8 +169,17 @@ class Chain:
         return step
 
 
-def _checked(name: str, lever: str, forward: Any) -> Forward:
-    """The forward pass that a lever returned, its terms held against their shapes."""
+def checked(name: str, lever: str, forward: Any) -> Forward:
+    """The forward pass that a lever returned, its terms held against their shapes.
+
+    Args:
+        name: of the remedy, or of who calls.
+        lever: what returned it.
+        forward: what came.
+
+    Raises:
+        UserError: it is no forward pass, or a term is not one number a sentence.
+    """
     if not isinstance(forward, Forward):
         raise UserError(
             f"{name}: {lever} must return a Forward, not {told(forward)}; change terms with"
@@ -198,7 +207,7 @@ def _checking(name: str, step: Any) -> Step:
     def checking(
         batch: Batch, *, only: tuple[str, ...] = SLOTS, then: Objective = plain
     ) -> Forward:
-        return _checked(name, "step", made(batch, only=only, then=then))
+        return checked(name, "step", made(batch, only=only, then=then))
 
     return checking
 

@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "latent_model": {"model", "errors"},
     "evaluation": {"latent_model", "model", "corpus", "metrics", "precision", "errors"},
     "metrics": set(),
-    "training": {"remedy", "model", "corpus", "evaluation", "metrics", "precision"},
+    "training": {"remedy", "model", "corpus", "evaluation", "metrics", "precision", "errors"},
     "diagnosis": {"evaluation", "latent_model", "model", "corpus", "metrics", "errors"},
     "truth": {
         "evaluation", "latent_model", "remedy", "model", "corpus", "metrics", "errors",

@@ -9,6 +9,7 @@ from conftest import make, parameters, same
 from torch import nn
 
 from collapse_bench.corpus import evaluation_batches, training_batches
+from collapse_bench.errors import UserError
 from collapse_bench.evaluation import evaluate, negative_elbo
 from collapse_bench.metrics import posterior_scores
 from collapse_bench.model import GENERATIVE, INFERENCE, SLOTS, diagonal_normal
@@ -462,7 +463,7 @@ def test_a_part_that_cannot_be_drawn_anew_is_told(corpus):
 
     built = make("lstm")
     built.model = built.model.with_parts({"pool": Bare()}, "bare")
-    with pytest.raises(TypeError, match="Bare has weights"):
+    with pytest.raises(UserError, match="Bare in pool has weights"):
         built.run(corpus).reset("pool")
 
 

@@ -134,6 +134,7 @@ def evaluate(
                     sentences,
                     q,
                     p,
+                    z,
                     noise,
                     samples=samples,
                     standard_error=standard_error,
@@ -153,7 +154,7 @@ def evaluate(
                 samples_of_z,
                 found["log_density"],
                 found["tokens"],
-                labels if shuffled else {},
+                labels,
                 device,
             )
         if samples and shuffled:

@@ -21,17 +21,28 @@ def importance_weights(
     batch: Sentences,
     q: Distribution,
     p: Distribution,
+    first: Tensor,
     noise: SentenceNoise,
     *,
     samples: int,
     standard_error: float,
     at_once: int,
 ) -> dict[str, Tensor]:
-    """`distortion`, `log_ratio`, `log_weights` and `draws` of B sentences that were encoded."""
+    """`distortion`, `log_ratio`, `log_weights` and `draws` of B sentences that were encoded.
+
+    Args:
+        log_likelihood: of sentences and z, nats, [B].
+        batch: B sentences.
+        q: their posterior, p: their prior.
+        first: draw number 0 from the posterior, whose dtype the others take.
+        noise: of all draws.
+        samples, standard_error: as for `evaluate`.
+        at_once: rows that are decoded at once.
+    """
     most_q, _ = proposal_draws(samples)
     sentences, device = len(batch.lengths), batch.lengths.device
-    dtype = draw(q, noise.of(batch, 0)(shape_of(q))).dtype
-    of_q = torch.zeros(sentences, samples, dtype=dtype, device=device)
+    # In the dtype that the model computes in.
+    of_q = torch.zeros(sentences, samples, dtype=q.log_prob(first).dtype, device=device)
     of_p = torch.zeros_like(of_q)
     likelihood, log_weights = (torch.full_like(of_q, -math.inf) for _ in range(2))
     draws = torch.zeros_like(batch.lengths)
@@ -40,11 +51,13 @@ def importance_weights(
     for total in rounds_of_draws(samples, standard_error):
         from_q, from_p = proposal_draws(total)
         new = [*range(done_q, from_q), *range(most_q + done_p, most_q + from_p)]
-        z = torch.stack(
-            [draw(q if n < most_q else p, noise.of(batch, n)(shape_of(q))) for n in new]
-        )  # [new, B, D] or [new, B, n, D]
-        of_q[:, new] = torch.stack([q.log_prob(each) for each in z], dim=1)
-        of_p[:, new] = torch.stack([p.log_prob(each) for each in z], dim=1)
+        drawn = []
+        for n in new:
+            each = draw(q if n < most_q else p, noise.of(batch, n)(shape_of(q)).to(first.dtype))
+            # At once: a flow knows the density of its latest draw without inverting anything.
+            of_q[:, n], of_p[:, n] = q.log_prob(each), p.log_prob(each)
+            drawn.append(each)
+        z = torch.stack(drawn)  # [new, B, D] or [new, B, n, D]
         # However few sentences go on, as many as ever are decoded at once.
         which = torch.arange(len(new), device=device).repeat_interleave(len(going_on))
         row, column = going_on.repeat(len(new)), torch.tensor(new, device=device)[which]

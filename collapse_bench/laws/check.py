@@ -1,6 +1,6 @@
 """Every law on a remedy's file, in every architecture."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,14 +80,23 @@ def check_file(path: Path, plugins: Sequence[Path] = ()) -> Iterator[Finding]:
     files = remedy_files([path, *plugins])
     find_class(path.stem, files[path.stem])
     # More threads than one only get in each other's way at this size.
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    try:
+        yield from _findings(path.stem, files)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _findings(name: str, files: Mapping[str, Path]) -> Iterator[Finding]:
+    """What is found of each law; where a first one is broken the others are not looked at."""
     hopeless = ""
     for law in LAWS:
         if hopeless:
             yield Finding(sentence_of(law), contract_of(law), "not applicable", (hopeless,))
             continue
         found = finding(
-            law, {each: tried(law, Subject(path.stem, each, files)) for each in ARCHITECTURES}
+            law, {each: tried(law, Subject(name, each, files)) for each in ARCHITECTURES}
         )
         if found.status == "BROKEN" and law in FIRST:
             hopeless = f"not looked at, since it is broken that {found.law}"

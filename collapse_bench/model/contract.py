@@ -109,6 +109,11 @@ def check_parts(owner: str, parts: Any, slots: Sequence[str]) -> dict[str, nn.Mo
     Raises:
         ContractError: a name is neither, or a part is no module.
     """
+    if owner in slots or hasattr(nn.ModuleDict, owner):
+        raise ContractError(
+            f"{owner}: a remedy cannot be called so, since a part is kept under its name; rename"
+            f" its file"
+        )
     legal = (*slots, owner)
     if not hasattr(parts, "items"):
         raise ContractError(f"{owner}: build must return a mapping of parts, not {told(parts)}")
@@ -120,6 +125,11 @@ def check_parts(owner: str, parts: Any, slots: Sequence[str]) -> dict[str, nn.Mo
             )
         if not isinstance(part, nn.Module):
             raise ContractError(f"{owner}: {name} must be a torch.nn.Module, not {told(part)}")
+        if name == "readout" and not callable(getattr(part, "by_position", None)):
+            raise ContractError(
+                f"{owner}: a readout needs a further method, by_position(states, batch), log p of"
+                f" each token [B, T]; {told(part)} has none"
+            )
     return dict(parts)
 
 

@@ -163,18 +163,19 @@ class SequenceVAE(nn.Module):
 
     def log_likelihood(self, batch: Batch, z: Tensor) -> Tensor:
         """log p(x|z) in nats, [B]."""
-        sentences, tokens = batch.mask.shape
-        states = check_tensor(
-            self._owner("decoder"), "decoder", self.decoder(batch, z), (sentences, tokens, "H")
-        )
-        return check_tensor(
-            self._owner("readout"), "readout", self.readout(states, batch), (sentences,)
-        )
+        nats = self.readout(self._states(batch, z), batch)
+        return check_tensor(self._owner("readout"), "readout", nats, (len(batch.lengths),))
 
     def log_likelihood_by_position(self, batch: Batch, z: Tensor) -> Tensor:
         """log p(x_t | x_<t, z) in nats, [B, T], zero at padding."""
-        nats: Tensor = self.readout.by_position(self.decoder(batch, z), batch)
-        return nats
+        nats = self.readout.by_position(self._states(batch, z), batch)
+        return check_tensor(
+            self._owner("readout"), "readout.by_position", nats, tuple(batch.mask.shape)
+        )
+
+    def _states(self, batch: Batch, z: Tensor) -> Tensor:
+        states = self.decoder(batch, z)
+        return check_tensor(self._owner("decoder"), "decoder", states, (*batch.mask.shape, "H"))
 
     def posterior(self, batch: Batch, noise: Noise) -> Distribution:
         """q(z|x) under the plain objective; `noise` serves a head that refines by sampling."""

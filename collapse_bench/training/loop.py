@@ -6,6 +6,7 @@ from contextlib import suppress
 import torch
 
 from collapse_bench.model import Forward
+from collapse_bench.model.contract import ContractError
 from collapse_bench.training.meter import BudgetSpentError
 from collapse_bench.training.run import TrainingRun
 from collapse_bench.training.seeds import stream_seed
@@ -30,7 +31,13 @@ def train(
     run.model.train()
     with suppress(BudgetSpentError):
         while True:
+            spent = run.meter.tokens
             forward = step(run.draw())
+            if run.meter.tokens == spent:
+                raise ContractError(
+                    "step: nothing was decoded, so it would go on for ever; a remedy's step has to"
+                    " call the step that it wraps"
+                )
             run.steps += 1
             report(run, forward)
             if selection.due:

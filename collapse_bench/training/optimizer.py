@@ -26,19 +26,25 @@ class ClippedAdam:
         self.parameters = list(parameters)
         self.clip = clip
         self.broken = broken
+        self.norm: Tensor | None = None
         # An optimiser of nothing is an error to torch.
         self.adam = torch.optim.Adam([{"params": self.parameters}], lr=learning_rate, fused=True)
 
-    def step(self, learning_rate: float) -> None:
-        """One update by the gradients that are there."""
+    def look(self) -> None:
+        """Measure the gradient; what is not finite breaks all optimisers that share `broken`."""
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        if not gradients:
+        self.norm = nn.utils.get_total_norm(gradients) if gradients else None
+        if self.norm is not None:
+            broken = self.norm.isfinite().logical_not().float()
+            torch.maximum(self.broken, broken, out=self.broken)
+
+    def step(self, learning_rate: float) -> None:
+        """One update by the gradients that have been looked at."""
+        if self.norm is None:
             return
-        norm = nn.utils.get_total_norm(gradients)
-        torch.maximum(self.broken, norm.isfinite().logical_not().float(), out=self.broken)
         # The fused optimiser divides by the one as it reads the gradient, and does nothing where
         # the other is 1: no second pass over the gradient, and no wait for a GPU.
-        self.adam.grad_scale = (norm / self.clip).clamp(min=1)  # type: ignore[attr-defined]
+        self.adam.grad_scale = (self.norm / self.clip).clamp(min=1)  # type: ignore[attr-defined]
         self.adam.found_inf = self.broken  # type: ignore[attr-defined]
         self.adam.param_groups[0]["lr"] = learning_rate
         self.adam.step()

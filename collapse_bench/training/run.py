@@ -5,9 +5,10 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from collapse_bench.corpus import Batch, Corpus, Split, training_batches
+from collapse_bench.errors import UserError
 from collapse_bench.evaluation import evaluate
 from collapse_bench.metrics import posterior_scores
 from collapse_bench.model import (
@@ -18,8 +19,9 @@ from collapse_bench.model import (
     SequenceVAE,
     plain,
 )
+from collapse_bench.model.contract import ContractError
 from collapse_bench.precision import products_in, resolve_precision
-from collapse_bench.remedy import Chain
+from collapse_bench.remedy import Chain, checked
 from collapse_bench.training.meter import Meter
 from collapse_bench.training.optimizer import ClippedAdam, DivergedError
 from collapse_bench.training.seeds import stream_seed
@@ -82,6 +84,7 @@ class TrainingRun:
         self.device = next(model.parameters()).device
         self.meter = Meter(model.decoder, budget)
         self._broken = torch.zeros((), device=self.device)
+        self._parameters = {slot: model.parameters_of((slot,)) for slot in SLOTS}
         # A critic's gradient in the norm that clips the VAE's would shrink the VAE's step.
         self.optimizer, self.further_optimizer = (
             ClippedAdam(parameters, settings.learning_rate, settings.clip, self._broken)
@@ -138,6 +141,11 @@ class TrainingRun:
             DivergedError: see `check_gradients`.
             BudgetSpentError: there are no tokens left to decode.
         """
+        if isinstance(only, str) or not only or not set(only) <= set(SLOTS):
+            raise ContractError(
+                f"step: only must be slots, some of {', '.join(SLOTS)}, such as ('encoder',), not"
+                f" {only!r}"
+            )
         self.model.zero_grad(set_to_none=True)
         with self._training(only):
             with products_in(self._precision, self.device.type):
@@ -146,16 +154,21 @@ class TrainingRun:
                     self._noise,
                     step=self.steps,
                     progress=self.progress,
-                    objective=lambda forward: then(self.remedy.objective(forward)),
+                    objective=lambda forward: checked(
+                        "step", "then", then(self.remedy.objective(forward))
+                    ),
                 )
             forward.loss().backward()
-        for optimizer in (self.optimizer, self.further_optimizer):
+        optimizers = (self.optimizer, self.further_optimizer)
+        for optimizer in optimizers:  # all of them, before the first does anything
+            optimizer.look()
+        for optimizer in optimizers:
             optimizer.step(self.learning_rate)
         self._since_look += 1
         if self.device.type == "cpu" or self._since_look == LOOK:
             self.check_gradients()
         for side, slots in {"encoder": INFERENCE, "decoder": ("decoder",)}.items():
-            trained = self.model.parameters_of(tuple(slot for slot in slots if slot in only))
+            trained = [p for slot in slots if slot in only for p in self._parameters[slot]]
             self.updates[side] += any(parameter.numel() for parameter in trained)
         return forward
 
@@ -178,8 +191,13 @@ class TrainingRun:
 
     @contextmanager
     def _training(self, only: tuple[str, ...]) -> Iterator[None]:
-        trained = set(self.model.parameters_of((*only, "further")))
-        frozen = [p for p in self.model.parameters() if p.requires_grad and p not in trained]
+        frozen = [
+            parameter
+            for slot in SLOTS
+            if slot not in only
+            for parameter in self._parameters[slot]
+            if parameter.requires_grad
+        ]
         for parameter in frozen:
             parameter.requires_grad_(False)
         try:
@@ -196,19 +214,37 @@ class TrainingRun:
         )  # fmt: skip
 
     def measure(self, metric: str) -> float:
-        """`kl`, `mutual_information` or `active_units` on the validation split."""
-        return posterior_scores(self.validate(samples=0)).metrics[metric]
+        """`kl`, `mutual_information` or `active_units` on the validation split.
+
+        Raises:
+            UserError: there is no such metric, or none of this family of posteriors.
+        """
+        metrics = posterior_scores(self.validate(samples=0)).metrics
+        if metric not in metrics:
+            raise UserError(
+                f"run.measure: no metric {metric!r} of this model's posterior; there are"
+                f" {', '.join(metrics)}"
+            )
+        return metrics[metric]
 
     def reset(self, slot: str) -> None:
         """Draw a slot's weights anew and forget its optimiser state.
 
         Raises:
-            TypeError: a part of the slot has weights and no `reset_parameters`.
+            ContractError: there is no such slot, or a part of it has weights and no
+                `reset_parameters`.
         """
-        for part in getattr(self.model, slot).modules():
-            reset: Any = getattr(part, "reset_parameters", None)
+        if slot not in SLOTS:
+            raise ContractError(f"run.reset: must be one of {', '.join(SLOTS)}, not {slot!r}")
+        part: nn.Module = getattr(self.model, slot)
+        for module in part.modules():
+            reset: Any = getattr(module, "reset_parameters", None)
             if reset is not None:
                 reset()
-            elif next(part.parameters(recurse=False), None) is not None:
-                raise TypeError(f"{type(part).__name__} has weights and no reset_parameters")
-        self.optimizer.forget(self.model.parameters_of((slot,)))
+            elif next(module.parameters(recurse=False), None) is not None:
+                raise ContractError(
+                    f"run.reset: {type(module).__name__} in {slot} has weights and no"
+                    f" reset_parameters to draw them anew"
+                )
+        for optimizer in (self.optimizer, self.further_optimizer):
+            optimizer.forget(part.parameters())

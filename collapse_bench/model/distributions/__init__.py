@@ -5,7 +5,7 @@ or `[n, d]` for a latent sequence. The diagonal normal is torch's own. Any other
 
 - `family`: `flow`, `sphere`, `codes` or `other`, which says what metrics it has;
 - `from_noise(noise)`: a draw as a function of standard normal noise of z's shape, so that gradients
-  pass and the same noise gives the same draw;
+  pass and the same noise gives the same draw; the noise may be in float32, whatever the model is;
 - `log_prob(z)`, which broadcasts `[M, 1, ...]` against its `B` sentences to `[M, B]`, in nats;
 - `mean`, where it is known.
 """

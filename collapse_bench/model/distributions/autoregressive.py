@@ -12,6 +12,7 @@ from torch.distributions import Distribution, Normal
 from torch.distributions.kl import register_kl
 
 from collapse_bench.corpus import Batch
+from collapse_bench.model.distributions.family import shape_of
 
 
 def committed_rate(a: float, length: int) -> float:
@@ -86,4 +87,4 @@ class AutoregressivePrior(nn.Module):
 
     def forward(self, q: Distribution, batch: Batch) -> Distribution:
         """A prior over z [B, n, d] for each sentence."""
-        return AutoregressiveNormal(q.mean.shape, self.a)
+        return AutoregressiveNormal(shape_of(q), self.a)

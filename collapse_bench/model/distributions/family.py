@@ -38,11 +38,11 @@ def draw(distribution: Distribution, noise: Tensor) -> Tensor:
         TypeError: the distribution offers no such draw.
     """
     part = base(distribution)
-    if isinstance(part, Normal):
-        return part.mean + part.stddev * noise.to(part.mean)
     if hasattr(part, "from_noise"):
         z: Tensor = part.from_noise(noise)
         return z
+    if isinstance(part, Normal):
+        return part.mean + part.stddev * noise.to(part.mean)
     raise TypeError(
         f"{type(part).__name__} is neither a diagonal normal nor offers from_noise(noise)"
     )
