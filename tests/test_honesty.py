@@ -12,9 +12,17 @@ from torch.distributions import Distribution, Independent, Normal
 
 from collapse_bench.corpus import Split
 from collapse_bench.errors import UserError
-from collapse_bench.evaluation import LAWS, Bound, Finding, bound_from, bound_of, findings
+from collapse_bench.evaluation import (
+    LAWS,
+    Bound,
+    Finding,
+    bound_from,
+    bound_of,
+    findings,
+    wider,
+)
 from collapse_bench.evaluation.asked import Asked, every_next_word
-from collapse_bench.honesty_controls import honesty_controls, small_model
+from collapse_bench.honesty_controls import honesty_controls
 from collapse_bench.latent_model import Rows, Scored
 from collapse_bench.model import diagonal_normal
 from collapse_bench.plugins import remedy_files
@@ -522,5 +530,5 @@ def test_pythons_own_generator_is_not_touched(corpus):
 
 
 def test_an_untrained_model_of_other_weights_is_still_a_bound(corpus):
-    model = small_model("transformer", "vae", {}, corpus)
+    model = wider(make("transformer").model)
     assert bound_of(model, corpus.train, batch=16, seed=0).kind == "valid"

@@ -33,9 +33,7 @@ MAY_IMPORT = {
     "truth": {
         "evaluation", "latent_model", "remedy", "model", "corpus", "metrics", "errors",
     },
-    "honesty_controls": {
-        "truth", "cell", "evaluation", "plugins", "remedy", "suite", "model", "corpus",
-    },
+    "honesty_controls": {"truth", "laws", "evaluation", "plugins"},
     "verification": {
         "honesty_controls", "truth", "diagnosis", "evaluation", "latent_model", "metrics", "model",
     },
