@@ -93,7 +93,7 @@ def summary(record: Mapping[str, Any]) -> str:
     nll, useful, rate = (record["metrics"].get(key_of(name), 0.0) for name in TOLD)
     bound = "" if record["bound"] in ("valid", "oracle") else f", {record['bound']} bound"
     used = (
-        f"  useful beyond length and first words {useful:.2f} of rate {rate:.2f}"
+        f"  useful beyond length and first words {useful:z.2f} of rate {rate:z.2f}"
         if record["latent"]
         else ""
     )

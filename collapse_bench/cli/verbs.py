@@ -203,9 +203,15 @@ def check(options: argparse.Namespace) -> int:
 
     from collapse_bench.runner import check_steps
 
+    read = suite.corpus.path is not None  # what is not at hand, or large, is left to the run
+    if read:
+        from collapse_bench.corpus import load_corpus
+
+        load_corpus(suite.corpus, None, say=say)
     if problems := check_steps(cells, files):
         raise SuiteError([f"{options.suite}: {problem}" for problem in problems])
-    print(f"{options.suite}: fine, {len(cells)} cells")
+    unread = "" if read else "; its corpus was not read, the steps were on generated text"
+    print(f"{options.suite}: fine, {len(cells)} cells{unread}")
     return 0
 
 
@@ -213,6 +219,8 @@ def _check_remedy(options: argparse.Namespace) -> int:
     """Every law on a remedy's file, one line a law; tell whether it keeps them all."""
     from collapse_bench.laws import check_file
 
+    if not options.suite.exists():
+        raise UserError(f"{options.suite}: no such file; check takes a suite or a remedy's file")
     statuses = []
     for found in check_file(options.suite, options.plugin):
         statuses.append(found.status)

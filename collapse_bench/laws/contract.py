@@ -30,7 +30,8 @@ PROGRESS = (0.0, 0.3, 1.0)
 
 
 def its_file_names_a_source(subject: Subject) -> None:
-    """The first line of a remedy's file names the method and where it is from: authors and year."""
+    """The first line of a remedy's file names the method and where it is from, authors and year,
+    such as `Word dropout (Bowman et al. 2016).`, or `(new)` where it is from nobody yet."""
     first = (ast.get_docstring(parsed(subject.path)) or "").partition("\n")[0]
     if not SOURCE.search(first):
         raise LawBroken(f"{subject.path}:1: the first line is {first!r}")

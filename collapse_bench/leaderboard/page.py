@@ -172,5 +172,7 @@ def entries(records: Iterable[Record]) -> list[str]:
             for remedy in record.get("remedies") or []
         ]
         plain = "no remedy" if record["latent"] else "no remedy and no latent"
+        if in_advance := (record.get("settings") or {}).get("told"):
+            plain += f", told the {escape(in_advance)} of each sentence"
         told[record["entry"]] = f"- {escape(record['entry'])}: {', then '.join(remedies) or plain}"
     return list(told.values())
