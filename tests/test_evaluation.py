@@ -16,6 +16,7 @@ from collapse_bench.evaluation import (
     evaluate,
     negative_elbo,
     rounds_of_draws,
+    rows_at,
 )
 from collapse_bench.metrics import score
 from collapse_bench.metrics.likelihood import (
@@ -48,6 +49,9 @@ class KnownEvidence(nn.Module):
 
     def prior(self, q, batch):
         return diagonal_normal(torch.zeros_like(q.mean), torch.ones_like(q.mean))
+
+    def log_likelihood_by_position(self, batch, z):
+        return None
 
     def log_likelihood(self, batch, z):
         return diagonal_normal(z, torch.ones_like(z)).log_prob(self.observed(batch))
@@ -280,13 +284,38 @@ def test_nothing_is_decoded_that_is_not_drawn(learned, corpus, monkeypatch):
 
     monkeypatch.setattr(learned, "log_likelihood", counted)
     arrays = adaptive(learned, corpus.train, 0.25)
-    # Once more with the z of another sentence of its length, and for some with that of any.
-    assert np.array_equal(np.bincount(decoded, minlength=60), arrays["draws"] + 2)
+    # Once more with the z of another sentence of its length, if there is one, and with that of any.
+    _, group, sizes = np.unique(arrays["tokens"], return_inverse=True, return_counts=True)
+    once_more = 1 + (sizes[group] > 1)
+    assert np.array_equal(np.bincount(decoded, minlength=60), arrays["draws"] + once_more)
+
+
+def test_a_sentence_alone_in_its_length_has_no_partner(learned, corpus):
+    arrays = adaptive(learned, corpus.train, 0.25)
+    _, group, sizes = np.unique(arrays["tokens"], return_inverse=True, return_counts=True)
+    alone = sizes[group] == 1
+    assert 0 < alone.sum() < 60
+    assert np.array_equal(np.isnan(arrays["shuffled_log_likelihood"]), alone)
+    gap = -arrays["distortion"] - arrays["shuffled_log_likelihood"]
+    assert score(arrays).metrics["shuffle_gap"] == pytest.approx(np.nanmean(gap), rel=1e-5)
+
+
+def test_tokens_after_the_first_words_by_hand(learned, corpus):
+    arrays = adaptive(learned, corpus.train, 0.25)
+    known = np.isfinite(arrays["later_log_likelihood"])
+    assert np.array_equal(known, np.isfinite(arrays["shuffled_log_likelihood"]))
+    i = int(np.flatnonzero(known)[0])
+    batch = rows_at(corpus.train, np.array([i]))
+    z = torch.from_numpy(arrays["posterior_sample"][[i]])
+    with torch.no_grad():
+        z = z.reshape(learned.posterior(batch, torch.zeros).mean.shape)
+        nats = learned.eval().log_likelihood_by_position(batch, z)[0, 3:].sum()
+    assert arrays["later_log_likelihood"][i] == pytest.approx(float(nats), rel=1e-5)
 
 
 def test_a_partner_of_any_length_is_looked_at_for_some_sentences_only(learned, corpus, monkeypatch):
     whole = adaptive(learned, corpus.train, 0.25)
-    monkeypatch.setattr(evaluate_module, "ANY_LENGTH", 20)
+    monkeypatch.setattr(evaluate_module, "LOOKED_AT", 20)
     some = adaptive(learned, corpus.train, 0.25)
     known = np.isfinite(some["shuffled_any_log_likelihood"])
     assert known.sum() == 20

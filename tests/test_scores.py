@@ -24,7 +24,10 @@ from collapse_bench.metrics.mutual_information import mutual_information
 from collapse_bench.metrics.pairs import aggregate_terms, all_pairs, normal_pairs
 from collapse_bench.metrics.scores import jackknife_error
 
-OF_A_CORPUS = {"probe_information", "information_about", "global_information_share"}
+OF_A_CORPUS = {
+    "probe_information", "first_words_information", "information_about",
+    "global_information_share",
+}  # fmt: skip
 """Metrics that need first words or labels."""
 
 NORMAL = SHAPES["normal"]
@@ -56,6 +59,8 @@ def arrays_of(rng, n=40, d=3, samples=16, **changes):
         "posterior_sample": z[:, 0],
         "shuffled_log_likelihood": shuffled,
         "shuffled_any_log_likelihood": shuffled,
+        "later_log_likelihood": 0.5 * log_likelihood[:, 0],
+        "shuffled_later_log_likelihood": 0.5 * shuffled,
         "log_density": log_density,
         "log_prior": log_prior,
         "log_ratio": log_density - log_prior,
@@ -98,6 +103,8 @@ def of_codes(rng, n=400, places=(3, 2)):
         "log_density": np.zeros(n), "log_prior": np.full(n, -rate), "log_ratio": np.full(n, rate),
         "shuffled_log_likelihood": np.full(n, -9.0),
         "shuffled_any_log_likelihood": np.full(n, -9.0),
+        "later_log_likelihood": np.full(n, -4.0),
+        "shuffled_later_log_likelihood": np.full(n, -4.5),
         "family": np.array("codes"), "aggregate_size": np.array(n),
     }  # fmt: skip
     assert density[row, row].sum() == 0
@@ -156,9 +163,11 @@ def test_score_gives_every_metric_its_definition(rng):
         "information_beyond": given.mean(),
         "trivial_information": information.lower.mean() - given.mean(),
         "length_entropy": -np.log(share).mean(),
-        "first_words_information": 0,
         "useful_beyond": min((nll - distortion).mean(), given.mean()),
         "shuffle_gap_any": (-distortion - arrays["shuffled_any_log_likelihood"]).mean(),
+        "shuffle_gap_later": (
+            arrays["later_log_likelihood"] - arrays["shuffled_later_log_likelihood"]
+        ).mean(),
         "marginal_kl": rate.mean() - information.lower.mean(),
         "total_correlation": np.mean(single, axis=1).sum() - information.lower.mean(),
         "dimension_kl": rate.mean() - np.mean(single, axis=1).sum(),
@@ -570,6 +579,9 @@ def test_a_latent_of_another_size_is_refused_by_name(rng, name):
 def test_a_number_that_is_not_finite_is_told_with_its_sentence(rng, name, value):
     if name == "log_weights" and value == -math.inf:
         score(broken(rng, name, value))  # a draw that explains nothing
+        return
+    if ("shuffled" in name or "later" in name) and math.isnan(value):
+        score(broken(rng, name, value))  # a sentence that was not looked at
         return
     with pytest.raises(ArraysError, match=rf"^{name}: {value} in sentence 5 \(1 such"):
         score(broken(rng, name, value))

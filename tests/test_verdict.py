@@ -27,12 +27,17 @@ def told(refined_use=0.0, sentences=1000, gap_error=0.0, any_error=0.0, without=
         "information_beyond": beyond,
         "information_given_length": max(0.0, beyond),
     } | changes
+    given = metrics["information_given_length"]
+    metrics |= {
+        "information_given_length_upper": given,
+        "first_words_information": max(0.0, given - metrics["information_beyond"]),
+    } | changes
     gap = metrics["shuffle_gap"]
     at_most = min(metrics["useful_rate"], metrics["information_beyond"])
     metrics |= {"useful_beyond": min(at_most, gap + 2 * gap_error)} | changes
     scores = Scores(
         {name: value for name, value in metrics.items() if name not in without},
-        {"shuffle_gap": gap_error, "shuffle_gap_any": any_error},
+        {"shuffle_gap": gap_error, "shuffle_gap_later": 0.0, "shuffle_gap_any": any_error},
     )
     return verdict(scores, sentences, refined_use)
 
@@ -87,12 +92,15 @@ CASES = [
     ("healthy", {"trivial_information": -1.0, "information_beyond": 3.0, "kl": 6.0}),
     ("partly collapsed", {"trivial_information": -1.0, "information_beyond": 3.0, "kl": 6.1}),
     # So few sentences of a length that nothing could be seen beyond it.
-    ("saturated estimate", LENGTH | {"shuffle_gap": 5.0, "length_entropy": math.log(1000)}),
-    (
-        "saturated estimate",
-        LENGTH
-        | {"shuffle_gap": 5.0, "length_entropy": math.log(999), "information_given_length": 0.001},
-    ),
+    ("saturated estimate", LENGTH | {"shuffle_gap": 5.0, "information_given_length_upper": 0.1}),
+    ("trivial use", LENGTH | {"shuffle_gap": 5.0, "information_given_length_upper": 0.1 * BELOW}),
+    # Nothing is lost after the first words.
+    ("trivial use", {"shuffle_gap_later": 0.1 * BELOW}),
+    ("rate without use", {"shuffle_gap_later": 0.0, "shuffle_gap_any": 0.0}),
+    ("healthy", {"shuffle_gap_later": 3.0}),
+    # Too little for certain, and not for want of information.
+    ("trivial use", {"useful_beyond": 0.1 * BELOW}),
+    ("partly collapsed", {"useful_beyond": 0.1}),
     ("trivial use", LENGTH | {"length_entropy": math.log(1000)}),
     ("too few sentences", {"sentences": 1}),
     ("too few sentences", BLIND | {"sentences": 0, "kl": 9.0}),

@@ -115,6 +115,7 @@ def numbers(scores: Scores, evidence: Evidence) -> list[str]:
         ("marginal KL of q(z) from p(z)", "marginal_kl",
          noted("at least {} by its moments", "moment_kl")),
         ("shuffle gap, same length", "shuffle_gap", "own z against another sentence's"),
+        ("shuffle gap, after first words", "shuffle_gap_later", "tokens after the third"),
         ("shuffle gap, any length", "shuffle_gap_any", ""),
         ("share of the known attributes", "global_information_share", ""),
     ]  # fmt: skip
@@ -123,6 +124,8 @@ def numbers(scores: Scores, evidence: Evidence) -> list[str]:
         for label, name, note in table
         if name in metrics
     ]
+    if "first_words_information" not in metrics:
+        lines.append("  first words were not looked at: beyond is beyond the length only")
     if "active_units" in metrics:
         effective = noted(", effective {}", "effective_units", 1)
         lines.append(

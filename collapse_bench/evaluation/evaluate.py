@@ -4,6 +4,7 @@ Dropout and word dropout are off and the objective is the plain one, whatever th
 The exactly solvable models of `truth` and a user's own go through the same functions.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -31,9 +32,9 @@ from collapse_bench.model.distributions import (
 )
 from collapse_bench.precision import products_in
 
-ANY_LENGTH = 1000
-"""Sentences that are also decoded with the z of one of any length: enough for the error of a mean,
-and a fortieth of the decoding of a large split."""
+LOOKED_AT = 300
+"""Sentences that are also decoded with the z of one of any length, and token by token: enough for
+the error of a mean, and a thirtieth of the decoding of a large split."""
 
 FIRST_WORDS = 3
 """Words of a sentence that are kept, for what the first of them tell of the latent."""
@@ -107,9 +108,12 @@ def evaluate(
           in the first round of -log p(x|z) and of log q(z|x) - log p(z); `log_weights` [N, S],
           those of posterior draws first, -inf where nothing was drawn, and `draws` [N], their
           number;
-        - if `shuffled`, `shuffled_log_likelihood` and `shuffled_any_log_likelihood` [N], those of
-          log p(x|z') with z' the posterior sample of another sentence of the same length, and of
-          any length; the latter of `ANY_LENGTH` sentences only, NaN for the others;
+        - if `shuffled`, log p(x|z') with z' the posterior sample of another sentence, [N]:
+          `shuffled_log_likelihood` of the same length, NaN for a sentence alone in its length;
+          `shuffled_any_log_likelihood` of any length, of `LOOKED_AT` sentences, NaN for the others;
+          of a corpus, for these sentences, also `later_log_likelihood`, with the sentence's own z,
+          and `shuffled_later_log_likelihood`, with another's of the same length, both of the tokens
+          after the first `FIRST_WORDS`;
         - of a corpus `first_words` [N, 3], ids, -1 past the end, and `label_<name>` [N].
     """
     device = device_of(model)
@@ -118,6 +122,10 @@ def evaluate(
     def log_likelihood(sentences: Sentences, z: Tensor) -> Tensor:
         with products_in(precision, device.type):
             return model.log_likelihood(sentences, z)
+
+    def log_likelihood_by_position(sentences: Sentences, z: Tensor) -> Tensor | None:
+        with products_in(precision, device.type):
+            return model.log_likelihood_by_position(sentences, z)
 
     parts: list[dict[str, Tensor]] = []
     with evaluating(model):
@@ -159,7 +167,14 @@ def evaluate(
             )
         if samples and shuffled:
             found |= _shuffled(
-                log_likelihood, split, samples_of_z, found["tokens"], batch, seed, device
+                log_likelihood,
+                log_likelihood_by_position,
+                split,
+                samples_of_z,
+                found["tokens"],
+                batch,
+                seed,
+                device,
             )
     return found | known
 
@@ -207,6 +222,7 @@ def _of_posterior(q: Distribution, p: Distribution, z: Tensor) -> dict[str, Tens
 
 def _shuffled(
     log_likelihood: Callable[[Any, Tensor], Tensor],
+    by_position: Callable[[Any, Tensor], Tensor | None],
     split: Split | Rows,
     samples_of_z: NDArray[Any],
     tokens: NDArray[np.integer],
@@ -214,24 +230,51 @@ def _shuffled(
     seed: int,
     device: torch.device,
 ) -> dict[str, NDArray[Any]]:
-    """log p(x|z') with the z' of another sentence: of the same length, and of any length."""
+    """log p(x|z') with the z' of another sentence: see `evaluate`."""
     n = len(tokens)
-    looked_at = np.random.default_rng(seed).permutation(n) < ANY_LENGTH
-    same_length, any_length = (
-        samples_of_z[partners(lengths, seed)] for lengths in (tokens, np.zeros_like(tokens))
-    )
-    names = ("shuffled_log_likelihood", "shuffled_any_log_likelihood")
-    shuffled = {name: np.full(n, np.nan, dtype=samples_of_z.dtype) for name in names}
+    partner, anyone = partners(tokens, seed), partners(np.zeros_like(tokens), seed)
+    paired = tokens[partner] == tokens
+    paired |= not paired.any()  # where all lengths differ, a neighbour is the nearest there is
+    some = np.random.default_rng(seed).permutation(n) < LOOKED_AT
+    found = {
+        name: np.full(n, np.nan, dtype=samples_of_z.dtype)
+        for name in (
+            "shuffled_log_likelihood",
+            "shuffled_any_log_likelihood",
+            "later_log_likelihood",
+            "shuffled_later_log_likelihood",
+        )
+    }
     for sentences in batches_of(split, batch):
-        place, sentences = sentences.index.numpy(), sentences.to(device)
-        z = torch.from_numpy(same_length[place]).to(device)
-        shuffled[names[0]][place] = log_likelihood(sentences, z).cpu().numpy()
-        some = np.flatnonzero(looked_at[place])
-        if len(some):
-            z = torch.from_numpy(any_length[place[some]]).to(device)
-            rows = sentences.rows(torch.from_numpy(some).to(device))
-            shuffled[names[1]][place[some]] = log_likelihood(rows, z).cpu().numpy()
-    return shuffled
+        places, sentences = sentences.index.numpy(), sentences.to(device)
+
+        def fill(
+            name: str,
+            of: Callable[[Any, Tensor], Tensor | None],
+            whose: NDArray[np.int64],
+            wanted: NDArray[np.bool_],
+            places: NDArray[np.int64] = places,
+            sentences: Any = sentences,
+        ) -> None:
+            rows = np.flatnonzero(wanted[places])
+            if not len(rows):
+                return
+            z = torch.from_numpy(samples_of_z[whose[places[rows]]]).to(device)
+            nats = of(sentences.rows(torch.from_numpy(rows).to(device)), z)
+            if nats is not None:
+                # NaN says that nothing was looked at: a decoder's own is told as infinite.
+                found[name][places[rows]] = nats.nan_to_num(nan=math.inf).cpu().numpy()
+
+        def later(batch: Any, z: Tensor) -> Tensor | None:
+            nats = by_position(batch, z)
+            return None if nats is None else nats[:, FIRST_WORDS:].sum(1)
+
+        fill("shuffled_log_likelihood", log_likelihood, partner, paired)
+        fill("shuffled_any_log_likelihood", log_likelihood, anyone, some)
+        if not isinstance(split, Rows):
+            fill("later_log_likelihood", later, np.arange(n), some & paired)
+            fill("shuffled_later_log_likelihood", later, partner, some & paired)
+    return found
 
 
 def rows_at_once(batch: int, sentences: Sentences) -> int:

@@ -203,6 +203,7 @@ TOLD_OF_WHAT = (
     of_metric("first words", "first_words_information"),
     of_metric("probe", "probe_information"),
     of_metric("shuffle gap", "shuffle_gap"),
+    of_metric("later", "shuffle_gap_later"),
     of_metric("shuffle gap, any length", "shuffle_gap_any"),
     of_metric("MI of He 2019", "mutual_information_he2019"),
     of_metric("effective units", "effective_units", digits=1),

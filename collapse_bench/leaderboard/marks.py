@@ -86,14 +86,17 @@ def saturated(record: Record, name: str) -> bool:
         "useful_information": whole and smallest(record, "mutual_information", "useful_rate"),
         "information_given_length": within,
         "information_beyond": within,
-        HEADLINE: within and smallest(record, "information_beyond", "useful_rate", "shuffle_gap"),
+        HEADLINE: within
+        and smallest(
+            record, "information_beyond", "useful_rate", "shuffle_gap", "shuffle_gap_later"
+        ),
     }.get(name, False)
 
 
 def smallest(record: Record, name: str, *others: str) -> bool:
-    """True if a metric is below all the others; false where one is not known."""
+    """True if a metric is known, and below all the others that are."""
     value, *rest = (metric_of(record, each) for each in (name, *others))
-    return value is not None and all(other is not None and value < other for other in rest)
+    return value is not None and all(other is None or value < other for other in rest)
 
 
 def may_be_too_high(row: Row) -> bool:

@@ -38,8 +38,8 @@ class Scores(NamedTuple):
 METRICS: dict[str, Metric] = {
     "useful_beyond": Metric(
         "nats",
-        "min(useful rate, shuffle gap, information beyond): what the latent tells beyond length and"
-        " first words and the decoder uses",
+        "min(useful rate, shuffle gap, shuffle gap later, information beyond): what the latent"
+        " tells beyond length and first words and the decoder uses",
         "whether the three are of the same things; what information_beyond cannot see",
     ),
     "useful_information": Metric(
@@ -195,6 +195,12 @@ METRICS: dict[str, Metric] = {
         "what log p(x|z) loses with another sentence's z of the same length",
         "how much: it detects use, and is not below the information where inference is exact; use"
         " of the length",
+    ),
+    "shuffle_gap_later": Metric(
+        "nats",
+        "what log p of the tokens after the first three loses with another sentence's z of the same"
+        " length: nothing where z tells length and first words only",
+        "how much; what the first three tokens gain from more than themselves",
     ),
     "shuffle_gap_any": Metric(
         "nats",

@@ -42,22 +42,22 @@ def useful_information(useful: float, information: float) -> float:
     return min(useful, information)
 
 
-def useful_beyond(useful: float, gap: float, beyond: float) -> float:
-    """min(U, shuffle gap, information beyond), in nats: what z tells beyond length and first words
+def useful_beyond(*parts: float) -> float:
+    """min(U, shuffle gaps, information beyond), in nats: what z tells beyond length and first words
     and the decoder uses.
 
     A decoder that reads only the length from z loses nothing with the z of another sentence of the
     same length. By Jensen's inequality log p(x|length), the mean of p(x|z') over all such z', is at
     least the mean of log p(x|z'): the gap bounds from above what the decoder gains from z beyond
-    the length. U bounds its gain from z in all, and what z does not tell it cannot gain. As with
+    the length. One that reads only the first words from z loses nothing on the tokens after them.
+    U bounds its gain from z in all, and what z does not tell it cannot gain. As with
     `useful_information`, the parts may be of different things.
 
     Args:
-        useful: mean useful rate U over sentences.
-        gap: mean shuffle gap among sentences of the same length.
-        beyond: information beyond length and first words.
+        parts: useful rate U, the shuffle gap among sentences of the same length, that of the tokens
+            after the first words where it is known, and the information beyond both.
     """
-    return min(useful, gap, beyond)
+    return min(parts)
 
 
 def shuffle_gap(distortion: Floats, shuffled_log_likelihood: Floats) -> Floats:

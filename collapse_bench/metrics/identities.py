@@ -21,6 +21,7 @@ _EVERY = {
     "tokens": "N", "kl": "NK", "distortion": "N", "log_weights": "NS", "draws": "N",
     "posterior_sample": "ND", "log_density": "N", "log_prior": "N", "log_ratio": "N",
     "shuffled_log_likelihood": "N", "shuffled_any_log_likelihood": "N",
+    "later_log_likelihood": "N", "shuffled_later_log_likelihood": "N",
 }  # fmt: skip
 _MIXTURES = {
     "log_aggregate": "N", "log_others": "N", "log_aggregate_given_length": "N",
@@ -88,7 +89,9 @@ def check_arrays(arrays: Mapping[str, NDArray[Any]]) -> None:
     for name in shapes:
         values = arrays[name]
         bad = ~(values < np.inf) if name in INFINITE else ~np.isfinite(values)
-        if name == "shuffled_any_log_likelihood":  # of some sentences only
+        if "later" in name:  # of some sentences of a corpus only
+            bad = np.isinf(values)
+        elif name.startswith("shuffled"):  # of some sentences only
             bad = np.isinf(values) | np.isnan(values).all()
         elif name == "log_weights":
             bad |= np.isfinite(values).sum(1, keepdims=True) == 0

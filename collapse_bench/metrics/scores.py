@@ -58,7 +58,10 @@ GROUPS = 20
 """Parts of the sentences that are left out one at a time for the error of what is no mean."""
 
 MINIMA: dict[str, tuple[Callable[..., float], tuple[str, ...]]] = {
-    "useful_beyond": (useful_beyond, ("useful_rate", "shuffle_gap", "information_beyond")),
+    "useful_beyond": (
+        useful_beyond,
+        ("useful_rate", "shuffle_gap", "shuffle_gap_later", "information_beyond"),
+    ),
     "useful_information": (useful_information, ("useful_rate", "mutual_information")),
 }
 """Metrics that are the least of others; their error is that of the least."""
@@ -109,7 +112,8 @@ def score(arrays: Arrays) -> Scores:
     )
     terms |= _beyond(arrays, densities, terms)
     metrics, errors = _scores(terms, _wholes(arrays, nll, dimensions), n)
-    for name, (of, parts) in MINIMA.items():
+    for name, (of, named) in MINIMA.items():
+        parts = [part for part in named if part in metrics]
         metrics[name] = of(*(metrics[part] for part in parts))
         errors[name] = errors[min(parts, key=metrics.__getitem__)]
     told = [name for name in terms if name.startswith("information_about_")]
@@ -184,9 +188,12 @@ def _of_likelihood(arrays: Arrays, nll: NDArray[Any]) -> Terms:
         "nll_samples": draws,
         "negative_elbo": distortion + _rate(arrays),
         "distortion": distortion,
-        "shuffle_gap": shuffle_gap(distortion, arrays["shuffled_log_likelihood"]),
+        "shuffle_gap": _known(shuffle_gap(distortion, arrays["shuffled_log_likelihood"])),
         "shuffle_gap_any": _known(shuffle_gap(distortion, arrays["shuffled_any_log_likelihood"])),
     }
+    later = _known(arrays["later_log_likelihood"] - arrays["shuffled_later_log_likelihood"])
+    if len(later):
+        terms["shuffle_gap_later"] = later
     if draws.min() > 1:
         terms["nll_monte_carlo_error"] = monte_carlo_errors(log_weights, draws)
     if draws.min() > 2:
@@ -248,13 +255,12 @@ def _beyond(arrays: Arrays, densities: Arrays, terms: Terms) -> Terms:
         given = Information(np.zeros(len(tokens)), np.zeros(len(tokens)))
     else:
         given = bounds_given_length(densities, arrays["log_prior"], tokens)
-    of_words = terms.get("first_words_information", np.zeros(len(tokens)))
-    beyond = given.lower - (of_words if of_words.mean() > 0 else 0)
+    of_words = terms.get("first_words_information")
+    beyond = given.lower - (of_words if of_words is not None and of_words.mean() > 0 else 0)
     return {
         "information_given_length": given.lower,
         "information_given_length_upper": least(given.upper, terms["mutual_information_upper"]),
         "length_entropy": surprise(tokens),
-        "first_words_information": of_words,
         "information_beyond": beyond,
         "trivial_information": terms["mutual_information"] - beyond,
     }

@@ -66,27 +66,30 @@ def verdict(scores: Scores, sentences: int, refined_use: float = 0.0) -> str:
         return "too few sentences"
     metrics, errors = scores
     rate, used = metrics["kl"], metrics["useful_beyond"]
-    within, anywhere = (
-        metrics[name] + 2 * errors[name] for name in ("shuffle_gap", "shuffle_gap_any")
-    )
+    gaps = [name for name in ("shuffle_gap", "shuffle_gap_later") if name in metrics]
+    within = min(metrics[name] + 2 * errors[name] for name in gaps)
+    anywhere = metrics["shuffle_gap_any"] + 2 * errors["shuffle_gap_any"]
     saturated = _is_saturated(metrics, sentences)
 
     if metrics["useful_information"] < COLLAPSED:
         if refined_use >= NOTABLE_USE:
             return "inference collapse"
         return "rate without use" if rate >= NOTABLE_RATE else "collapsed"
-    nothing_beyond = metrics["information_beyond"] < COLLAPSED
-    if within < COLLAPSED or (nothing_beyond and not saturated):
+    # The upper bound says for certain what is not there, however few share a length.
+    of_words = max(0.0, metrics.get("first_words_information", 0.0))
+    nothing_beyond = metrics["information_given_length_upper"] - of_words < COLLAPSED
+    if within < COLLAPSED or nothing_beyond:
         return "rate without use" if anywhere < COLLAPSED else "trivial use"
+    if used < COLLAPSED:
+        untold = metrics["information_beyond"] < COLLAPSED
+        return "saturated estimate" if untold else "trivial use"
     if used >= PARTLY and _distance_from_prior(metrics) > max(1.0, rate / 2):
         return "prior holes"
     half = (rate - max(0.0, metrics["trivial_information"])) / 2
     if used >= max(PARTLY, half):
         return "healthy"
-    at_most = min(metrics["useful_rate"], within)
-    if saturated and (nothing_beyond or at_most >= max(PARTLY, half)):
-        return "saturated estimate"
-    return "partly collapsed"
+    may_be_healthy = min(metrics["useful_rate"], within) >= max(PARTLY, half)
+    return "saturated estimate" if saturated and may_be_healthy else "partly collapsed"
 
 
 def _is_saturated(metrics: Mapping[str, float], sentences: int) -> bool:
