@@ -16,7 +16,7 @@ MODELS = {
     "normal": "linear VAE, optimum",
     "flow": "flow of the linear VAE",
     "sphere": "sphere",
-    "codes": "three codes, uniform prior",
+    "codes": "two codes, uniform prior",
 }
 
 

@@ -192,9 +192,9 @@ def test_every_command_that_is_printed_can_be_typed(tmp_path):
     old = record()
     old["metrics"]["nll@0"] = old["metrics"].pop(key_of("nll"))
     told = parsed(page_of([language_model(), old]))
-    assert {options.verb.__name__ for options in told} == {"_leaderboard", "_score", "_diagnose"}
-    assert [options.write for options in told if options.verb.__name__ == "_score"] == ["arrays"]
-    for records, verb in (([], "_run"), ([record(schema=1)], "_score")):
+    assert {options.verb.__name__ for options in told} == {"leaderboard", "score", "diagnose"}
+    assert [options.write for options in told if options.verb.__name__ == "score"] == ["arrays"]
+    for records, verb in (([], "run"), ([record(schema=1)], "score")):
         with pytest.raises(UserError) as refused:
             write_leaderboard("tiny", [], records, tmp_path, {})
         (options,) = parsed(str(refused.value))
