@@ -128,8 +128,7 @@ def mass(asked: Asked) -> str | None:
             z = near.mean[part] + near.stddev[part] * noise
         else:
             z = r.mean + noise @ factor.T
-        of_near = near.log_prob(z[:, None]).sum(2).logsumexp(1) - math.log(len(near.mean))
-        half = torch.logaddexp(r.log_prob(z), of_near) - math.log(2)
+        half = torch.logaddexp(r.log_prob(z), _mixture(near, z)) - math.log(2)
         ratios.append(p.log_prob(z.to(inferred.z).view(shape)).double() - half)
     log_ratio = torch.cat(ratios)
     weight = (log_ratio - log_ratio.max()).exp()
@@ -160,6 +159,15 @@ def _around(asked: Asked, drawn: Tensor) -> Normal:
     return Normal(
         centre + scale * group.mean(1), WIDER * scale * shape * width[:, None], validate_args=False
     )
+
+
+def _mixture(parts: Normal, z: Tensor) -> Tensor:
+    """log density [M] at z [M, D] of equal parts [C, D], as products of matrices."""
+    precision = parts.stddev**-2
+    square = z.square() @ precision.T - 2 * z @ (precision * parts.mean).T
+    square = square + (precision * parts.mean.square()).sum(1)
+    nats = -0.5 * square - parts.stddev.log().sum(1) - 0.5 * z.shape[1] * math.log(2 * math.pi)
+    return nats.logsumexp(1) - math.log(len(parts.mean))
 
 
 def _of_closed_rate(asked: Asked, q: Distribution, p: Distribution, rate: Tensor) -> str | None:

@@ -39,7 +39,7 @@ PEEKS, FAR, FIRST = 64, 16, 8
 """Sentences in which words and ends are changed, the longest that are among them in any case, and
 first places that are among those changed."""
 
-HISTORY, TRIED = (3, 10), 2**16
+HISTORY, TRIED = (3, 10), 2**15
 """Fewest and most words before the one that is replaced by every other where the readout is a
 remedy's own and may look at them, and places of such sentences that are affordable."""
 
@@ -47,7 +47,7 @@ STATES, SOME = 4, 64
 """Decoder states of which the sum over all words is taken, and words that are compared with a plain
 softmax where such a sum takes too long."""
 
-SUM = 1e-3
+SUM = 2e-4
 """Nats by which the log of a sum over all words may be off 0; float32 errs by less than 1e-5."""
 
 ROWS, WORDS, LOOKED_AT = 3, 256, 1000
@@ -196,10 +196,16 @@ def normalised(asked: Asked) -> str | None:
     if not affordable and type(model.readout) is Readout:
         return _plain_softmax(asked, states, model.readout)
     worst = 0.0
-    for state, number in list(zip(states, batch.index, strict=False))[: max(1, affordable)]:
+    repeat = None if type(model.readout) is Readout else _repeat(asked)
+    summed = max(affordable, repeat is None)  # states
+    if repeat is not None:
+        number, before = repeat
+        one = asked.at(np.array([number]))
+        worst = _further_off(worst, _all_next(asked, one, asked.infer(one).z, 0, before))
+    for state, index in list(zip(states, batch.index, strict=False))[:summed]:
         nats = []
         for some in words.split(16 * asked.batch):
-            single = one_token(some[:, None], number.expand(len(some)))
+            single = one_token(some[:, None], index.expand(len(some)))
             nats.append(model.readout(state.expand(len(some), 1, -1), single))
         worst = _further_off(worst, torch.cat(nats))
     spent = len(at)
@@ -208,10 +214,6 @@ def normalised(asked: Asked) -> str | None:
         if spent > affordable or before >= int(batch.lengths[i]):
             break
         worst = _further_off(worst, _all_next(asked, batch, z, i, before))
-    if type(model.readout) is not Readout and (found := _repeat(asked)) is not None:
-        number, before = found
-        one = asked.at(np.array([number]))
-        worst = _further_off(worst, _all_next(asked, one, asked.infer(one).z, 0, before))
     if abs(worst) <= SUM * asked.slack:
         return None
     return f"the probabilities of all words sum to {math.exp(min(worst, 700)):.4g}, not to 1"
