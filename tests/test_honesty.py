@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
+from conftest import WORDS as WORDS_OF_ALL
 from conftest import make
+from remedies.pseudo_features import Mixture
 from torch import nn
 from torch.distributions import Distribution, Independent, Normal
 
@@ -19,9 +21,11 @@ from collapse_bench.evaluation import (
     bound_from,
     bound_of,
     findings,
+    unseen,
     wider,
 )
 from collapse_bench.evaluation.asked import Asked, every_next_word
+from collapse_bench.evaluation.words import _changes, _to_ask
 from collapse_bench.honesty_controls import honesty_controls
 from collapse_bench.latent_model import Rows, Scored
 from collapse_bench.model import diagonal_normal
@@ -217,6 +221,48 @@ def test_every_next_word_is_an_unfinished_sentence():
     assert torch.equal(batch.place, torch.arange(9))
 
 
+def test_an_end_that_is_told_is_seen_at_any_seed(corpus):
+    model = cheating("lstm", "told_end", corpus)
+    for seed in range(5):
+        assert laws(model, corpus.test, seed) == ["causal"]
+
+
+def test_a_peek_at_one_place_or_at_rare_words_is_seen(corpus):
+    counts = np.bincount(corpus.train.tokens, minlength=WORDS_OF_ALL)
+    rare = torch.from_numpy(counts == counts[counts > 0].min())
+    for where in (
+        lambda batch: torch.arange(batch.mask.shape[1]) == 2,
+        lambda batch: rare[batch.targets],
+    ):
+
+        def change(part, batch, z, where=where):
+            peek = batch.targets * where(batch)
+            return part(batch, z) * (1 + 0.1 * peek[:, :, None])
+
+        for seed in range(3):
+            assert laws(with_part("decoder", change), corpus.train, seed) == ["causal"]
+
+
+def test_no_sentence_is_asked_about_that_is_longer_than_the_longest(corpus):
+    asked = Asked(make("lstm").model, corpus.train, 16, 0)
+    sentences = [corpus.train.sentence(int(i)) for i in _to_ask(asked)]
+    longest = max(map(len, sentences))
+    changes = _changes(asked, sentences)
+    assert longest + 1 == corpus.train.lengths.max()
+    assert max(len(change) for each in changes for change in each[1:]) <= longest
+    assert any(each.place == len(one) for each, one in zip(changes, sentences, strict=True))
+    for each, one in zip(changes, sentences, strict=True):
+        for changed in each[1:]:
+            assert np.array_equal(changed[: each.place], one[: each.place])
+
+
+def test_a_readout_of_ones_own_is_summed_with_words_before(corpus, monkeypatch):
+    monkeypatch.setattr("collapse_bench.evaluation.words.PROBABILITIES", 1)
+    model = cheating("lstm", "copying_readout", corpus)
+    for seed in range(3):
+        assert laws(model, corpus.train, seed) == ["normalised"]
+
+
 # Densities
 
 
@@ -335,6 +381,16 @@ def test_a_prior_of_an_own_family_has_to_be_a_density_and_that_of_its_draws(corp
     assert own_prior(lambda noise: noise / 2, one.log_prob, corpus) == ["density"]
 
 
+@pytest.mark.parametrize("scale", [0.02, 0.3, 0.9])
+def test_a_prior_of_many_parts_far_apart_has_to_be_a_density(corpus, scale):
+    generator = torch.Generator().manual_seed(0)
+    means = (1 - scale**2) ** 0.5 * torch.randn(100, 8, generator=generator)
+    prior = Mixture(Normal(means, torch.full_like(means, scale)), 1)
+    assert own_prior(prior.from_noise, prior.log_prob, corpus) == []
+    forgetful = own_prior(prior.from_noise, lambda z: prior.log_prob(z) + np.log(100), corpus)
+    assert forgetful == ["mass"]
+
+
 # Models of a user's own
 
 WORDS, TOKENS = 9, 6
@@ -434,6 +490,7 @@ class PriorOfSentence(Own):
     ],
 )
 def test_a_model_of_ones_own(kind, law, by_position):
+    assert bool(unseen(Scored(kind(by_position)), rows())) != by_position
     for seed in range(3):
         found = laws(Scored(kind(by_position)), rows(), seed)
         assert (law in found) if law else not found

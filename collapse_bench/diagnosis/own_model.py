@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from collapse_bench.errors import UserError
-from collapse_bench.evaluation import Bound, Finding, SentenceNoise, bound_from, findings
+from collapse_bench.evaluation import Bound, Finding, SentenceNoise, bound_from, findings, unseen
 from collapse_bench.latent_model import Rows, Scored
 from collapse_bench.model.distributions import draw, family_of, shape_of
 
@@ -46,7 +46,7 @@ def bound_of_own(model: Scored, rows: Rows, *, batch: int, seed: int) -> Bound:
     """
     found = findings(model, rows, batch=batch, seed=seed)
     refuse(found)
-    return bound_from(found)
+    return bound_from(found, unseen(model, rows))
 
 
 def refuse(found: Sequence[Finding]) -> None:

@@ -77,6 +77,7 @@ def report(verdict: str, scores: Scores, evidence: Evidence) -> str:
         *numbers(scores, evidence),
         *missing(scores, evidence.family),
         *refinement(evidence),
+        *(f"  {each}" for each in evidence.bound.unseen),
         *warnings(scores.metrics),
     ]
     return "\n".join([*lines, "", f"try next: {ADVICE[verdict]}"])

@@ -17,6 +17,7 @@ from collapse_bench.evaluation.honesty import (
     bound_from,
     bound_of,
     findings,
+    unseen,
     wider,
 )
 from collapse_bench.evaluation.importance import FIRST_ROUND, rounds_of_draws
@@ -41,5 +42,6 @@ __all__ = [
     "partners",
     "rounds_of_draws",
     "rows_at",
+    "unseen",
     "wider",
 ]

@@ -75,10 +75,12 @@ class Bound:
         kind: `valid`; `conditional` where only the prior looks at the sentence or at other data,
             so that the NLL is that of a sentence given them; or `invalid`.
         reasons: what was found, one sentence each.
+        unseen: what could not be looked at, one sentence each.
     """
 
     kind: Literal["valid", "conditional", "invalid"]
     reasons: tuple[str, ...] = ()
+    unseen: tuple[str, ...] = ()
 
 
 def bound_of(model: Evaluable, split: Split | Rows, *, batch: int, seed: int) -> Bound:
@@ -91,16 +93,27 @@ def bound_of(model: Evaluable, split: Split | Rows, *, batch: int, seed: int) ->
         batch: sentences decoded at once.
         seed: of which sentences, and of all noise.
     """
-    return bound_from(findings(model, split, batch=batch, seed=seed))
+    found = findings(model, split, batch=batch, seed=seed)
+    return bound_from(found, unseen(model, split))
 
 
-def bound_from(found: Sequence[Finding]) -> Bound:
-    """What follows from the laws that a model breaks."""
+def bound_from(found: Sequence[Finding], unseen: tuple[str, ...] = ()) -> Bound:
+    """What follows from the laws that a model breaks, and what could not be looked at."""
     if not found:
-        return Bound("valid")
+        return Bound("valid", (), unseen)
     only_prior = all(finding.law == "prior" for finding in found)
     reasons = tuple(finding.reason for finding in found)
-    return Bound("conditional" if only_prior else "invalid", reasons)
+    return Bound("conditional" if only_prior else "invalid", reasons, unseen)
+
+
+def unseen(model: Evaluable, split: Split | Rows) -> tuple[str, ...]:
+    """What cannot be looked at: whether words that are given in sums are seen beforehand."""
+    if not isinstance(split, Rows) or split.real:
+        return ()
+    with asking(model):
+        if Asked(model, split.rows(torch.arange(min(2, len(split)))), 2, 0).tokens is not None:
+            return ()
+    return ("peeking cannot be seen: log_likelihood gives sums; give nats by position [B, T]",)
 
 
 def findings(

@@ -5,7 +5,7 @@ A sentence's first token is number 1 in what is told.
 
 import math
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from collapse_bench.corpus import Batch
+from collapse_bench.corpus.batches import MOST_PADDED
+from collapse_bench.corpus.vocabulary import EOS
 from collapse_bench.evaluation.asked import (
+    COMPARED,
     Asked,
     every_next_word,
     fitted,
@@ -32,11 +35,19 @@ forms all of them each time: a sum takes the square of the vocabulary."""
 PLACES = (0, 1, 3)
 """Words before the one that is replaced by every other, as far as `PROBABILITIES` reach."""
 
+PEEKS, FAR, FIRST = 64, 16, 8
+"""Sentences in which words and ends are changed, the longest that are among them in any case, and
+first places that are among those changed."""
+
+HISTORY, TRIED = (3, 10), 2**15
+"""Fewest and most words before the one that is replaced by every other where the readout is a
+remedy's own and may look at them, and places of such sentences that are affordable."""
+
 STATES, SOME = 4, 64
 """Decoder states of which the sum over all words is taken, and words that are compared with a plain
 softmax where such a sum takes too long."""
 
-SUM = 1e-3
+SUM = 2e-4
 """Nats by which the log of a sum over all words may be off 0; float32 errs by less than 1e-5."""
 
 ROWS, WORDS, LOOKED_AT = 3, 256, 1000
@@ -45,42 +56,92 @@ it, and sentences in which these are looked for."""
 
 
 def causal(asked: Asked) -> str | None:
-    """Whether what is predicted for a token depends on this token or on what comes after it."""
+    """Whether what is predicted for a token depends on this token or on what comes after it.
+
+    The end of a sentence is a token too: a sentence that goes on where it ended, or ends where it
+    went on, leaves what is predicted up to there as it was.
+    """
     if not isinstance(asked.model, SequenceVAE):
         return _causal_rows(asked)
-    batch, z = asked.sentences, asked.own.z
-    if not isinstance(batch, Batch) or batch.targets.is_floating_point():
+    if not isinstance(asked.sentences, Batch) or asked.sentences.targets.is_floating_point():
         return None
     assert not isinstance(asked.split, Rows)
-    assert asked.tokens is not None
-    words = [asked.split.sentence(int(i)) for i in batch.index]
-    every = np.concatenate(words)
-    place: list[int] = []
-    other_word, other_end = [], []
+    chosen = _to_ask(asked)
+    words = [asked.split.sentence(int(i)) for i in chosen]
+    changes = _changes(asked, words)
+    for start in range(0, len(chosen), COMPARED):
+        part = slice(start, start + COMPARED)
+        if found := _causal_batch(asked, chosen[part], changes[part]):
+            return found
+    return None
+
+
+def _to_ask(asked: Asked) -> NDArray[np.int64]:
+    """Some sentences and the longest ones, from short to long."""
+    lengths = np.asarray(asked.split.lengths)
+    longest = asked.order[np.argsort(-lengths[asked.order], kind="stable")][:FAR]
+    chosen = np.union1d(asked.order[:PEEKS], longest)
+    return chosen[np.argsort(lengths[chosen], kind="stable")]
+
+
+class _Change(NamedTuple):
+    """A sentence up to `place`, then another word there, and another end from there."""
+
+    place: int
+    word: NDArray[Any]
+    end: NDArray[Any]
+
+
+def _changes(asked: Asked, words: list[NDArray[Any]]) -> list[_Change]:
+    """For each sentence a place: in turn its end, one of the first, and two anywhere.
+
+    No sentence becomes longer than the longest of them. A word is replaced by any that the split
+    has, all alike, since most are rare and what looks at rare words only has to be seen as well.
+    """
+    rng = asked.rng
+    every = np.unique(asked.split.tokens)  # type: ignore[union-attr]
+    changes = []
     for i, sentence in enumerate(words):
-        partner = _of_other_length(words, i)
-        t = int(asked.rng.integers(min(len(sentence), len(partner))))
-        place.append(t)
-        other_word.append(_replaced(sentence, t, every))
-        other_end.append(np.concatenate([sentence[:t], partner[t:]]))
+        longer = [other for other in words if len(other) > len(sentence)]
+        if i % 4 == 0 and longer:
+            partner, t = longer[int(rng.integers(len(longer)))], len(sentence)
+        else:
+            partner = _of_other_length(words, int(rng.integers(len(words))), sentence)
+            # Where the shorter one of two ends, the other goes on.
+            last = min(len(sentence), len(partner)) - (len(sentence) == len(partner))
+            t = i // 4 % FIRST if i % 4 == 1 else int(rng.integers(max(1, last + 1)))
+            t = max(0, min(t, last))
+        word = np.append(sentence, EOS) if t == len(sentence) else sentence
+        word = _replaced(word, t, every, rng)
+        changes.append(_Change(t, word, np.concatenate([sentence[:t], partner[t:]])))
+    return changes
+
+
+def _causal_batch(asked: Asked, index: NDArray[np.int64], changes: list[_Change]) -> str | None:
+    """The same of the sentences at `index`, so changed."""
+    batch = asked.at(index)
+    z = asked.infer(batch).z
     width = batch.targets.shape[1]
-    row, at = torch.arange(len(words)), torch.tensor(place)
-    before = torch.arange(width) < at[:, None]
+    place = [change.place for change in changes]
+    row, at = (torch.tensor(n, device=asked.device) for n in (range(len(place)), place))
+    before = torch.arange(width) < torch.tensor(place)[:, None]
     target = batch.targets[row, at][:, None]
-    readout: Any = asked.model.readout
-    states = asked.model.decoder(batch, z)
-    for told, changed in (("changing token", other_word), ("another end from token", other_end)):
+    model: Any = asked.model
+    states = model.decoder(batch, z)
+    tokens = model.readout.by_position(states, batch)
+    one = model.readout(states[row, at][:, None], one_token(target, batch.index))
+    for told, changed in (
+        ("changing token", [change.word for change in changes]),
+        ("another end from token", [change.end for change in changes]),
+    ):
         other = sentences_of(changed, batch.index)
-        new_states = asked.model.decoder(other, z)
-        off = torch.zeros(len(words), width, dtype=torch.float64)
+        new_states = model.decoder(other, z)
+        off = torch.zeros(len(place), width, dtype=torch.float64)
         # The old word as the new sentence's state predicts it.
-        one, new = (
-            readout(each[row, at][:, None], one_token(target, batch.index))
-            for each in (states, new_states)
-        )
-        off[row, at] = asked.beyond(one, new)
-        new = fitted(readout.by_position(new_states, other), width)
-        off = off + asked.beyond(asked.tokens, new).where(before, 0.0)
+        new = model.readout(new_states[row, at][:, None], one_token(target, batch.index))
+        off[row.cpu(), at.cpu()] = asked.beyond(one, new)
+        new = fitted(model.readout.by_position(new_states, other), width)
+        off = off + asked.beyond(tokens, new).where(before, 0.0)
         if off.any():
             return _peeks(told, place, off)
     return None
@@ -107,7 +168,9 @@ def _causal_rows(asked: Asked) -> str | None:
     ends = _ends(asked, rows, table)
     place = [int(asked.rng.integers(1, end - 1)) if end > 2 else 0 for end in ends]
     seen = _seen_at_each_place(asked, table.shape[1])
-    changed = np.stack([_replaced(row, t, seen[t]) for row, t in zip(table, place, strict=True)])
+    changed = np.stack(
+        [_replaced(row, t, seen[t], asked.rng) for row, t in zip(table, place, strict=True)]
+    )
     new = asked.model.log_likelihood_by_position(_with(rows, changed), asked.own.z)
     if new is None:
         return None
@@ -133,10 +196,16 @@ def normalised(asked: Asked) -> str | None:
     if not affordable and type(model.readout) is Readout:
         return _plain_softmax(asked, states, model.readout)
     worst = 0.0
-    for state, number in list(zip(states, batch.index, strict=False))[: max(1, affordable)]:
+    repeat = None if type(model.readout) is Readout else _repeat(asked)
+    summed = max(affordable, repeat is None)  # states
+    if repeat is not None:
+        number, before = repeat
+        one = asked.at(np.array([number]))
+        worst = _further_off(worst, _all_next(asked, one, asked.infer(one).z, 0, before))
+    for state, index in list(zip(states, batch.index, strict=False))[:summed]:
         nats = []
         for some in words.split(16 * asked.batch):
-            single = one_token(some[:, None], number.expand(len(some)))
+            single = one_token(some[:, None], index.expand(len(some)))
             nats.append(model.readout(state.expand(len(some), 1, -1), single))
         worst = _further_off(worst, torch.cat(nats))
     spent = len(at)
@@ -144,15 +213,44 @@ def normalised(asked: Asked) -> str | None:
         spent += before + 1
         if spent > affordable or before >= int(batch.lengths[i]):
             break
-        nats = []
-        for some in words.split(max(1, 16 * asked.batch // (before + 1))):
-            ends = every_next_word(batch.targets[i, :before], some, int(batch.index[i]))
-            of_z = z[i].expand(len(some), *z.shape[1:])
-            nats.append(model.log_likelihood_by_position(ends, of_z)[:, before])
-        worst = _further_off(worst, torch.cat(nats))
+        worst = _further_off(worst, _all_next(asked, batch, z, i, before))
     if abs(worst) <= SUM * asked.slack:
         return None
     return f"the probabilities of all words sum to {math.exp(min(worst, 700)):.4g}, not to 1"
+
+
+def _all_next(asked: Asked, batch: Batch, z: Tensor, i: int, before: int) -> Tensor:
+    """log p of every word [V] after the first ones of a sentence of the batch."""
+    model: Any = asked.model
+    words = torch.arange(model.dimensions.vocabulary, device=asked.device)
+    nats = []
+    for some in words.split(max(1, min(16 * asked.batch, MOST_PADDED) // (before + 1))):
+        ends = every_next_word(batch.targets[i, :before], some, int(batch.index[i]))
+        of_z = z[i].expand(len(some), *z.shape[1:])
+        nats.append(model.log_likelihood_by_position(ends, of_z)[:, before])
+    return torch.cat(nats)
+
+
+def _repeat(asked: Asked) -> tuple[int, int] | None:
+    """A sentence and a place with some words before it, the word there among them if possible.
+
+    What a readout adds to words that it has seen shows in the sum over all as far as these are
+    likely: the most frequent word that is repeated is taken.
+    """
+    assert not isinstance(asked.split, Rows)
+    model: Any = asked.model
+    least, most = HISTORY
+    most = min(most, max(least, TRIED // model.dimensions.vocabulary - 1))
+    counts = np.bincount(asked.split.tokens)
+    best, found = -1, None
+    for number in asked.order[:LOOKED_AT].tolist():
+        sentence = asked.split.sentence(number)
+        for t in range(least, min(most, len(sentence)) + 1):
+            again = t < len(sentence) and sentence[t] in sentence[:t]
+            repeated = int(counts[sentence[t]]) if again else 0
+            if repeated > best:
+                best, found = repeated, (number, t)
+    return found
 
 
 def _plain_softmax(asked: Asked, states: Tensor, readout: Readout) -> str | None:
@@ -205,18 +303,20 @@ def _further_off(worst: float, nats: Tensor) -> float:
     return off if abs(off) > abs(worst) or math.isnan(off) else worst
 
 
-def _of_other_length(words: list[NDArray[Any]], i: int) -> NDArray[Any]:
-    """Another of these sentences, of another length where there is one."""
-    others = [*words[i + 1 :], *words[:i]]
-    of_other = [other for other in others if len(other) != len(words[i])]
-    return [*of_other, *others, words[i]][0]
+def _of_other_length(words: list[NDArray[Any]], start: int, sentence: NDArray[Any]) -> NDArray[Any]:
+    """Another of these sentences from `start` on, of another length where there is one."""
+    others = [*words[start:], *words[:start]]
+    of_other = [other for other in others if len(other) != len(sentence)]
+    return [*of_other, *others][0]
 
 
-def _replaced(row: NDArray[Any], t: int, among: NDArray[Any]) -> NDArray[Any]:
+def _replaced(
+    row: NDArray[Any], t: int, among: NDArray[Any], rng: np.random.Generator
+) -> NDArray[Any]:
     """The row with another one of these words at t, if there is one."""
     changed, others = row.copy(), among[among != row[t]]
-    if len(others):
-        changed[t] = others[(7 * t + len(row)) % len(others)]
+    if len(row) and len(others):
+        changed[t] = rng.choice(others)
     return changed
 
 

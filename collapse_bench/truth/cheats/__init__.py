@@ -8,6 +8,7 @@ from pathlib import Path
 CHEATS = {
     "centred_features": ("neighbours", "invalid"),
     "centred_latent": ("neighbours", "invalid"),
+    "copying_readout": ("normalised", "invalid"),
     "heavy_prior": ("mass", "invalid"),
     "last_encoded": ("leak", "invalid"),
     "memory_by_number": ("leak", "invalid"),
@@ -16,6 +17,7 @@ CHEATS = {
     "noisy_decoder": ("repeatable", "invalid"),
     "peeking_decoder": ("causal", "invalid"),
     "peeking_prior": ("prior", "conditional"),
+    "told_end": ("causal", "invalid"),
     "told_length": ("causal", "invalid"),
     "unnormalised_readout": ("normalised", "invalid"),
     "wide_density": ("density", "invalid"),
