@@ -292,7 +292,7 @@ def test_new_scores_from_the_arrays_are_those_and_nothing_else_changes(folder, b
     before = contents(folder)
     said = bench("score", "--write", "arrays", folder)
     assert said.code == 0
-    assert f"{folder}: {good['verdict']}, useful information" in said.out
+    assert f"{folder}: {good['verdict']}, bound valid, useful beyond" in said.out
     again = read_record(folder / RECORD)
     assert again == good | {"scored": again["scored"]}
     assert again["scored"].keys() == good["scored"].keys()
