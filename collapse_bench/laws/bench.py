@@ -154,7 +154,12 @@ def noise_of(seed: int) -> Noise:
 
 def same_arrays(one: Arrays, other: Arrays) -> bool:
     """Whether two evaluations are bitwise equal."""
-    return one.keys() == other.keys() and all(np.array_equal(one[k], other[k]) for k in one)
+    return one.keys() == other.keys() and all(same_array(one[k], other[k]) for k in one)
+
+
+def same_array(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    """Whether two arrays are bitwise equal; a sentence that was not looked at is NaN in both."""
+    return np.array_equal(one, other, equal_nan=one.dtype.kind == other.dtype.kind == "f")
 
 
 def numbers(arrays: Arrays) -> Arrays:

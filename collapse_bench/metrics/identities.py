@@ -39,6 +39,13 @@ INFINITE = ("log_weights", "log_others", "log_others_given_length")
 """Arrays that may be -inf: where nothing was drawn, or no other sentence has this code."""
 
 
+OF_SOME = (
+    "shuffled_log_likelihood", "shuffled_any_log_likelihood", "later_log_likelihood",
+    "shuffled_later_log_likelihood",
+)  # fmt: skip
+"""Arrays that are NaN for sentences that were not looked at, or have no partner."""
+
+
 class ArraysError(ValueError):
     """Per-sentence arrays that nothing can be computed from."""
 
@@ -89,10 +96,8 @@ def check_arrays(arrays: Mapping[str, NDArray[Any]]) -> None:
     for name in shapes:
         values = arrays[name]
         bad = ~(values < np.inf) if name in INFINITE else ~np.isfinite(values)
-        if "later" in name:  # of some sentences of a corpus only
-            bad = np.isinf(values)
-        elif name.startswith("shuffled"):  # of some sentences only
-            bad = np.isinf(values) | np.isnan(values).all()
+        if name in OF_SOME:
+            bad = np.isinf(values) | ("later" not in name and np.isnan(values).all())
         elif name == "log_weights":
             bad |= np.isfinite(values).sum(1, keepdims=True) == 0
         elif name == "posterior_scale":
