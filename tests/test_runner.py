@@ -469,6 +469,8 @@ def test_progress_is_live_on_a_terminal_and_one_line_a_cell_elsewhere(stream):
             "cost": {"seconds": 3.0},
             "metrics": versioned(metrics),
             "verdict": "partly collapsed" if metrics else None,
+            "bound": "valid" if metrics else None,
+            "latent": 4,
         }
 
     out = stream()
@@ -477,15 +479,15 @@ def test_progress_is_live_on_a_terminal_and_one_line_a_cell_elsewhere(stream):
     for name in ("one", "two"):
         progress.started(job(name))
     progress.reported(job("one"), {"tokens": 50, "loss": 12.34, "kl": 1.5})
-    progress.ended(job("one"), ended("done", nll=9.0, kl=1.0, useful_information=0.5))
+    progress.ended(job("one"), ended("done", nll=9.0, kl=1.0, useful_beyond=0.5))
     progress.started(job("three"))
     progress.ended(job("two"), ended("failed"))
     progress.close()
     text = out.getvalue()
     assert "[1/4] old: finished before, kept" in text
     assert (
-        "[2/4] one: NLL 9.00  useful information 0.50 of rate 1.00, partly collapsed, in 3 s"
-        in text
+        "[2/4] one: NLL 9.00  useful beyond length and first words 0.50 of rate 1.00, "
+        "partly collapsed, in 3 s" in text
     )
     assert "[3/4] two: failed after 3 s: last line" in text
     assert ("loss 12.3 KL 1.50" in text) == (stream is Terminal)
