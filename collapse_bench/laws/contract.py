@@ -23,8 +23,8 @@ from collapse_bench.settings import (
     schema_of_file,
 )
 
-SOURCE = re.compile(r"[A-Z]\w+.*\b(19|20)\d\d\b")
-"""An author and a year."""
+SOURCE = re.compile(r"[A-Z]\w+.*\b(19|20)\d\d\b|\(new\)")
+"""An author and a year, or that it is from nobody yet."""
 
 PROGRESS = (0.0, 0.3, 1.0)
 
