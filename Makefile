@@ -18,8 +18,9 @@ run: venv
 	$(BENCH) run suites/ptb.yaml; status=$$?; \
 	if [ $$status -le 1 ]; then $(BENCH) leaderboard suites/ptb.yaml || exit; fi; exit $$status
 
+# One process a core, each of one thread (tests/conftest.py).
 test: venv
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest --numprocesses auto --dist worksteal
 
 # The measurements against models whose answers are known; fails where one is off.
 verify: venv

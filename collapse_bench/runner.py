@@ -1,16 +1,15 @@
-"""Cells to records: one spawned process per cell, so that a cell that dies takes no other along."""
+"""Cells to records: a process for each cell, so that a cell that dies takes no other along."""
 
-import ctypes
 import os
 import signal
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import torch
@@ -45,7 +44,7 @@ class Worker:
     """A running cell: its process and the end of the pipe on which it reports."""
 
     job: Job
-    process: SpawnProcess
+    process: ForkServerProcess
     reports: Connection
 
 
@@ -172,23 +171,27 @@ def run_jobs(jobs: Sequence[Job], workers: int, progress: Progress) -> list[dict
 def _start(job: Job) -> Worker:
     (job.folder / record.RECORD).unlink(missing_ok=True)  # of an attempt that failed
     # oneDNN keeps a compiled plan for each of the last 1024 shapes, and a batch has a shape of its
-    # own: up to a gigabyte. It reads this when torch is loaded, so before the worker starts.
+    # own: up to a gigabyte. It reads this when torch is loaded, so before the fork server starts.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
-    spawn = get_context("spawn")
-    receive, send = spawn.Pipe(duplex=False)
-    process = spawn.Process(
-        target=_work, args=(job, send, os.getpid()), name=job.cell.name, daemon=True
-    )
+    # Every worker is forked from a process that has only imported: loading torch, and Dynamo, which
+    # an optimiser loads, takes some six seconds, more than all else in a small cell.
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["collapse_bench.cell", "torch._dynamo"])
+    receive, send = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(job, send), name=job.cell.name, daemon=True)
+    # A signal to the process group is for the run to handle: the fork server inherits the mask.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     process.start()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     send.close()
     return Worker(job, process, receive)
 
 
-def _work(job: Job, reports: Connection, parent: int) -> None:
+def _work(job: Job, reports: Connection) -> None:
     """The worker process: signals are for its parent to handle."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    _die_with(parent)
+    Thread(target=_die_with_parent, daemon=True).start()
 
     def report(text: dict[str, float]) -> None:
         with suppress(OSError):  # the parent is gone, and where it takes no worker along, go on
@@ -197,13 +200,12 @@ def _work(job: Job, reports: Connection, parent: int) -> None:
     cells.run_cell(job, report)
 
 
-def _die_with(parent: int) -> None:
-    """Ask Linux to kill this process when its parent dies; elsewhere a worker ends its cell."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-        if os.getppid() != parent:
-            os.kill(os.getpid(), signal.SIGKILL)
+def _die_with_parent() -> None:
+    """End this process when the run that asked for it has ended, however it did."""
+    run = parent_process()
+    if run is not None:
+        wait([run.sentinel])
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _collect(running: list[Worker], progress: Progress) -> None:

@@ -15,7 +15,9 @@ from types import SimpleNamespace
 import pytest
 
 from collapse_bench.metrics import METRICS, VERDICTS, key_of, versioned
+from collapse_bench.plugins import remedy_files
 from collapse_bench.record import SCHEMA, read_arrays, read_record, read_records, write_record
+from collapse_bench.suite import load_suite
 
 SUITE = """\
 corpus: {{name: newswire, sentences: 60}}
@@ -92,7 +94,9 @@ def bench(tmp_path):
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         environment.pop("COLLAPSE_BENCH_DATA", None)
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        process = subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes)
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env=environment, start_new_session=True, **pipes
+        )
         if not wait:
             return process
         out, err = process.communicate(timeout=300)
@@ -192,8 +196,10 @@ def test_a_cell_that_another_run_finishes_meanwhile_is_kept(bench):
     folder = bench.folder / "runs" / "trial"
     [path] = folder.glob("second*/record.json")
     written = path.read_bytes(), path.stat().st_mtime_ns
-    children = Path(f"/proc/{a.pid}/task/{a.pid}/children")
-    for worker in _workers(children):
+    deadline = time.monotonic() + 60
+    while not (workers := _workers(a.pid)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for worker in workers:
         os.kill(worker, signal.SIGKILL)  # the slow one; A goes on to the second
     out, err = a.communicate(timeout=120)
     assert a.returncode == 1, err
@@ -285,16 +291,16 @@ def test_a_changed_entry_an_edited_remedy_and_another_budget_are_new_cells(bench
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)]
 )
-def test_a_signal_stops_the_workers_and_says_what_is_kept(bench, number, code):
+@pytest.mark.parametrize("whom", [os.kill, os.killpg])
+def test_a_signal_stops_the_workers_and_says_what_is_kept(bench, whom, number, code):
     bench.write(slow="[{fault: {kind: slow}}]", vae="[]")
     process = bench("run", "trial.yaml", "--workers", "1", wait=False)
     started = process.stdout.readline()
     assert "2 cells on newswire" in started
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     deadline = time.monotonic() + 60
-    while not (workers := _workers(children)) and time.monotonic() < deadline:
+    while not (workers := _workers(process.pid)) and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.send_signal(number)
+    whom(process.pid, number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == code, err
     assert ("interrupted" in err) == (number != signal.SIGKILL)
@@ -303,6 +309,7 @@ def test_a_signal_stops_the_workers_and_says_what_is_kept(bench, number, code):
     while any(map(_alive, workers)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(map(_alive, workers))
+    assert not read_records(bench.folder / "runs" / "trial"), "an interruption is no outcome"
 
 
 def _alive(process: int) -> bool:
@@ -310,8 +317,14 @@ def _alive(process: int) -> bool:
     return status.exists() and "State:\tZ" not in status.read_text()
 
 
-def _workers(children: Path) -> list[int]:
+def _children(process: int) -> list[int]:
+    children = Path(f"/proc/{process}/task/{process}/children")
     return [int(each) for each in children.read_text().split()] if children.exists() else []
+
+
+def _workers(run: int) -> list[int]:
+    """The processes of a run that hold a cell: they are forked from its fork server."""
+    return [worker for server in _children(run) for worker in _children(server)]
 
 
 def test_usage_and_suite_errors_are_text_with_exit_code_2(bench):
@@ -431,9 +444,6 @@ def test_help_is_fast_to_load_and_list_names_everything():
 
 
 def test_every_suite_that_ships_is_well_formed():
-    from collapse_bench.plugins import remedy_files
-    from collapse_bench.suite import load_suite
-
     paths = sorted((Path(__file__).parents[1] / "suites").glob("*.yaml"))
     assert len(paths) >= 3
     for path in paths:
@@ -519,10 +529,11 @@ def test_the_smoke_suite_runs_every_remedy_on_both_architectures(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     records = read_records(tmp_path / "runs" / "smoke")
-    assert len(records) == 18
+    named = load_suite(suite, remedy_files())
+    cells = {(e.name, a) for e in named.entries for a in named.architectures}
+    assert {(record["entry"], record["architecture"]) for record in records} == cells
     remedies = {remedy["name"] for record in records for remedy in record["remedies"]}
-    built_in = Path(__file__).parents[1] / "collapse_bench" / "remedies"
-    assert remedies == {path.stem for path in built_in.glob("[!_]*.py")}
+    assert remedies == set(remedy_files())
     for record in records:
         floor = 4.8 if record["entry"] == "delta_vae" else 0.0
         assert record["metrics"]["kl@1"] >= floor - 1e-3

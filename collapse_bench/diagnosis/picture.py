@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
-from scipy.stats import norm
 
 Floats = NDArray[np.floating]
 PositionUse = tuple[Floats, Floats, Floats]
@@ -149,7 +148,9 @@ def draw_standard_normal(axes: Axes, dimensions: int, widest: float) -> None:
     """N(0, I) in one dimension, as a curve as far as `widest`, or in two, as circles."""
     if dimensions == 1:
         grid = np.linspace(-widest, widest, 400)
-        axes.plot(grid, norm.pdf(grid), color=PRIOR, lw=1.2, label="N(0, 1)")
+        axes.plot(
+            grid, np.exp(-(grid**2) / 2) / np.sqrt(2 * np.pi), color=PRIOR, lw=1.2, label="N(0, 1)"
+        )
     else:
         for sigma, style in ((1, "-"), (2, "--")):
             axes.add_patch(

@@ -130,7 +130,7 @@ def its_objective_is_one_finite_number_a_sentence(subject: Subject) -> None:
             odd = nats[~nats.isfinite()]
             if len(odd):
                 raise LawBroken(
-                    f"{term} is {float(odd[0])} in {len(odd)} of {nats.numel()} entries at progress"
+                    f"{term} is {odd[0].item()} in {len(odd)} of {nats.numel()} entries at progress"
                     f" {progress}"
                 )
         if each.shape != (len(batch.lengths),):
