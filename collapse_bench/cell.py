@@ -42,7 +42,6 @@ class Job:
     corpus: Corpus
     budget: int
     device: str
-    threads: int
     remedy_files: Mapping[str, Path]
     code: str
     suite_budget: int | None = None
@@ -61,7 +60,7 @@ def run_cell(job: Job, report: Report) -> dict[str, Any]:
     Returns:
         The record that was written.
     """
-    torch.set_num_threads(job.threads)
+    torch.set_num_threads(job.cell.training.threads)
     # Adam's averages of rare words decay into denormals, which are slow on a CPU.
     torch.set_flush_denormal(True)
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
@@ -188,7 +187,8 @@ def _train_and_score(job: Job, report: Report, result: dict[str, Any]) -> None:
 
 
 def evaluate_cell(cell: Cell, model: SequenceVAE, corpus: Corpus) -> dict[str, NDArray[Any]]:
-    """The per-sentence arrays of a cell's model on the test split: see `evaluate`."""
+    """The per-sentence arrays of a cell's model on the test split, in the cell's threads."""
+    torch.set_num_threads(cell.training.threads)
     return evaluate(
         model,
         corpus.test,
@@ -269,7 +269,7 @@ def _environment(job: Job) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "device": device,
-        "threads": job.threads,
+        "threads": job.cell.training.threads,
         "precision": {
             "training": resolve_precision(job.cell.training.precision, job.device),
             "evaluation": resolve_precision(job.cell.evaluation.precision, job.device),

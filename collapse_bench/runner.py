@@ -54,7 +54,6 @@ def plan(
     out: Path,
     *,
     budget: int | None,
-    workers: int,
     device: str,
     remedy_files: Mapping[str, Path],
 ) -> list[Job]:
@@ -65,14 +64,12 @@ def plan(
         corpus: loaded once, shared by all.
         out: folder of all runs; a cell is kept in `<out>/<suite>/<cell id>`.
         budget: decoded tokens, in place of the suite's and of every entry's; None keeps those.
-        workers: cells at a time; they share the cores.
         device: `cpu` or `cuda`.
         remedy_files: where each remedy is.
 
     Raises:
         UserError: the device cannot compute in the precision that a cell asks for.
     """
-    threads = max(1, cores() // max(1, min(workers, len(chosen))))
     code = cells.code_digest()
     jobs = []
     for each in chosen:
@@ -91,7 +88,6 @@ def plan(
                 corpus,
                 tokens,
                 device,
-                threads,
                 dict(remedy_files),
                 code,
                 suite_budget=budget or each.training.budget_for(corpus.name),

@@ -78,7 +78,7 @@ def test_a_run_refuses_a_precision_before_any_cell_starts(part, corpus, tmp_path
     cell = Cell("tiny", Entry("vae"), "lstm", 1, CorpusSettings(), SIZES, **settings)
 
     def planned():
-        return plan([cell], corpus, tmp_path, budget=None, workers=1, device="cpu", remedy_files={})
+        return plan([cell], corpus, tmp_path, budget=None, device="cpu", remedy_files={})
 
     with pytest.raises(UserError, match=rf"{part}\.precision: bfloat16: this processor"):
         planned()

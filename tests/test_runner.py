@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from collapse_bench.cli.parser import build_parser
 from collapse_bench.metrics import METRICS, VERDICTS, key_of, versioned
 from collapse_bench.plugins import remedy_files
 from collapse_bench.record import SCHEMA, read_arrays, read_record, read_records, write_record
@@ -410,13 +411,36 @@ def test_the_corpus_of_a_substitute_is_named_in_every_record(bench):
 def test_the_same_seed_gives_the_same_numbers_whatever_runs_beside_it(bench):
     bench.write(vae="[]", annealed="[kl_annealing]")
     assert bench("run", "trial.yaml", "--out", "one", "--workers", "2").returncode == 0
-    assert bench("run", "trial.yaml", "--out", "two", "--workers", "2").returncode == 0
+    assert bench("run", "trial.yaml", "--out", "two", "--workers", "1").returncode == 0
     first, second = (read_records(bench.folder / out / "trial") for out in ("one", "two"))
     for a, b in zip(first, second, strict=True):
+        assert a["cell"] == b["cell"]
         assert a["metrics"] == b["metrics"]
     other = bench("run", "trial.yaml", "--out", "one", "--seeds", "2", "--workers", "2")
     assert other.returncode == 0
     assert len({r["metrics"]["nll@1"] for r in read_records(bench.folder / "one" / "trial")}) == 4
+
+
+def test_another_number_of_threads_is_another_cell(bench):
+    bench.write(vae="[]", budget=300)
+    for out, more in {"runs": [], "two": ["--threads", "2"]}.items():
+        assert bench("run", "trial.yaml", "--out", out, *more).returncode == 0
+        assert bench("leaderboard", "trial.yaml", "--runs", out).returncode == 0
+    ((one,), (two,)) = (read_records(bench.folder / out / "trial") for out in ("runs", "two"))
+    assert [r["environment"]["threads"] for r in (one, two)] == [1, 2]
+    assert [r["settings"]["training"]["threads"] for r in (one, two)] == [1, 2]
+    assert one["cell"] != two["cell"]
+    shutil.copytree(bench.folder / "two/trial", bench.folder / "runs/trial", dirs_exist_ok=True)
+    both = bench("leaderboard", "trial.yaml")
+    assert both.returncode == 2
+    assert "another number of threads" in both.stderr
+
+
+def test_the_threads_of_the_environment_are_those_of_a_cell(monkeypatch):
+    for value, threads in {"3": 3, "2,1": 2, "": None}.items():
+        monkeypatch.setenv("OMP_NUM_THREADS", value)
+        assert build_parser().parse_args(["run", "x.yaml"]).threads == threads
+    assert build_parser().parse_args(["run", "x.yaml", "--threads", "5"]).threads == 5
 
 
 def test_what_a_remedy_remembers_never_costs_a_result(bench):

@@ -31,7 +31,17 @@ def build_parser() -> argparse.ArgumentParser:
         "--budget", type=_positive_number, metavar="TOKENS", help="in place of the suite's"
     )
     run.add_argument(
-        "--workers", type=_positive_number, metavar="N", help="cells at a time (one a core)"
+        "--workers",
+        type=_positive_number,
+        metavar="N",
+        help="cells at a time (as many as there are cores for)",
+    )
+    run.add_argument(
+        "--threads",
+        type=_positive_number,
+        metavar="N",
+        default=os.environ.get("OMP_NUM_THREADS", "").split(",")[0] or None,
+        help="of a cell, in place of the suite's ($OMP_NUM_THREADS); a part of its identity",
     )
     run.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     _data_argument(run)

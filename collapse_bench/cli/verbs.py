@@ -29,6 +29,8 @@ def run(options: argparse.Namespace) -> int:
     suite, files = _load(options)
     if options.seeds:
         suite = replace(suite, seeds=options.seeds)
+    if options.threads:
+        suite = replace(suite, training=replace(suite.training, threads=options.threads))
     chosen = select(cells_of(suite), options.only)
 
     from collapse_bench import runner
@@ -36,7 +38,8 @@ def run(options: argparse.Namespace) -> int:
     from collapse_bench.progress import Progress
 
     device = runner.resolve_device(options.device)
-    workers = options.workers or (runner.cores() if device == "cpu" else 1)
+    at_once = max(1, runner.cores() // suite.training.threads) if device == "cpu" else 1
+    workers = options.workers or at_once
     corpus = load_corpus(suite.corpus, options.data, say=say)
     if problems := runner.check_builds(chosen, corpus, files):
         raise SuiteError([f"{options.suite}: {problem}" for problem in problems])
@@ -46,7 +49,6 @@ def run(options: argparse.Namespace) -> int:
         corpus,
         options.out,
         budget=options.budget,
-        workers=workers,
         device=device,
         remedy_files=files,
     )

@@ -221,7 +221,8 @@ def sections_of(expected: Sequence[CellKey], records: Iterable[Record]) -> list[
             first, second = sorted((twin["cell"], record["cell"]))
             raise UserError(
                 f"{first} and {second} are both {'/'.join(map(str, key))} with the same corpus and"
-                " suite's budget: remove the one that the suite no longer describes"
+                " suite's budget: remove the one that the suite no longer describes, or that was"
+                " run with another number of threads"
             )
     # A cell that failed early has not recorded its levers; one that did overrules it.
     everything.sort(key=lambda record: (lever_of(record) != "unknown", record["cell"]))

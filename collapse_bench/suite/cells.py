@@ -131,8 +131,11 @@ def cell_id(
 
 
 def belongs(record: Mapping[str, Any], suite: Suite) -> bool:
-    """Tell whether a record is of a cell as the suite defines it now, whatever seed or budget."""
-    for cell in cells_of(replace(suite, seeds=(record["seed"],))):
+    """Tell whether a record is of a cell as the suite defines it now, whatever its seed, budget and
+    threads, which `run` may change."""
+    threads = record["settings"]["training"].get("threads", suite.training.threads)
+    training = replace(suite.training, threads=threads)
+    for cell in cells_of(replace(suite, seeds=(record["seed"],), training=training)):
         if (cell.entry.name, cell.architecture) == (record["entry"], record["architecture"]):
             corpus = record["corpus"]
             labels = record["settings"]["corpus"].get("labels")

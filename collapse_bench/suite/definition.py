@@ -68,6 +68,8 @@ class Training:
         validations: Validation passes in a run.
         precision: Of the products in training and validation; weights are in float32.
             `auto` is bfloat16 where the device has instructions for it.
+        threads: Of a cell, in evaluation too. Sums over other parts round otherwise, so the number
+            is part of what determines a result.
     """
 
     budget: Budget
@@ -77,6 +79,7 @@ class Training:
     dropout: Annotated[float, Between(0, 1)] = 0.5
     validations: Annotated[int, AtLeast(1)] = 10
     precision: Precision = "auto"
+    threads: Annotated[int, AtLeast(1)] = 1
 
     def budget_for(self, corpus_name: str) -> int:
         """Return the budget in decoded tokens on the corpus that is really used."""

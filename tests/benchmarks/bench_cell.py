@@ -39,9 +39,8 @@ def test_cell(side, race, cells, corpus, suite, source, texts, tmp_path):
         part = slice(None, None, SHARE)
         shared = replace(whole, valid=pick(whole.valid, part), test=pick(whole.test, part))
         (job,) = runner.plan(
-            [cell], shared, tmp_path, budget=budget, workers=1, device="cpu",
-            remedy_files=remedy_files(),
-        )  # fmt: skip
+            [cell], shared, tmp_path, budget=budget, device="cpu", remedy_files=remedy_files()
+        )
         record = run_cell(job, report=lambda progress: None)
         assert record["status"] == "done", record["error"]
         return record["metrics"][key_of("nll")]

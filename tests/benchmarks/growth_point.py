@@ -156,9 +156,8 @@ def cells(point: Point, limit: float) -> dict[str, Any]:
     corpus = load_corpus(chosen[0].corpus, None, say=lambda text: None)
     with tempfile.TemporaryDirectory() as folder:
         jobs = runner.plan(
-            chosen, corpus, Path(folder), budget=None, workers=WORKERS, device="cpu",
-            remedy_files=remedy_files(),
-        )  # fmt: skip
+            chosen, corpus, Path(folder), budget=None, device="cpu", remedy_files=remedy_files()
+        )
         began = time.perf_counter()
         records = runner.run_jobs(jobs, WORKERS, Progress(len(jobs), io.StringIO()))
         seconds = time.perf_counter() - began
