@@ -5,7 +5,7 @@ import signal
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context, parent_process, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -175,7 +175,9 @@ def _start(job: Job) -> Worker:
     context.set_forkserver_preload(["collapse_bench.cell", "torch._dynamo"])
     receive, send = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(job, send), name=job.cell.name, daemon=True)
-    # A signal to the process group is for the run to handle: the fork server inherits the mask.
+    # A signal to the process group is for the run to handle: the fork server inherits the mask,
+    # which the start of the resource tracker would undo.
+    resource_tracker.ensure_running()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     process.start()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})

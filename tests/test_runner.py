@@ -395,7 +395,9 @@ def test_the_corpus_of_a_substitute_is_named_in_every_record(bench):
     suite = bench.folder / "trial.yaml"
     bench.write(budget=100, vae="[]")
     text = suite.read_text()
-    text = text.replace("{name: newswire, sentences: 60}", "{name: ptb, otherwise: newswire}")
+    text = text.replace(
+        "{name: newswire, sentences: 60}", "{name: ptb, otherwise: newswire, sentences: 60}"
+    )
     suite.write_text(text)
     result = bench("run", "trial.yaml", "--data", "nowhere")
     assert result.returncode == 0, result.stderr
