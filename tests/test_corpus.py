@@ -447,11 +447,8 @@ def test_a_batch_by_hand():
     assert batch.mask.tolist() == [[True, True, False], [True, True, True]]
     assert batch.lengths.tolist() == [2, 3]
     assert batch.tokens == 5
-    assert batch.place.tolist() == [0, 1, 3, 4, 5]
     moved = batch.to("meta")
     assert (moved.targets.device.type, moved.tokens) == ("meta", 5)
-    assert (moved.place.device.type, moved.place.shape) == ("meta", (5,))
-    assert torch.equal(batch.to("cpu").place, batch.place)
 
 
 @settings(max_examples=50, deadline=None)
@@ -514,10 +511,7 @@ def test_the_rows_of_a_batch_are_the_batch_of_those_sentences(lengths, size, dat
         assert torch.equal(rows.index, expected.index)
         assert rows.tokens == expected.tokens
         for each in (batch, rows, expected):
-            assert each.place.dtype == torch.int64
-            assert each.tokens == len(each.place) == int(each.mask.sum())
-            # In row-major order, as a mask picks.
-            assert torch.equal(each.targets.flatten()[each.place], each.targets[each.mask])
+            assert each.tokens == int(each.mask.sum())
 
 
 @settings(max_examples=50, deadline=None)

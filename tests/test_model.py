@@ -1,15 +1,13 @@
-"""The parts of the model: what each computes, what it sees, and the readout's own gradient."""
+"""The parts of the model: what each computes and what it sees."""
 
 import math
 from dataclasses import replace
 
 import pytest
 import torch
-from conftest import WORDS, make, needs_bfloat16, noise_of, parameters, same, same_arrays
+from conftest import make, needs_bfloat16, noise_of, parameters, same, same_arrays
 from torch import nn
-from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from collapse_bench.metrics import score
 from collapse_bench.model import GENERATIVE, INFERENCE, SLOTS, diagonal_normal, plain
@@ -17,202 +15,8 @@ from collapse_bench.model.distributions import draw, rate
 from collapse_bench.model.distributions.autoregressive import AutoregressiveNormal
 from collapse_bench.model.dropout import Dropout
 from collapse_bench.model.latent import LastState, StandardNormal
-from collapse_bench.model.readout import ROWS, Readout, TokenLogLikelihood
 from collapse_bench.model.transformer import attention, causal_mask, positions
 from collapse_bench.plugins import remedy_files
-
-# The readout
-
-
-def tokens_of(rows, hidden=7, words=11, dtype=torch.float64, seed=1):
-    """States, a vocabulary matrix, targets, and a weight for each token, all different."""
-    generator = torch.Generator().manual_seed(seed)
-    states = torch.randn(rows, hidden, dtype=dtype, generator=generator)
-    weight = torch.randn(words, hidden, dtype=dtype, generator=generator)
-    targets = torch.randint(words, (rows,), generator=generator)
-    gradient = torch.linspace(-1, 2, rows)
-    return states.requires_grad_(), weight.requires_grad_(), targets, gradient
-
-
-def reference(states, weight, targets):
-    """The same by log-softmax over all logits."""
-    return (states @ weight.t()).log_softmax(1).gather(1, targets[:, None])[:, 0]
-
-
-@pytest.mark.parametrize("rows", [0, 1, 2, ROWS - 1, ROWS, ROWS + 1, 2 * ROWS, 2 * ROWS + 3])
-def test_token_log_likelihood_is_log_softmax_with_its_gradients(rows):
-    states, weight, targets, gradient = tokens_of(rows, dtype=torch.float32)
-    actual = TokenLogLikelihood.apply(states, weight, targets)
-    expected = reference(states.double(), weight.double(), targets)
-    assert actual.shape == (rows,)
-    assert actual.dtype == torch.float32
-    torch.testing.assert_close(actual.double(), expected, rtol=1e-6, atol=2e-6)
-    pairs = zip(
-        torch.autograd.grad(actual, (states, weight), gradient),
-        torch.autograd.grad(expected, (states, weight), gradient.double()),
-        strict=True,
-    )
-    for one, other in pairs:
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=2e-5)
-
-
-IN_PARTS = {"one row": 1, "seven rows": 7 * 11, "all rows": 2**25}
-"""Largest numbers of probabilities, for the 11 words of `tokens_of`."""
-in_parts = pytest.mark.parametrize("kept", IN_PARTS.values(), ids=IN_PARTS.keys())
-
-
-@pytest.fixture
-def keep(monkeypatch):
-    """Set the largest number of probabilities held at once."""
-    return lambda kept: monkeypatch.setattr("collapse_bench.model.readout.KEPT", kept)
-
-
-class Formed(TorchDispatchMode):
-    """The rows of everything with `width` columns that is computed inside, and all products."""
-
-    def __init__(self, width):
-        super().__init__()
-        self.width = width
-        self.rows = {}
-        self.products = 0
-
-    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
-        result = function(*arguments, **(keywords or {}))
-        self.products += function is torch.ops.aten.mm.default
-        if isinstance(result, torch.Tensor) and result.shape[1:] == (self.width,):
-            self.rows.setdefault(function, []).append(len(result))
-        return result
-
-
-@in_parts
-@pytest.mark.parametrize("rows", [3, ROWS + 2])
-def test_token_log_likelihood_keeps_its_derivative(rows, kept, keep):
-    keep(kept)
-    states, weight, targets, _ = tokens_of(rows, hidden=2, words=3)
-    assert torch.autograd.gradcheck(
-        lambda *inputs: TokenLogLikelihood.apply(*inputs, targets),
-        (states, weight), eps=1e-6, atol=1e-8, rtol=1e-6, nondet_tol=0.0,
-    )  # fmt: skip
-
-
-@in_parts
-@pytest.mark.parametrize("needed", ["states", "weight", "both"])
-@pytest.mark.parametrize("rows", [0, 1, 7, 20, 2 * ROWS + 3])
-def test_in_double_precision_it_is_exact_in_however_many_parts(rows, needed, kept, keep):
-    keep(kept)
-    states, weight, targets, gradient = tokens_of(rows)
-    inputs = {"states": states, "weight": weight}
-    wanted = [each for name, each in inputs.items() if needed in (name, "both")]
-    for each in inputs.values():
-        each.requires_grad_(any(each is one for one in wanted))
-    actual = TokenLogLikelihood.apply(states, weight, targets)
-    expected = reference(states, weight, targets)
-    assert actual.dtype == torch.float64
-    torch.testing.assert_close(actual, expected, rtol=1e-13, atol=1e-13)
-    pairs = zip(
-        torch.autograd.grad(actual, wanted, gradient.double()),
-        torch.autograd.grad(expected, wanted, gradient.double()),
-        strict=True,
-    )
-    for one, other in pairs:
-        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
-
-
-@in_parts
-@pytest.mark.parametrize("needed", ["states", "weight", "both"])
-def test_probabilities_are_kept_for_the_weight_alone_and_only_if_they_are_few(needed, kept, keep):
-    keep(kept)
-    states, weight, targets, gradient = tokens_of(20)
-    states.requires_grad_(needed != "weight")
-    weight.requires_grad_(needed != "states")
-    saved = []
-
-    def pack(tensor):
-        saved.append(tensor)
-        return tensor
-
-    with Formed(width=11) as formed:
-        with saved_tensors_hooks(pack, lambda tensor: tensor):
-            nats = TokenLogLikelihood.apply(states, weight, targets)
-        nats.backward(gradient.double())
-    few = kept >= 20 * 11
-    wide = [tensor for tensor in saved if tensor.numel() >= 20 * 11]
-    assert len(wide) == (few and needed != "states")
-    for probabilities in wide:
-        torch.testing.assert_close(probabilities, (states @ weight.t()).softmax(1))
-    # Nothing as wide comes and goes either: a part is as large as it may be, or a single row.
-    assert max(formed.rows[torch.ops.aten._softmax.default]) == min(20, max(1, kept // 11))
-    assert max(formed.rows[torch.ops.aten.mm.default]) == min(20, max(1, kept // 11))
-    # The logits are formed once, or where the backward pass has to form them again, twice.
-    again = needed != "states" and not few
-    assert sum(formed.rows[torch.ops.aten.mm.default]) == 20 * (1 + again)
-    parts = len(formed.rows[torch.ops.aten.mm.default]) // (1 + again)
-    assert formed.products == parts * (1 + again + (2 if needed == "both" else 1))
-
-
-@in_parts
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_certain_and_impossible_targets_have_the_gradient_of_the_limit(dtype, kept, keep):
-    keep(kept)
-    # Logits of 0, -s and -2s: the first word is certain, the others are impossible.
-    s = 2.0**20
-    states = torch.tensor([[s], [2 * s], [s], [2 * s]], dtype=dtype, requires_grad=True)
-    weight = torch.tensor([[0.0], [-1.0], [-2.0]], dtype=dtype, requires_grad=True)
-    actual = TokenLogLikelihood.apply(states, weight, torch.tensor([0, 0, 1, 2]))
-    assert actual.tolist() == [0, 0, -s, -4 * s]
-    of_states, of_weight = torch.autograd.grad(actual.sum(), (states, weight))
-    assert of_states[:, 0].tolist() == [0, 0, -1, -2]
-    assert of_weight[:, 0].tolist() == [-3 * s, s, 2 * s]
-
-
-@pytest.mark.parametrize("frozen", ["states", "weight"])
-def test_only_the_gradients_that_are_needed_are_formed(frozen):
-    states, weight, targets, gradient = tokens_of(5, dtype=torch.float32)
-    {"states": states, "weight": weight}[frozen].requires_grad_(False)
-    TokenLogLikelihood.apply(states, weight, targets).backward(gradient)
-    assert (states.grad is None) == (frozen == "states")
-    assert (weight.grad is None) == (frozen == "weight")
-
-
-def test_large_logits_neither_overflow_nor_vanish():
-    states = torch.tensor([[1e4], [-1e4]])
-    weight = torch.tensor([[1.0], [-1.0]], requires_grad=True)
-    actual = TokenLogLikelihood.apply(states, weight, torch.tensor([0, 0]))
-    assert actual.tolist() == [0.0, -2e4]
-
-
-def test_bfloat16_is_close():
-    states, weight, targets, gradient = tokens_of(200, hidden=16, words=50, dtype=torch.float32)
-    exact = reference(states, weight, targets)
-    rounded = [each.detach().bfloat16().requires_grad_() for each in (states, weight)]
-    actual = TokenLogLikelihood.apply(*rounded, targets)
-    assert actual.dtype == torch.float32
-    torch.testing.assert_close(actual, exact, rtol=0.02, atol=0.15)
-    pairs = zip(
-        torch.autograd.grad(actual, rounded, gradient),
-        torch.autograd.grad(exact, (states, weight), gradient),
-        strict=True,
-    )
-    for one, other in pairs:
-        assert one.dtype == torch.bfloat16
-        assert (one.float() - other).norm() < 0.02 * other.norm()
-
-
-def test_the_readout_adds_up_the_tokens_of_each_sentence(batch):
-    torch.manual_seed(1)
-    readout = Readout(15, WORDS)
-    states = torch.randn(*batch.mask.shape, 15)
-    expected = (
-        (states @ readout.weight.t())
-        .log_softmax(-1)
-        .gather(2, batch.targets[:, :, None])[:, :, 0]
-        .mul(batch.mask)
-        .sum(1)
-    )
-    torch.testing.assert_close(readout(states, batch), expected)
-    # What stands at padding is not read, even where it is not a number.
-    states[~batch.mask] = torch.nan
-    torch.testing.assert_close(readout(states, batch), expected)
 
 
 @needs_bfloat16

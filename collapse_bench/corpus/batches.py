@@ -25,8 +25,6 @@ class Batch:
     Attributes:
         targets: `[B, T]` what a decoder predicts: the words, then eos.
         inputs: `[B, T]` what it reads: bos, then the words.
-        place: `[R]` where among the `B T` places the R targets are, sentence by sentence; found on
-            the host, since a GPU would have to be waited for.
         mask: `[B, T]` bool, false at padding; the same for inputs and targets.
         lengths: `[B]` targets a sentence, eos included.
         index: `[B]` positions of the sentences in their split.
@@ -36,20 +34,18 @@ class Batch:
     targets: Tensor
     inputs: Tensor
     mask: Tensor
-    place: Tensor
     lengths: Tensor
     index: Tensor
     tokens: int
 
     def rows(self, index: Tensor) -> Self:
         """The sentences at `index` `[M]` of this batch, any of them any number of times."""
-        mask, lengths = self.mask[index], self.lengths[index]
+        lengths = self.lengths[index]
         return replace(
             self,
             targets=self.targets[index],
             inputs=self.inputs[index],
-            mask=mask,
-            place=mask.flatten().nonzero()[:, 0],
+            mask=self.mask[index],
             lengths=lengths,
             index=self.index[index],
             tokens=int(lengths.sum()),
@@ -70,7 +66,6 @@ class Batch:
             targets=moved(self.targets),
             inputs=moved(self.inputs),
             mask=moved(self.mask),
-            place=moved(self.place),
             lengths=moved(self.lengths),
             index=moved(self.index),
         )
@@ -136,7 +131,6 @@ def collate(split: Split, index: NDArray[np.int64]) -> Batch:
         targets=torch.from_numpy(targets),
         inputs=torch.from_numpy(np.where(mask, shifted, PAD)),
         mask=torch.from_numpy(mask),
-        place=torch.from_numpy(np.flatnonzero(mask)),
         lengths=torch.from_numpy(lengths),
         index=torch.from_numpy(index.astype(np.int64)),
         tokens=int(lengths.sum()),

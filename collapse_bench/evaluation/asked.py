@@ -139,7 +139,6 @@ def every_next_word(prefix: Tensor, words: Tensor, number: int) -> Batch:
         targets=targets,
         inputs=torch.cat([first, targets[:, :-1]], dim=1),
         mask=torch.ones_like(targets, dtype=torch.bool),
-        place=torch.arange(count * length, device=words.device),
         lengths=targets.new_full((count,), length),
         index=targets.new_full((count,), number),
         tokens=count * length,

@@ -231,5 +231,4 @@ def padded(batch: Batch, columns: int) -> Batch:
         targets=wide(batch.targets, PAD),
         inputs=wide(batch.inputs, PAD),
         mask=wide(batch.mask, False),
-        place=wide(batch.mask, False).flatten().nonzero()[:, 0],
     )
