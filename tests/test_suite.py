@@ -252,11 +252,12 @@ def test_an_id_changes_with_whatever_changes_the_result(load):
         _id(cell, labels="abc"),
         _id(cell, labels="abd"),
         _id(replace(cell, entry=replace(cell.entry, told="length"))),
+        _id(replace(cell, training=replace(cell.training, threads=2))),
     ]
     assert len(set(others)) == len(others)
 
 
-def test_a_cell_without_labels_that_is_told_nothing_has_the_id_that_it_had_before(load):
+def test_a_cell_of_one_thread_without_labels_that_is_told_nothing_has_the_id_that_it_had_before(load):
     """Finished cells of before are still found."""
     text = GOOD.replace("[{word_dropout: {rate: 0.5}}]", "[]")
     assert [_id(cell) for cell in cells_of(load(text))[2:5:2]] == IDS
@@ -333,6 +334,26 @@ def test_a_record_belongs_to_an_entry_whatever_its_budget_and_labels(load):
                 "oracle", "long", "longer", "swept-0", "swept-1"))  # fmt: skip
             del record["settings"]["corpus"]["labels"]  # as before there was such a thing
             assert belongs(record, suite) == (labels is None)
+            del record["settings"]["training"]["threads"]
+            assert belongs(record, suite) == (labels is None)
+
+
+def test_a_record_belongs_to_an_entry_whatever_its_threads(load):
+    suite = load(GOOD)
+    cell = cells_of(suite)[-1]
+    cell = replace(cell, training=replace(cell.training, threads=3))
+    record = {
+        "cell": _id(cell),
+        "entry": cell.entry.name,
+        "architecture": cell.architecture,
+        "seed": cell.seed,
+        "budget": 4000,
+        "corpus": {"name": "ptb", "sha256": "abc"},
+        "settings": identity(cell, "ptb", "abc", None, 4000),
+    }
+    assert belongs(record, suite)
+    record["settings"]["training"]["threads"] = 2
+    assert not belongs(record, suite)
 
 
 def test_metrics_by_construction_are_metrics(tmp_path):
