@@ -26,10 +26,12 @@ test: venv
 verify: venv
 	$(BENCH) verify
 
-# The plain way against the bench's own, in one process; tests/conftest.py, which allows one thread,
-# is left out. COLLAPSE_BENCH_DATA names the folder of PTB, as for `make run`.
+# The plain way against the bench's own, in one process with a cell's environment and threads;
+# tests/conftest.py is left out. COLLAPSE_BENCH_DATA names the folder of PTB, as for `make run`.
 bench: venv
-	.venv/bin/python -m pytest tests/benchmarks --confcutdir=tests/benchmarks \
+	env $$(.venv/bin/python -c 'from collapse_bench.runner import ENVIRONMENT as e; \
+		print(*map("=".join, e.items()))') \
+		.venv/bin/python -m pytest tests/benchmarks --confcutdir=tests/benchmarks \
 		-o python_files='bench_*.py' --benchmark-json=bench.json \
 		--benchmark-columns=min,median,max,rounds; status=$$?; \
 	.venv/bin/python tests/benchmarks/ratios.py bench.json; exit $$status

@@ -27,6 +27,17 @@ from collapse_bench.remedy import chain
 from collapse_bench.suite import Cell, CorpusSettings, cell_id
 from collapse_bench.training import Selection, TrainingRun, train
 
+ENVIRONMENT = {
+    # oneDNN keeps a compiled plan for each of the last 1024 shapes, and a batch has a shape of its
+    # own: up to a gigabyte.
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
+    # The C library gives large blocks back to the system, which zeroes them before they are used
+    # again: a twentieth of a training step and a fifth of an evaluation. Here it keeps them.
+    "MALLOC_MMAP_THRESHOLD_": str(2**30),
+    "MALLOC_TRIM_THRESHOLD_": str(2**32),
+}
+"""Of the processes that cells run in; read as they start. What the user has set stays."""
+
 TINY_CORPUS, TINY_BUDGET = 40, 1000
 """Sentences and tokens that `check` tries every entry of a suite on: two batches of 32."""
 
@@ -166,9 +177,8 @@ def run_jobs(jobs: Sequence[Job], workers: int, progress: Progress) -> list[dict
 
 def _start(job: Job) -> Worker:
     (job.folder / record.RECORD).unlink(missing_ok=True)  # of an attempt that failed
-    # oneDNN keeps a compiled plan for each of the last 1024 shapes, and a batch has a shape of its
-    # own: up to a gigabyte. It reads this when torch is loaded, so before the fork server starts.
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+    for variable, value in ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
     # Every worker is forked from a process that has only imported: loading torch, and Dynamo, which
     # an optimiser loads, takes some six seconds, more than all else in a small cell.
     context = get_context("forkserver")

@@ -16,10 +16,10 @@ from collapse_bench.corpus import load_corpus
 from collapse_bench.metrics import key_of
 from collapse_bench.plugins import remedy_files
 
-SHARE = 20
+SHARE = 60
 """One in so many tokens of the budget and held-out sentences: the cell's proportions hold, except
 that the corpus is loaded whole."""
-ROUNDS, LOADING_ROUNDS, START_UP_ROUNDS = 2, 7, 5
+ROUNDS, LOADING_ROUNDS, START_UP_ROUNDS = 1, 3, 3
 SMOKE = ROOT / "suites" / "smoke.yaml"
 FIRST_STEP = Path(__file__).with_name("first_step.py")
 

@@ -13,7 +13,7 @@ SAMPLES = 500
 SENTENCES, SPREAD = 4, 8
 """Sentences of the NLL at equal K, of average length, and of that to a standard error, of any."""
 STANDARD_ERROR = 0.05
-ROUNDS, SPREAD_ROUNDS, POSTERIOR_ROUNDS = 5, 3, 7
+ROUNDS, SPREAD_ROUNDS, POSTERIOR_ROUNDS = 2, 1, 3
 SEED = 1
 
 

@@ -4,20 +4,16 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-# As the runner sets it for its workers, and for the same reason; read when torch is loaded.
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 import numpy as np
 import pytest
 import torch
 
 from benchmarks import reference
-from collapse_bench import runner
 from collapse_bench.cell import build
 from collapse_bench.corpus import Batch, Corpus, Split, load_corpus, training_batches
 from collapse_bench.model import Objective, SequenceVAE, plain
@@ -28,7 +24,7 @@ from collapse_bench.training import TrainingRun
 
 ROOT = Path(__file__).parents[2]
 SUITE = ROOT / "suites" / "ptb.yaml"
-STEPS = 20
+STEPS = 8
 """Training steps in a round."""
 TRAINED = 200
 """Training steps of the models that are evaluated."""
@@ -71,15 +67,16 @@ def ceiling(dtype: torch.dtype) -> float:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def machine(pytestconfig, corpus) -> dict[str, Any]:
-    """All cores, denormals flushed, and what the figures depend on, for bench.json.
+def machine(pytestconfig, corpus, suite) -> Iterator[dict[str, Any]]:
+    """As many threads as a cell has, denormals flushed, and what the figures depend on.
 
     A cell flushes denormals before it trains; the setting is the process's, so the reference has it
     too. It would be slower without, where Adam's averages of rare words decay.
     """
-    torch.set_num_threads(runner.cores())
+    torch.set_num_threads(suite.training.threads)
     torch.set_flush_denormal(True)
-    facts = {
+    began, others = time.monotonic(), used_by_others()
+    facts: dict[str, Any] = {
         "corpus": corpus.name,
         "vocabulary": corpus.vocabulary.size,
         "torch": torch.__version__,
@@ -88,7 +85,19 @@ def machine(pytestconfig, corpus) -> dict[str, Any]:
         "gflop_per_s_bfloat16": ceiling(torch.bfloat16),
     }
     pytestconfig.stash[FACTS] = facts
-    return facts
+    yield facts
+    if others is not None:
+        facts["cores_used_by_others"] = (used_by_others() - others) / (time.monotonic() - began)
+
+
+def used_by_others() -> float | None:
+    """CPU seconds that all other processes of this machine have used; None where Linux is not."""
+    statistics_of_linux = Path("/proc/stat")
+    if not statistics_of_linux.exists():
+        return None
+    user, nice, system = map(int, statistics_of_linux.read_text().split()[1:4])
+    own = os.times()
+    return (user + nice + system) / os.sysconf("SC_CLK_TCK") - sum(own[:4])
 
 
 def pytest_benchmark_update_machine_info(config, machine_info) -> None:
