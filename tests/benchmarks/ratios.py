@@ -161,8 +161,8 @@ def machine_lines(groups: dict[str, Sides], machine: dict[str, Any]) -> str:
     if others is not None and others > QUIET:
         lines.insert(
             0,
-            f"**not a quiet machine: other processes used {others:.1f} cores** meanwhile; ratios pair"
-            " by pair still hold, times and rates do not",
+            f"**not a quiet machine: other processes used {others:.1f} cores** meanwhile; ratios"
+            " pair by pair still hold, times and rates do not",
         )
     for name, sides in groups.items():
         drawn = sides.get("bench", {}).get("extra_info", {}).get("draws_of_bench")
