@@ -118,12 +118,16 @@ def cell_id(
 ) -> str:
     """Return the cell's id, which is also its folder: its name and a digest of its identity.
 
-    Labels that there are none of, and an entry that is told nothing, leave no trace in it: such a
-    cell is the same as before there were these two.
+    Labels that there are none of, an entry that is told nothing and operations that need not repeat
+    leave no trace in it: such a cell is the same as before there were these three.
     """
     settings = identity(cell, corpus_name, corpus_sha256, labels_sha256, budget)
-    for part, name in ((settings["corpus"], "labels"), (settings, "told")):
-        if part[name] is None:
+    for part, name in (
+        (settings["corpus"], "labels"),
+        (settings, "told"),
+        (settings["training"], "deterministic"),
+    ):
+        if part[name] in (None, False):
             del part[name]
     canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"), allow_nan=False)
     digest = hashlib.sha256(canonical.encode()).hexdigest()[:8]
