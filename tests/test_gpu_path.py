@@ -9,6 +9,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
+from collapse_bench.evaluation.evaluate import rows_at_once
 from collapse_bench.model import lstm, transformer
 from collapse_bench.model.dropout import Dropout
 from collapse_bench.model.lstm import LSTM, lstm_dtype
@@ -133,6 +134,23 @@ def test_on_a_gpu_dropout_is_the_kernel_of_torch(a_gpu, monkeypatch):
     assert Dropout(0.5)(x) == ("torch", 0.5)
     assert Dropout(0.5).eval()(x) is x
     assert Dropout(0.0)(x) is x
+
+
+# Evaluation
+
+
+@pytest.mark.parametrize(("longest", "on_cpu", "on_gpu"), [(20, 64, 6553), (2**18, 1, 1)])
+def test_a_gpu_decodes_thousands_of_rows_at_once(longest, on_cpu, on_gpu, batch):
+    class OnGPU:
+        """Lengths of a GPU, which are asked for the longest alone."""
+
+        device = torch.device("cuda")
+
+        def max(self):
+            return longest
+
+    assert rows_at_once(64, replace(batch, lengths=torch.tensor([3, longest]))) == on_cpu
+    assert rows_at_once(64, replace(batch, lengths=OnGPU())) == on_gpu
 
 
 # The norm of a gradient
