@@ -23,6 +23,10 @@ FIGURES = {
     },
     "syncs": {"architecture", "work", "waits", "where"},
     "decoding": {"architecture", "precision", "rows", "ms", "tokens/s"},
+    "evaluation": {
+        "architecture", "precision", "draws", "seconds", "seconds for the whole split", "tokens/s",
+    },
+    "repeating": {"cell", "deterministic", "ms", "same"},
     "graph": {"architecture", "precision", "eager ms", "graph"},
     "together": {"architecture", "cells", "tokens/s in all"},
     "cells": {"cell", "status", "seconds", "tokens"},
@@ -53,6 +57,7 @@ def test_a_rehearsal_runs_every_step_and_reports_its_figures(tmp_path):
         assert f"\n## {name}: " in page
         assert f"| {' | '.join(step['rows'][0])}" in page
     assert {row["within"] for row in found["steps"]["parity"]["rows"]} == {"yes"}
+    assert {row["same"] for row in found["steps"]["repeating"]["rows"]} == {"yes"}
     for name in ("smoke", "cells"):
         assert {row["status"] for row in found["steps"][name]["rows"]} == {"done"}
     assert all(row["tokens/s in all"] > 0 for row in found["steps"]["together"]["rows"])

@@ -83,6 +83,8 @@ def test_copies_in_a_dtype_give_its_states_and_the_gradients_of_the_weights(dtyp
 def test_an_older_cudnn_computes_the_lstm_in_float32(version, wanted, computed, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "version", lambda: version)
     assert lstm_dtype(wanted) == computed
+    with torch.backends.cudnn.flags(enabled=False):
+        assert lstm_dtype(torch.bfloat16) == torch.float32
 
 
 def test_on_a_gpu_no_autocast_reaches_the_lstm(a_gpu, autocast, monkeypatch):

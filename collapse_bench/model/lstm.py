@@ -57,10 +57,13 @@ class LSTM(nn.LSTM):
 
 
 def lstm_dtype(wanted: torch.dtype) -> torch.dtype:
-    """What cuDNN's LSTM is to compute in: as wanted, or float32 where it has no bfloat16."""
-    version = torch.backends.cudnn.version() or 0
-    without = wanted == torch.bfloat16 and version < BFLOAT16_SINCE
-    return torch.float32 if without else wanted
+    """What a GPU's LSTM is to compute in: as wanted, or float32 where there is no bfloat16.
+
+    Cells of torch's own, which a second derivative needs in place of cuDNN's, have none either.
+    """
+    cudnn = torch.backends.cudnn
+    has = cudnn.enabled and (cudnn.version() or 0) >= BFLOAT16_SINCE
+    return torch.float32 if wanted == torch.bfloat16 and not has else wanted
 
 
 class LSTMEncoder(nn.Module):

@@ -23,6 +23,8 @@ STEPS = (
     Step("training_step", "how fast is a step, and where does its time go?", 45),
     Step("syncs", "where does the host wait for the device?", 20),
     Step("decoding", "how many rows should a decode have?", 30),
+    Step("evaluation", "how long does a test split take?", 50),
+    Step("repeating", "does training repeat bit for bit, and at what cost?", 25),
     Step("graph", "does a CUDA graph of forward and backward hold?", 30),
     Step("together", "how many cells at once?", 110),
     Step("cells", "what do two whole cells take?", 150),

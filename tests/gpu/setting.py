@@ -79,9 +79,11 @@ def corpus_of(data: Path | None, rehearse: bool, say: Callable[[str], None]) -> 
     return load_corpus(CorpusSettings(), None, say)
 
 
-def new_run(cell: Cell, setting: Setting, *, dropout: bool = True) -> TrainingRun:
+def new_run(
+    cell: Cell, setting: Setting, *, dropout: bool = True, deterministic: bool = False
+) -> TrainingRun:
     """A training run of the cell at its first step, with tokens for more than is decoded here."""
-    prepare(1, deterministic=False)
+    prepare(1, deterministic)
     if not dropout:
         cell = replace(cell, training=replace(cell.training, dropout=0.0))
     model, remedies = build(cell, setting.corpus, remedy_files())
