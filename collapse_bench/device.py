@@ -34,7 +34,7 @@ def name_of_device(device: str) -> str:
         return device
     try:
         return torch.cuda.get_device_name()
-    except RuntimeError as error:
+    except Exception as error:  # drivers and torch have several kinds
         first = str(error).strip().splitlines()[0]
         raise UserError(
             f"--device {device}: the GPU cannot be used: {first}; free it, or use --device cpu"

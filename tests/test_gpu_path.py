@@ -87,23 +87,41 @@ def test_an_older_cudnn_computes_the_lstm_in_float32(version, wanted, computed, 
         assert lstm_dtype(torch.bfloat16) == torch.float32
 
 
-def test_on_a_gpu_no_autocast_reaches_the_lstm(a_gpu, autocast, monkeypatch):
+@pytest.fixture
+def called(a_gpu, monkeypatch):
+    """What torch's LSTM was called with: autocast, the dtypes of all tensors, and its mode."""
     called = []
     real = torch._VF.lstm
 
     def spied(inputs, first, weights, *rest):
-        tensors = (inputs, *first, *weights)
-        called.append((torch.is_autocast_enabled("cuda"), {each.dtype for each in tensors}))
+        dtypes = {each.dtype for each in (inputs, *first, *weights)}
+        called.append((torch.is_autocast_enabled("cuda"), dtypes, rest[3]))
         return real(inputs, first, weights, *rest)
 
     monkeypatch.setattr(torch._VF, "lstm", spied)
     monkeypatch.setattr(lstm, "lstm_dtype", lambda wanted: wanted)
-    ours = LSTM(6, 4)
-    ours._flat_weights = [torch.empty(p.shape, device="cuda") for p in ours.parameters()]
-    states = ours(torch.empty(5, 7, 6, device="cuda"))
+    return called
+
+
+def on_gpu(lstm):
+    """The same LSTM with weights that are nowhere."""
+    lstm._flat_weights = [torch.empty(p.shape, device="cuda") for p in lstm.parameters()]
+    return lstm
+
+
+def test_on_a_gpu_no_autocast_reaches_the_lstm(called, autocast):
+    states = on_gpu(LSTM(6, 4))(torch.empty(5, 7, 6, device="cuda"))
     assert (states.device.type, states.dtype) == ("cuda", torch.bfloat16)
-    assert called == [(False, {torch.bfloat16})]
+    assert called == [(False, {torch.bfloat16}, True)]
     assert torch.is_autocast_enabled("cuda")
+
+
+def test_on_a_gpu_the_lstm_has_gradients_in_eval_mode_where_they_are_wanted(called):
+    ours = on_gpu(LSTM(6, 4)).eval()
+    for wanted in (True, False):
+        with torch.set_grad_enabled(wanted):
+            ours(torch.empty(5, 7, 6, device="cuda"))
+    assert called == [(False, {torch.float32}, True), (False, {torch.float32}, False)]
 
 
 # Attention and dropout

@@ -22,10 +22,11 @@ warnings.filterwarnings("ignore", "RNN module weights are not part of single con
 
 
 class LSTM(nn.LSTM):
-    """One layer over inputs [B, T, I], in the dtype that autocast asks for on a GPU too.
+    """One layer over inputs [B, T, I], on a GPU with two things mended.
 
-    There autocast turns the inputs of cuDNN's LSTM into float16 whatever it is asked for: without
-    a scaled loss, small gradients would be lost, under a record that says bfloat16.
+    Autocast turns the inputs of cuDNN's LSTM into float16 whatever it is asked for: without a
+    scaled loss, small gradients would be lost, under a record that says bfloat16. And in eval mode
+    cuDNN has no gradient, which a head that refines its posterior asks for there too.
     """
 
     def __init__(self, width: int, hidden: int) -> None:
@@ -33,24 +34,29 @@ class LSTM(nn.LSTM):
 
     def forward(self, inputs: Tensor, first: tuple[Tensor, Tensor] | None = None) -> Tensor:  # type: ignore[override]
         """States [B, T, H]; `first` are state and cell before the first token, [1, B, H] each."""
-        kind = inputs.device.type
-        if kind != "cuda" or not torch.is_autocast_enabled(kind):
+        kind, dtype = inputs.device.type, inputs.dtype
+        if kind != "cuda":
             states: Tensor = super().forward(inputs, first)[0]
             return states
+        if torch.is_autocast_enabled(kind):
+            dtype = lstm_dtype(torch.get_autocast_dtype(kind))
         with torch.autocast(kind, enabled=False):
-            return self.in_dtype(lstm_dtype(torch.get_autocast_dtype(kind)), inputs, first)
+            return self.in_dtype(dtype, inputs, first)
 
     def in_dtype(
         self, dtype: torch.dtype, inputs: Tensor, first: tuple[Tensor, Tensor] | None = None
     ) -> Tensor:
-        """States [B, T, H] in `dtype`, from copies in it; gradients reach what was copied."""
+        """States [B, T, H] in `dtype`, from copies in it; gradients reach what was copied.
+
+        Where gradients are wanted it runs as in training: without dropout that is the same.
+        """
         weights = [weight.to(dtype) for weight in self._flat_weights if weight is not None]
         if first is None:
             zero = inputs.new_zeros(1, len(inputs), self.hidden_size)
             first = zero, zero
         state, cell = (each.to(dtype) for each in first)
         # Biases, one layer, no dropout, one direction, batch first.
-        arguments = (True, 1, 0.0, self.training, False, True)
+        arguments = (True, 1, 0.0, torch.is_grad_enabled(), False, True)
         found = torch._VF.lstm(inputs.to(dtype), (state, cell), weights, *arguments)
         states: Tensor = found[0]
         return states

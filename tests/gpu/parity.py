@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from harness import Tell
 from setting import SMOKE, Setting
-from torch import Tensor, nn
+from torch import Tensor
 
 from collapse_bench.cell import build
 from collapse_bench.corpus import Batch, Corpus, Split, training_batches
@@ -78,9 +78,6 @@ def numbers_of(
         model.double()
     products = "float32" if precision == "float64" else precision
     model.eval()
-    for module in model.modules():
-        if isinstance(module, nn.RNNBase):
-            module.train()  # cuDNN has no gradient in eval mode
     noise = fixed_noise(model)
     with products_in(products, device):
         forward = model(batch.to(device), noise, progress=0.5, objective=chain(remedies).objective)
