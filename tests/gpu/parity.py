@@ -10,29 +10,32 @@ from setting import SMOKE, Setting
 from torch import Tensor
 
 from collapse_bench.cell import build
-from collapse_bench.corpus import Batch, Corpus, Split, training_batches
+from collapse_bench.corpus import Batch, Corpus, Split, load_corpus, training_batches
 from collapse_bench.device import prepare
 from collapse_bench.evaluation import evaluate
 from collapse_bench.model import SequenceVAE
 from collapse_bench.plugins import remedy_files
 from collapse_bench.precision import products_in
 from collapse_bench.remedy import chain
+from collapse_bench.runner import cores
 from collapse_bench.suite import Cell, cells_of
 
 ALLOWED = {"float32": 1e-3, "bfloat16": 2e-2}
 """Distance from float64, as a share of the norm there."""
-SENTENCES, SAMPLES, SEED = 200, 4, 1
+SENTENCES, SAMPLES, SEED, THREADS = 200, 4, 1, 8
 
 Numbers = dict[str, np.ndarray]
 
 
 def run(setting: Setting, tell: Tell) -> None:
-    prepare(1, deterministic=False)
+    # The processor does most of the work here; its vocabulary is small for the same reason.
+    prepare(min(THREADS, cores()), deterministic=False)
     suite = setting.suite(SMOKE)
+    corpus = setting.corpus if setting.rehearse else load_corpus(suite.corpus, None, print)
     cells = [
         replace(cell, training=replace(cell.training, dropout=0.0)) for cell in cells_of(suite)
     ]
-    some = first_of(setting.corpus.train, setting.of_size(SENTENCES, 20))
+    some = first_of(corpus.train, setting.of_size(SENTENCES, 20))
     batch = next(training_batches(some, suite.training.batch, SEED, 0))
     worst = dict.fromkeys(setting.precisions(), 0.0)
     for cell in cells[: setting.of_size(len(cells), 6)]:
@@ -40,8 +43,8 @@ def run(setting: Setting, tell: Tell) -> None:
         for precision in worst:
             told = {"cell": cell.name, "precision": precision}
             try:
-                exact = exact or numbers_of(cell, setting.corpus, batch, some, "cpu", "float64")
-                found = numbers_of(cell, setting.corpus, batch, some, setting.device, precision)
+                exact = exact or numbers_of(cell, corpus, batch, some, "cpu", "float64")
+                found = numbers_of(cell, corpus, batch, some, setting.device, precision)
             except Exception as error:  # the other cells are none the worse for it
                 tell.row(**told, within=f"NO: {type(error).__name__}: {error}")
                 continue

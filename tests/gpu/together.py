@@ -10,7 +10,7 @@ from setting import ARCHITECTURES, Setting, average_batches, new_run, synchroniz
 
 from collapse_bench.training import TrainingRun
 
-CELLS, SECONDS, PATIENCE = (1, 2, 4, 8, 16), 4.0, 60.0
+CELLS, SECONDS, PATIENCE = (1, 2, 4, 8, 16), 4.0, 45.0
 """How many at once; how long each trains; how long the last may take to be ready."""
 
 
