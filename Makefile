@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BENCH = .venv/bin/python -m collapse_bench
 
-.PHONY: venv run test verify bench growth lint
+.PHONY: venv run test verify bench growth gpu lint
 
 venv: .venv/installed
 
@@ -39,6 +39,16 @@ bench: venv
 # Time and memory against every size: growth.md and growth.png, in a few minutes.
 growth: venv
 	.venv/bin/python tests/benchmarks/growth.py --out tests/benchmarks
+
+# Everything that only a GPU can tell, in eight minutes: gpu/gpu.md. Any Python that has torch and this
+# project's other packages will do: `make gpu PYTHON_GPU=python3`.
+ifdef PYTHON_GPU
+gpu:
+else
+PYTHON_GPU = .venv/bin/python
+gpu: venv
+endif
+	PYTHONPATH=. $(PYTHON_GPU) tests/gpu/measure.py --out gpu
 
 lint: venv
 	.venv/bin/ruff check .

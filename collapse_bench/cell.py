@@ -3,9 +3,7 @@
 import hashlib
 import json
 import platform
-import resource
 import subprocess
-import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -19,10 +17,10 @@ from numpy.typing import NDArray
 import collapse_bench
 from collapse_bench import record
 from collapse_bench.corpus import Corpus
+from collapse_bench.device import peak_gpu_memory_mib, peak_memory_mib, prepare
 from collapse_bench.evaluation import bound_of, evaluate
 from collapse_bench.metrics import Arrays, score, verdict, versioned
 from collapse_bench.model import Dimensions, Forward, SequenceVAE, build_model
-from collapse_bench.precision import resolve_precision
 from collapse_bench.remedy import Remedy, by_construction, chain, levers_of, load_remedy
 from collapse_bench.suite import Cell, identity
 from collapse_bench.training import DivergedError, Selection, TrainingRun, stream_seed, train
@@ -32,8 +30,14 @@ from collapse_bench.training import DivergedError, Selection, TrainingRun, strea
 class Job:
     """A cell with all that a worker process needs to run it.
 
-    `suite_budget` is what a cell of the suite may spend whose entry has no budget of its own; None
-    where it is this cell's.
+    Attributes:
+        device: `cpu` or `cuda`.
+        device_name: of the GPU, or `cpu`. What the record says of the device is found once for all
+            cells: to ask a GPU that fails would leave a cell without its record.
+        precision: in which `training` and `evaluation` really compute on this device.
+        code: digest of the package's source.
+        suite_budget: what a cell of the suite may spend whose entry has no budget of its own; None
+            where it is this cell's.
     """
 
     cell: Cell
@@ -42,6 +46,8 @@ class Job:
     corpus: Corpus
     budget: int
     device: str
+    device_name: str
+    precision: Mapping[str, str]
     remedy_files: Mapping[str, Path]
     code: str
     suite_budget: int | None = None
@@ -60,10 +66,7 @@ def run_cell(job: Job, report: Report) -> dict[str, Any]:
     Returns:
         The record that was written.
     """
-    torch.set_num_threads(job.cell.training.threads)
-    # Adam's averages of rare words decay into denormals, which are slow on a CPU.
-    torch.set_flush_denormal(True)
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    prepare(job.cell.training.threads, job.cell.training.deterministic)
     began = time.monotonic()
     result = describe(job)
     try:
@@ -78,6 +81,7 @@ def run_cell(job: Job, report: Report) -> dict[str, Any]:
     result["cost"] |= {
         "seconds": round(time.monotonic() - began, 1),
         "peak_memory_mib": round(peak_memory_mib(), 1),
+        "peak_gpu_memory_mib": _rounded(peak_gpu_memory_mib(job.device)),
     }
     record.write_record(job.folder, result)
     return result
@@ -146,10 +150,11 @@ def describe(job: Job) -> dict[str, Any]:
             "encoder_updates": 0,
             "decoder_updates": 0,
             "peak_memory_mib": 0.0,
+            "peak_gpu_memory_mib": None,
             "parameters": 0,
         },
         "environment": _environment(job),
-        "scored": provenance(job.code),
+        "scored": provenance(job.code) | {"device": job.device_name},
     }
 
 
@@ -187,8 +192,7 @@ def _train_and_score(job: Job, report: Report, result: dict[str, Any]) -> None:
 
 
 def evaluate_cell(cell: Cell, model: SequenceVAE, corpus: Corpus) -> dict[str, NDArray[Any]]:
-    """The per-sentence arrays of a cell's model on the test split, in the cell's threads."""
-    torch.set_num_threads(cell.training.threads)
+    """The per-sentence arrays of a cell's model on the test split."""
     return evaluate(
         model,
         corpus.test,
@@ -251,10 +255,8 @@ def _once_a_second(report: Report) -> Callable[[TrainingRun, Forward], None]:
     return after_step
 
 
-def peak_memory_mib() -> float:
-    """Most memory that this process has held so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)
+def _rounded(number: float | None) -> float | None:
+    return None if number is None else round(number, 1)
 
 
 def provenance(code: str) -> dict[str, Any]:
@@ -263,17 +265,14 @@ def provenance(code: str) -> dict[str, Any]:
 
 
 def _environment(job: Job) -> dict[str, Any]:
-    device = torch.cuda.get_device_name() if job.device == "cuda" else "cpu"
     return {
         **provenance(job.code),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "device": device,
+        "device": job.device_name,
         "threads": job.cell.training.threads,
-        "precision": {
-            "training": resolve_precision(job.cell.training.precision, job.device),
-            "evaluation": resolve_precision(job.cell.evaluation.precision, job.device),
-        },
+        "deterministic": job.device == "cpu" or job.cell.training.deterministic,
+        "precision": dict(job.precision),
         "platform": platform.platform(),
     }
 

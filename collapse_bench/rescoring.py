@@ -17,6 +17,7 @@ from collapse_bench.cell import (
 )
 from collapse_bench.corpus import Corpus, load_corpus
 from collapse_bench.corpus.vocabulary import Vocabulary
+from collapse_bench.device import name_of_device, prepare
 from collapse_bench.diagnosis import Diagnosis, examine
 from collapse_bench.errors import UserError
 from collapse_bench.metrics import Arrays, ArraysError, IdentityError, Scores, score, versioned
@@ -41,11 +42,16 @@ products in bfloat16 or with other threads may make a sentence stop its draws a 
 
 @dataclass(frozen=True)
 class Restored:
-    """A cell's model as it was when it had been trained, and what it is scored on."""
+    """A cell's model as it was when it had been trained, and what it is scored on.
+
+    Attributes:
+        device: where the model is, `cpu` or `cuda`.
+    """
 
     cell: Cell
     model: SequenceVAE
     corpus: Corpus
+    device: str
 
 
 @dataclass(frozen=True)
@@ -133,8 +139,11 @@ def restore(
     remedy_files: Mapping[str, Path],
     data: Path | None,
     say: Callable[[str], None],
+    device: str = "cpu",
 ) -> Restored:
     """The model of a finished cell, and the corpus that it was trained on.
+
+    From then on this process computes with the cell's threads, and as exactly as its run did.
 
     Args:
         folder: the cell's.
@@ -142,6 +151,7 @@ def restore(
         remedy_files: where each remedy is.
         data: folder of corpora; of a corpus of one's own, the folder of its three files.
         say: told of what takes long.
+        device: where the model is to be, `cpu` or `cuda`.
 
     Raises:
         UserError: weights, vocabulary, a remedy or the corpus is missing or another one.
@@ -206,9 +216,11 @@ def restore(
         raise UserError(
             f"{folder / record.VOCABULARY}: not the vocabulary of this corpus; run the suite again"
         )
+    prepare(cell.training.threads, cell.training.deterministic)
     model, _ = build(cell, corpus, remedy_files)
     record.read_model(folder, model)
-    return Restored(cell, model, corpus)
+    model.to(device)
+    return Restored(cell, model, corpus, device)
 
 
 def rescore(folder: Path, restored: Restored, result: Mapping[str, Any]) -> list[Line]:
@@ -254,7 +266,7 @@ def score_model(
     result["corpus"] = corpus.record() | result["corpus"]
     result.setdefault("suite_budget", result["budget"])
     result["sentences_sha256"] = record.write_arrays(folder, arrays)
-    return _write(folder, result, remedies)
+    return _write(folder, result, remedies, name_of_device(restored.device))
 
 
 def score_arrays(
@@ -270,16 +282,19 @@ def score_arrays(
     """
     with _naming(folder):
         result |= in_record(result["latent"], record.read_arrays(folder, _digest(result)))
-    return _write(folder, result, remedies)
+    return _write(folder, result, remedies, result.get("scored", {}).get("device"))
 
 
-def _write(folder: Path, result: dict[str, Any], remedies: Sequence[Remedy]) -> dict[str, Any]:
+def _write(
+    folder: Path, result: dict[str, Any], remedies: Sequence[Remedy], device_name: str | None
+) -> dict[str, Any]:
+    """Write the record; the name is of the device that the arrays are from, None of an unknown."""
     result |= {
         "schema": record.SCHEMA,
         "status": "done",
         "error": None,
         "by_construction": by_construction(remedies),
-        "scored": provenance(code_digest()),
+        "scored": provenance(code_digest()) | {"device": device_name},
     }
     record.write_record(folder, result)
     return result
@@ -290,6 +305,7 @@ def diagnose_cell(
     remedy_files: Mapping[str, Path],
     data: Path | None,
     say: Callable[[str], None],
+    device: str = "cpu",
 ) -> Diagnosis:
     """The diagnosis of a finished cell: its arrays, and its model on some of the test sentences.
 
@@ -297,7 +313,7 @@ def diagnose_cell(
         UserError: as for `restore`, or the cell has no latent.
     """
     result = read_finished(folder)
-    restored = restore(folder, result, remedy_files, data, say)
+    restored = restore(folder, result, remedy_files, data, say, device)
     arrays = record.read_arrays(folder, _digest(result))
     return examine(restored.model, restored.corpus.test, arrays)
 

@@ -12,12 +12,11 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-import torch
-
 from collapse_bench import cell as cells
 from collapse_bench import record
 from collapse_bench.cell import Job
 from collapse_bench.corpus import Corpus, load_corpus
+from collapse_bench.device import name_of_device
 from collapse_bench.errors import UserError
 from collapse_bench.evaluation import wider
 from collapse_bench.importing import place
@@ -79,14 +78,15 @@ def plan(
         remedy_files: where each remedy is.
 
     Raises:
-        UserError: the device cannot compute in the precision that a cell asks for.
+        UserError: the device cannot be used, or not compute in the precision that a cell asks for.
     """
-    code = cells.code_digest()
+    code, device_name = cells.code_digest(), name_of_device(device)
     jobs = []
     for each in chosen:
+        precision = {}
         for part in ("training", "evaluation"):
             try:
-                resolve_precision(getattr(each, part).precision, device)
+                precision[part] = resolve_precision(getattr(each, part).precision, device)
             except UserError as error:
                 raise UserError(f"{part}.precision: {error}") from None
         tokens = budget or each.budget_for(corpus.name)
@@ -99,6 +99,8 @@ def plan(
                 corpus,
                 tokens,
                 device,
+                device_name,
+                precision,
                 dict(remedy_files),
                 code,
                 suite_budget=budget or each.training.budget_for(corpus.name),
@@ -110,17 +112,6 @@ def plan(
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def resolve_device(wanted: str) -> str:
-    """`cpu` or `cuda`; `auto` is cuda where there is one.
-
-    Raises:
-        UserError: cuda is wanted and there is none.
-    """
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch finds no GPU here; use --device cpu")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
 
 
 def run_jobs(jobs: Sequence[Job], workers: int, progress: Progress) -> list[dict[str, Any]]:

@@ -7,12 +7,13 @@ import pytest
 import torch
 from conftest import SIZES, TRAINING, make, needs_bfloat16
 
-from collapse_bench.cell import Job, code_digest, describe, run_cell
+from collapse_bench.cell import describe, run_cell
 from collapse_bench.evaluation import evaluate
 from collapse_bench.metrics import METRICS, VERDICTS, score, verdict, versioned
 from collapse_bench.model import GENERATIVE
 from collapse_bench.plugins import remedy_files
 from collapse_bench.record import MODEL, RECORD, SENTENCES, read_arrays, read_record
+from collapse_bench.runner import plan
 from collapse_bench.suite import Cell, CorpusSettings, Entry, Evaluation, RemedySettings
 
 
@@ -33,7 +34,10 @@ def job(corpus, tmp_path):
             training,
             Evaluation(**{"samples": 16, "precision": "float32"} | evaluation),
         )
-        return Job(cell, "id", tmp_path, corpus, budget, "cpu", 1, remedy_files(), code_digest())
+        (planned,) = plan(
+            [cell], corpus, tmp_path, budget=budget, device="cpu", remedy_files=remedy_files()
+        )
+        return replace(planned, folder=tmp_path)
 
     yield job
     # A worker process has this for itself.

@@ -21,12 +21,15 @@ MAY_IMPORT = {
     "importing": {"errors", "settings"},
     "suite": {"errors", "settings", "plugins", "metrics"},
     "corpus": {"errors"},
+    "device": {"errors"},
     "precision": {"errors"},
     "model": {"corpus", "errors"},
     "remedy": {"model", "corpus", "settings", "errors", "plugins", "importing"},
     "remedies": {"remedy", "model", "corpus", "settings", "errors"},
     "latent_model": {"model", "errors"},
-    "evaluation": {"latent_model", "model", "corpus", "metrics", "precision", "errors"},
+    "evaluation": {
+        "latent_model", "model", "corpus", "metrics", "device", "precision", "errors",
+    },
     "metrics": set(),
     "training": {"remedy", "model", "corpus", "evaluation", "metrics", "precision", "errors"},
     "diagnosis": {"evaluation", "latent_model", "model", "corpus", "metrics", "errors"},
@@ -40,20 +43,20 @@ MAY_IMPORT = {
     "record": {"errors"},
     "cell": {
         "suite", "remedy", "model", "corpus", "training", "evaluation", "metrics", "record",
-        "precision",
+        "device",
     },
     "rescoring": {
         "cell", "suite", "plugins", "remedy", "model", "corpus", "metrics", "record", "errors",
-        "diagnosis",
+        "diagnosis", "device",
     },
     "progress": {"cell", "metrics"},
     "runner": {
         "cell", "progress", "suite", "corpus", "remedy", "training", "record", "errors",
-        "precision", "importing", "evaluation",
+        "device", "precision", "importing", "evaluation",
     },
     "laws": {
         "cell", "suite", "remedy", "model", "corpus", "training", "evaluation", "metrics",
-        "record", "plugins", "importing", "settings", "errors",
+        "record", "plugins", "importing", "settings", "device", "errors",
     },
     "leaderboard": {"suite", "metrics", "record", "errors"},
 }  # fmt: skip

@@ -14,10 +14,11 @@ import torch
 from conftest import SIZES, TRAINING
 from safetensors.torch import load_file, save_file
 
-from collapse_bench.cell import Job, code_digest, run_cell
+from collapse_bench.cell import run_cell
 from collapse_bench.cli import main
 from collapse_bench.corpus import load_corpus
 from collapse_bench.metrics import key_of
+from collapse_bench.model import SequenceVAE
 from collapse_bench.plugins import fingerprint, remedy_files
 from collapse_bench.record import (
     HISTORY,
@@ -28,6 +29,7 @@ from collapse_bench.record import (
     VOCABULARY,
     read_record,
 )
+from collapse_bench.runner import plan
 from collapse_bench.suite import (
     Cell,
     CorpusSettings,
@@ -35,7 +37,6 @@ from collapse_bench.suite import (
     Evaluation,
     RemedySettings,
     Sizes,
-    cell_id,
 )
 
 OLD_METRICS = (
@@ -70,16 +71,15 @@ def finish(
     entry = Entry("vae" if sizes.latent else "language_model", remedies)
     evaluation = Evaluation(samples=16, precision="float32")
     cell = Cell("tiny", entry, "lstm", 1, settings, sizes, TRAINING, evaluation)
-    name = cell_id(cell, corpus.name, corpus.sha256, corpus.labels_sha256, 300)
     known = files or remedy_files()
-    job = Job(cell, name, folder / name, corpus, 300, "cpu", 1, known, code_digest())
+    (job,) = plan([cell], corpus, folder, budget=300, device="cpu", remedy_files=known)
     try:
         record = run_cell(job, lambda said: None)
     finally:
         # A worker process has this for itself.
         torch.set_flush_denormal(False)
     assert record["status"] == "done", record["error"]
-    return folder / name
+    return job.folder
 
 
 @pytest.fixture(scope="module")
@@ -551,3 +551,27 @@ def test_the_picture_goes_where_it_is_asked_to(folder, bench, tmp_path):
     assert (tmp_path / "mine.png").exists()
     assert not (folder / "diagnosis.png").exists()
     refused(bench("diagnose", folder, "--picture", tmp_path / "nowhere" / "a.png"), "nowhere")
+
+
+# On which device
+
+
+@pytest.mark.parametrize("verb", [["score"], ["score", "--write", "model"], ["diagnose"]])
+def test_a_cell_is_scored_and_diagnosed_on_the_device_that_is_asked_for(
+    verb, folder, bench, monkeypatch
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    refused(bench(*verb, "--device", "cuda", folder), "torch finds no GPU here; use --device cpu")
+    asked = []
+    monkeypatch.setattr(SequenceVAE, "to", lambda model, device: asked.append(device))
+    assert bench(*verb, "--device", "cpu", folder).code == 0
+    assert bench(*verb, folder).code == 0
+    # A GPU that is only said to be there: the model stays where it is.
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA Imaginary")
+    assert bench(*verb, folder).code == 0
+    assert asked == ["cpu", "cpu", "cuda"]
+    if "--write" in verb:
+        record = json.loads((folder / RECORD).read_text())
+        assert record["scored"]["device"] == "NVIDIA Imaginary"
+        assert record["environment"]["device"] == "cpu"

@@ -43,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
         default=os.environ.get("OMP_NUM_THREADS", "").split(",")[0] or None,
         help="of a cell, in place of the suite's ($OMP_NUM_THREADS); a part of its identity",
     )
-    run.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    _device_argument(run)
     _data_argument(run)
     run.set_defaults(verb=verbs.run)
 
@@ -65,6 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="write new scores into the record, from the model evaluated anew or from the arrays,"
         " in place of comparing",
     )
+    _device_argument(scoring)
     _data_argument(scoring)
     _plugin_argument(scoring)
     scoring.set_defaults(verb=verbs.score)
@@ -76,6 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
     diagnosing.add_argument(
         "--picture", type=Path, metavar="FILE", help="a PNG (diagnosis.png in the cell's folder)"
     )
+    _device_argument(diagnosing)
     _data_argument(diagnosing)
     _plugin_argument(diagnosing)
     diagnosing.set_defaults(verb=verbs.diagnose)
@@ -107,6 +109,15 @@ def build_parser() -> argparse.ArgumentParser:
 def _suite_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("suite", type=Path, metavar="SUITE", help="a YAML file")
     _plugin_argument(parser)
+
+
+def _device_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="where to compute (%(default)s: a GPU where there is one)",
+    )
 
 
 def _data_argument(parser: argparse.ArgumentParser) -> None:

@@ -35,9 +35,10 @@ def run(options: argparse.Namespace) -> int:
 
     from collapse_bench import runner
     from collapse_bench.corpus import load_corpus
+    from collapse_bench.device import resolve_device
     from collapse_bench.progress import Progress
 
-    device = runner.resolve_device(options.device)
+    device = resolve_device(options.device)
     at_once = max(1, runner.cores() // suite.training.threads) if device == "cpu" else 1
     workers = options.workers or at_once
     corpus = load_corpus(suite.corpus, options.data, say=say)
@@ -129,6 +130,7 @@ def score(options: argparse.Namespace) -> int:
 
 def _score_one(folder: Path, options: argparse.Namespace) -> bool:
     """Score a cell again; tell whether its record agrees, or was written."""
+    from collapse_bench.device import resolve_device
     from collapse_bench.metrics import key_of
     from collapse_bench.plugins import remedy_files
     from collapse_bench.record import SCHEMA
@@ -148,13 +150,15 @@ def _score_one(folder: Path, options: argparse.Namespace) -> bool:
         if options.write == "arrays":
             result = score_arrays(folder, result, remedies)
         else:
-            restored = restore(folder, result, files, options.data, say)
+            device = resolve_device(options.device)
+            restored = restore(folder, result, files, options.data, say, device)
             result = score_model(folder, result, restored, remedies)
         useful = result["metrics"][key_of("useful_beyond")]
         told = f"{result['verdict']}, bound {result['bound']}, useful beyond {useful:.2f}"
         print(f"{folder}: {told}", flush=True)
         return True
-    lines = rescore(folder, restore(folder, result, files, options.data, say), result)
+    device = resolve_device(options.device)
+    lines = rescore(folder, restore(folder, result, files, options.data, say, device), result)
     agree = all(line.agrees for line in lines)
     print(f"{folder}: {'agrees' if agree else 'DIFFERS'}")
     print(f"  {'metric':36} {'record':>14} {'from arrays':>14} {'from model':>14}")
@@ -168,13 +172,15 @@ def _score_one(folder: Path, options: argparse.Namespace) -> bool:
 
 
 def diagnose(options: argparse.Namespace) -> int:
+    from collapse_bench.device import resolve_device
     from collapse_bench.plugins import remedy_files
     from collapse_bench.rescoring import diagnose_cell
 
     if not options.cell.exists():
         raise UserError(f"{options.cell}: there is no such cell or model file")
     folder = options.cell if options.cell.is_dir() else options.cell.parent
-    diagnosis = diagnose_cell(folder, remedy_files(options.plugin), options.data, say)
+    device = resolve_device(options.device)
+    diagnosis = diagnose_cell(folder, remedy_files(options.plugin), options.data, say, device)
     print(diagnosis)
     asked = options.picture or folder / "diagnosis.png"
     picture = diagnosis.draw(asked, title=folder.resolve().name)

@@ -14,6 +14,7 @@ from torch.distributions import Distribution
 from collapse_bench.corpus import Batch, Split
 from collapse_bench.corpus.batches import MOST_PADDED, collate
 from collapse_bench.corpus.vocabulary import BOS
+from collapse_bench.device import full_float32
 from collapse_bench.evaluation.evaluate import Evaluable, device_of, evaluating
 from collapse_bench.evaluation.noise import SentenceNoise
 from collapse_bench.latent_model import Rows
@@ -108,19 +109,14 @@ class Asked:
 def asking(model: Evaluable) -> Iterator[None]:
     """Eval mode, no gradients, float32 products; modes and generators as before afterwards."""
     device = device_of(model)
-    matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn
-    reduced = matmul.allow_tf32, convolution.allow_tf32
     cards = [device] if device.type == "cuda" else []
-    try:
-        matmul.allow_tf32 = convolution.allow_tf32 = False
-        with (
-            torch.random.fork_rng(cards),
-            evaluating(model),
-            products_in("float32", device.type),
-        ):
-            yield
-    finally:
-        matmul.allow_tf32, convolution.allow_tf32 = reduced
+    with (
+        full_float32(),
+        torch.random.fork_rng(cards),
+        evaluating(model),
+        products_in("float32", device.type),
+    ):
+        yield
 
 
 def sentences_of(words: Sequence[NDArray[Any]], index: Tensor) -> Batch:

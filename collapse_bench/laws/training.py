@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from collapse_bench.corpus import Batch, Corpus
+from collapse_bench.device import float32
 from collapse_bench.laws.bench import (
     TRAINING,
     head_of,
@@ -258,7 +259,7 @@ def settings_of_torch() -> dict[str, Any]:
         "torch.are_deterministic_algorithms_enabled()":
             torch.are_deterministic_algorithms_enabled(),
         "torch.is_anomaly_enabled()": torch.is_anomaly_enabled(),
-        "torch.backends.cuda.matmul.allow_tf32": torch.backends.cuda.matmul.allow_tf32,
+        "torch.backends: fp32_precision": float32(),
         "numpy.geterr()": tuple(np.geterr().items()),
         "the state of numpy.random": hash(np.random.get_state()[1].tobytes()),  # type: ignore[index]  # noqa: NPY002
     }  # fmt: skip

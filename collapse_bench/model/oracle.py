@@ -28,7 +28,8 @@ class ToldLength(nn.Module):
         self.decoder = decoder(replace(dimensions, latent=WIDTH))
 
     def forward(self, batch: Batch, z: Tensor) -> Tensor:
-        """States [B, T, H]; z [B, 0] is not looked at."""
-        table = positions(int(batch.lengths.max()) + 1, WIDTH, batch.lengths.device)
-        states: Tensor = self.decoder(batch, table[batch.lengths])
+        """States [B, T, H]; of z [B, 0] only the dtype is looked at."""
+        # No sentence is longer than the batch is wide, which a GPU need not be asked for.
+        table = positions(batch.mask.shape[1] + 1, WIDTH, batch.lengths.device)
+        states: Tensor = self.decoder(batch, table[batch.lengths].to(z.dtype))
         return states

@@ -25,7 +25,7 @@ def positions(tokens: int, width: int, device: torch.device) -> Tensor:
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)[:, :width]
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor) -> Tensor:
+def attention(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None) -> Tensor:
     """Scaled dot-product attention (Vaswani et al. 2017, equation 1).
 
     Sentences are short: on a processor, written out it is several times faster than the fused
@@ -34,12 +34,15 @@ def attention(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor) -> Ten
     Args:
         query, key, value: [B, heads, T, D].
         allowed: which key each query may see, to be broadcast to [B, heads, T, T]; at least one.
+            On a GPU None is what `causal_mask` would be.
 
     Returns:
         [B, heads, T, D].
     """
-    if query.device.type == "cuda":
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
+    if allowed is None or query.device.type == "cuda":
+        return F.scaled_dot_product_attention(
+            query, key, value, attn_mask=allowed, is_causal=allowed is None
+        )
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
     weights = scores.masked_fill(~allowed, -math.inf).softmax(-1)
     seen: Tensor = weights.to(value.dtype) @ value
@@ -59,11 +62,11 @@ class Block(nn.Module):
             nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
         )
 
-    def forward(self, x: Tensor, allowed: Tensor) -> Tensor:
+    def forward(self, x: Tensor, allowed: Tensor | None) -> Tensor:
         """x [B, T, H]; allowed [B or 1, T, T]: which token (second) each token (first) may see."""
         split = self.query_key_value(self.attention_norm(x)).chunk(3, dim=-1)
         query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in split)
-        seen = attention(query, key, value, allowed[:, None])
+        seen = attention(query, key, value, allowed if allowed is None else allowed[:, None])
         x = x + self.attention_output(seen.transpose(1, 2).flatten(2))
         deeper: Tensor = x + self.feed_forward(x)
         return deeper
@@ -80,7 +83,7 @@ class Stack(nn.Module):
         )
         self.norm = nn.LayerNorm(dimensions.hidden)
 
-    def forward(self, inputs: Tensor, latent: Tensor | None, allowed: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor, latent: Tensor | None, allowed: Tensor | None) -> Tensor:
         """States [B, T, H]; `latent` [B, T, H] is added before the first block."""
         # Vaswani et al. (2017), section 3.4: else the words drown in the positions.
         x = self.enter(inputs * math.sqrt(inputs.shape[2]))
@@ -93,8 +96,13 @@ class Stack(nn.Module):
         return states
 
 
-def causal_mask(batch: Batch) -> Tensor:
-    """[1, T, T], true where the second token is not after the first."""
+def causal_mask(batch: Batch) -> Tensor | None:
+    """[1, T, T], true where the second token is not after the first.
+
+    None on a GPU, whose kernel knows which these are and skips the others.
+    """
+    if batch.mask.device.type == "cuda":
+        return None
     tokens = batch.mask.shape[1]
     ones = torch.ones(tokens, tokens, dtype=torch.bool, device=batch.mask.device)
     return ones.tril()[None]

@@ -118,16 +118,17 @@ def cell_id(
 ) -> str:
     """Return the cell's id, which is also its folder: its name and a digest of its identity.
 
-    Labels that there are none of, an entry that is told nothing and one thread leave no trace in
-    it: such a cell is the same as before there were these settings.
+    What is as it was before there was a setting leaves no trace in it, so that such a cell is the
+    same as then: no labels, nothing told, one thread, operations that need not repeat.
     """
     settings = identity(cell, corpus_name, corpus_sha256, labels_sha256, budget)
-    for part, name, usual in (
+    for part, name, before in (
         (settings["corpus"], "labels", None),
         (settings, "told", None),
         (settings["training"], "threads", 1),
+        (settings["training"], "deterministic", False),
     ):
-        if part[name] == usual:
+        if part[name] == before:
             del part[name]
     canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"), allow_nan=False)
     digest = hashlib.sha256(canonical.encode()).hexdigest()[:8]

@@ -70,6 +70,8 @@ class Training:
             `auto` is bfloat16 where the device has instructions for it.
         threads: Of a cell, in evaluation too. Sums over other parts round otherwise, so the number
             is part of what determines a result.
+        deterministic: Whether a GPU may use only operations that repeat bit for bit, in evaluation
+            too; a processor always does.
     """
 
     budget: Budget
@@ -80,6 +82,7 @@ class Training:
     validations: Annotated[int, AtLeast(1)] = 10
     precision: Precision = "auto"
     threads: Annotated[int, AtLeast(1)] = 1
+    deterministic: bool = False
 
     def budget_for(self, corpus_name: str) -> int:
         """Return the budget in decoded tokens on the corpus that is really used."""

@@ -52,7 +52,8 @@ def measure(point: Point, quick: bool) -> dict[str, Any]:
     """
     import torch
 
-    from collapse_bench import cell, precision, runner
+    from collapse_bench import precision, runner
+    from collapse_bench.device import peak_memory_mib
 
     if point.work == "step":
         import torch._dynamo  # else the optimiser imports it
@@ -64,9 +65,9 @@ def measure(point: Point, quick: bool) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "precision": precision.resolve_precision("auto", "cpu"),
     }
-    before = cell.peak_memory_mib()
+    before = peak_memory_mib()
     facts |= WORKS[point.work](point, QUICK_SECONDS if quick else SECONDS)
-    peak = cell.peak_memory_mib()
+    peak = peak_memory_mib()
     return facts | {"imports": before, "peak": peak, "beyond": peak - before}
 
 
