@@ -62,7 +62,7 @@ def test_precision_of_the_autoregressive_prior():
     torch.testing.assert_close(found, exact)
 
 
-def test_widened_under_an_autoregressive_prior_keeps_its_correlations_and_half_of_the_evidence():
+def test_widened_under_an_autoregressive_prior_keeps_its_correlations_and_some_evidence():
     q, p, with_evidence = of_a_sequence(evidence=2.0)
     wide = widened(q, p)
     expected = with_evidence(2.0 * EVIDENCE)
@@ -90,12 +90,12 @@ def test_widened_under_a_diagonal_prior():
     q = diagonal_normal(mean, scale)
     wide = widened(q, diagonal_normal(torch.zeros(1, 4), torch.tensor([[1.0, 2.0, 1.0, 1.0]])))
     torch.testing.assert_close(wide.mean, mean)
-    # Precisions 4 and 1 make 2.5; with no evidence it has the prior's; 1e30 makes half of it.
-    expected = torch.tensor([[2.5**-0.5, 2.0, 1.0, 2**0.5 * 1e-30]])
+    # A third of 4 - 1 and 1 make 2; with no evidence it has the prior's; of 1e60 a third is left.
+    expected = torch.tensor([[2**-0.5, 2.0, 1.0, 3**0.5 * 1e-30]])
     torch.testing.assert_close(base(wide).scale, expected, atol=0, rtol=1e-6)
 
 
-def test_widened_on_the_sphere_has_half_the_concentration():
+def test_widened_on_the_sphere_has_a_third_of_the_concentration():
     direction = normal(6, 4)
     wide = widened(VonMisesFisher(direction, 9.0), UniformOnSphere(direction))
     assert wide.concentration == 9.0 * EVIDENCE
