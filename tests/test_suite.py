@@ -257,7 +257,9 @@ def test_an_id_changes_with_whatever_changes_the_result(load):
     assert len(set(others)) == len(others)
 
 
-def test_a_cell_of_one_thread_without_labels_that_is_told_nothing_has_the_id_that_it_had_before(load):
+def test_a_cell_of_one_thread_without_labels_that_is_told_nothing_has_the_id_that_it_had_before(
+    load,
+):
     """Finished cells of before are still found."""
     text = GOOD.replace("[{word_dropout: {rate: 0.5}}]", "[]")
     assert [_id(cell) for cell in cells_of(load(text))[2:5:2]] == IDS

@@ -20,9 +20,9 @@ from collapse_bench.model.distributions.normal import diagonal_normal
 from collapse_bench.model.distributions.sphere import UniformOnSphere, VonMisesFisher
 
 EVIDENCE = 1 / 3
-"""Share of a posterior's evidence that the widened one keeps. A half does better where factors are
-all that a posterior lacks, a quarter where it is less than half as wide as the true one: see
-docs/nll.md."""
+"""Share of a posterior's evidence that the widened one keeps. A half does better where
+correlations are all that a posterior lacks, a quarter where it is half as wide as the true one or
+less: see docs/nll.md."""
 
 
 def widened(q: Distribution, p: Distribution) -> Distribution | None:
