@@ -30,8 +30,8 @@ from collapse_bench.truth.strings import Smooth, Steps, all_strings, matched
 SENTENCES, SAMPLES, SEED = 2000, 128, 1
 LIMIT = 4.0
 """Standard errors over sentences that an estimate may be off. They do not hold the bias of an NLL
-of `SAMPLES` draws, which lifts the useful rate of a loose posterior by up to three of them (Kalman
-model at its floor, copy strings with a blind decoder): another `SEED` may well fail there."""
+of `SAMPLES` draws, which lifts the useful rate of a loose posterior (copy strings with a blind
+decoder) by up to three of them: another `SEED` may well fail there."""
 
 OF_THE_MODEL = ("mutual_information_model", "entropy")
 """Exact values that no posterior has a part in."""

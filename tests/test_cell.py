@@ -75,7 +75,7 @@ def test_a_cell_is_evaluated_as_its_suite_asks(job, tmp_path, monkeypatch):
     assert record["status"] == "done", record["error"]
     expected = {"samples": 16, "standard_error": 1e9, "batch": 3, "precision": "bfloat16"}
     assert expected.items() <= asked.items()
-    assert record["metrics"]["nll_samples@1"] == 8
+    assert record["metrics"]["nll_samples@2"] == 8
     assert read_arrays(tmp_path)["draws"].tolist() == [8] * 6
 
 
@@ -95,7 +95,7 @@ def test_the_parameters_of_a_record_are_those_that_are_trained(architecture, job
     assert records[8]["cost"]["encoder_updates"] == records[8]["cost"]["decoder_updates"]
     assert records[0]["cost"]["encoder_updates"] == 0
     # One draw of nothing is exact.
-    assert records[0]["metrics"]["nll_samples@1"] == records[0]["metrics"]["ess@1"] == 1
+    assert records[0]["metrics"]["nll_samples@2"] == records[0]["metrics"]["ess@2"] == 1
     assert records[0]["verdict"] == "no latent"
     assert records[8]["verdict"] in VERDICTS.keys() - {"no latent"}
 

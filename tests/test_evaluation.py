@@ -25,6 +25,7 @@ from collapse_bench.metrics.likelihood import (
     proposal_draws,
 )
 from collapse_bench.model import diagonal_normal
+from collapse_bench.model.distributions import draw, widened
 
 evaluate_module = sys.modules[evaluate.__module__]
 
@@ -66,7 +67,7 @@ def log_evidence(split):
 def test_an_exact_posterior_costs_what_its_mixture_does(samples, corpus):
     arrays = evaluate(KnownEvidence(), corpus.train, samples=samples, batch=16, seed=1)
     gap = importance_weighted_nll(arrays["log_weights"]) + log_evidence(corpus.train)
-    price = math.log(samples / proposal_draws(samples)[0])
+    price = math.log(samples / proposal_draws(samples, 3)[0])
     error = gap.std() / math.sqrt(len(gap))
     assert -4 * error - 1e-5 <= gap.mean() <= price + 4 * error + 1e-5
     # No weight can be larger than the mixture lets it.
@@ -89,7 +90,7 @@ def test_the_nll_approaches_the_evidence_and_the_bound_is_its_closed_form(spread
 
 
 def test_the_arrays_by_hand(architecture, corpus):
-    """Sixteen draws for each sentence: fourteen of its posterior, two of the prior."""
+    """Of sixteen draws for each sentence eight are of its posterior, four of the widened one."""
     model = make(architecture, ["delta_vae"]).model.eval()
     arrays = evaluate(model, corpus.valid, samples=16, batch=6, seed=5)
     noise = SentenceNoise(len(corpus.valid), 5)
@@ -97,18 +98,20 @@ def test_the_arrays_by_hand(architecture, corpus):
     with torch.no_grad():
         q = model.posterior(batch, noise.of(batch, -1))
         p = model.prior(q, batch)
-        z = [q.mean + q.stddev * noise.of(batch, i)(q.mean.shape) for i in range(14)]
-        z += [p.from_noise(noise.of(batch, i)(q.mean.shape)) for i in (14, 15)]
+        z = [q.mean + q.stddev * noise.of(batch, i)(q.mean.shape) for i in range(8)]
+        wide = widened(q, p)
+        for i in range(8, 16):
+            z.append((wide if i < 12 else p).from_noise(noise.of(batch, i)(q.mean.shape)))
         likelihood = torch.stack([model.log_likelihood(batch, each) for each in z], 1)
-        of_q, of_p = (
-            torch.stack([each.log_prob(x) for x in z], 1).double().exp() for each in (q, p)
+        of_q, of_wide, of_p = (
+            torch.stack([each.log_prob(x) for x in z], 1).double().exp() for each in (q, wide, p)
         )
-    proposal = (14 * of_q + 2 * of_p) / 16
+    proposal = (8 * of_q + 4 * of_wide + 4 * of_p) / 16
     weights = likelihood + (of_p / proposal).log()
     order = batch.index.numpy()
     np.testing.assert_allclose(arrays["log_weights"][order], weights, rtol=1e-5, atol=2e-5)
     np.testing.assert_allclose(
-        arrays["distortion"][order], -likelihood[:, :14].mean(1), rtol=1e-5
+        arrays["distortion"][order], -likelihood[:, :8].mean(1), rtol=1e-5
     )  # fmt: skip
     np.testing.assert_allclose(arrays["posterior_sample"][order], z[0].flatten(1), rtol=1e-5)
 
@@ -169,17 +172,17 @@ def adaptive(model, split, standard_error, samples=64, batch=16, seed=1):
 
 def errors_after(arrays, draws):
     """Monte-Carlo error of every sentence that has had so many draws; all have, or more."""
-    from_q, from_p = proposal_draws(draws)
-    most_q = proposal_draws(arrays["log_weights"].shape[1])[0]
     weights = arrays["log_weights"]
-    return monte_carlo_error(weights[:, :from_q], weights[:, most_q : most_q + from_p])
+    starts = np.cumsum([0, *proposal_draws(weights.shape[1], 3)])
+    counts = proposal_draws(draws, 3)
+    return monte_carlo_error([weights[:, s : s + n] for s, n in zip(starts, counts, strict=False)])
 
 
 def is_drawn(draws, samples):
-    """Where the weights of sentences with so many draws are: posterior's first, then prior's."""
-    most_q, most_p = proposal_draws(samples)
-    from_q, from_p = np.array([proposal_draws(n) for n in draws]).T
-    parts = np.arange(most_q) < from_q[:, None], np.arange(most_p) < from_p[:, None]
+    """Where the weights of sentences with so many draws are: stratum after stratum."""
+    most = proposal_draws(samples, 3)
+    counts = np.array([proposal_draws(n, 3) for n in draws]).T
+    parts = [np.arange(m) < n[:, None] for m, n in zip(most, counts, strict=True)]
     return np.concatenate(parts, axis=1)
 
 
@@ -220,10 +223,10 @@ def test_an_error_within_reach_of_all_is_one_round(samples, learned, corpus):
     drawn = is_drawn(arrays["draws"], samples)
     assert np.array_equal(arrays["log_weights"] > -math.inf, drawn)
     assert not np.isnan(arrays["log_weights"]).any()
-    # Seven draws of the posterior; they are the first of as many as there may be.
+    # Four draws of the posterior; they are the first of as many as there may be.
     whole = adaptive(learned, corpus.train, 0.0, FIRST_ROUND)
     np.testing.assert_allclose(
-        arrays["log_weights"][:, :7], whole["log_weights"][:, :7], rtol=1e-6, atol=1e-5
+        arrays["log_weights"][:, :4], whole["log_weights"][:, :4], rtol=1e-6, atol=1e-5
     )
     np.testing.assert_allclose(arrays["distortion"], whole["distortion"], rtol=1e-6)
 
@@ -235,7 +238,7 @@ def test_a_sentence_stops_at_the_first_round_with_the_error_asked_for(learned, c
     assert {8, 16, 32, 64} == set(draws.tolist())
     assert np.array_equal(np.isfinite(arrays["log_weights"]), is_drawn(draws, 64))
     assert np.array_equal(np.isfinite(arrays["log_weights"]).sum(1), draws)
-    # One in eight of 8, 16, 32 and 64 is from the prior: a weight is the same in every round.
+    # The shares of 8, 16, 32 and 64 draws are the same: so is a weight in every round.
     for n in (8, 16, 32):
         with np.errstate(invalid="ignore"):
             error = errors_after(arrays, n)
@@ -338,23 +341,24 @@ def test_the_weights_of_every_round_by_hand(samples, corpus):
     model, split = KnownEvidence(1.4, 0.5), corpus.train
     arrays = adaptive(model, split, 0.15, samples)
     assert len(set(arrays["draws"].tolist())) > 1
-    most_q, noise = proposal_draws(samples)[0], SentenceNoise(len(split), 1)
+    starts = np.cumsum([0, *proposal_draws(samples, 3)])
+    noise = SentenceNoise(len(split), 1)
     for batch in evaluation_batches(split, 16):
         q = model.posterior(batch, None)
         p, x = model.prior(q, batch), model.observed(batch)
+        strata = [q, widened(q, p), p]
         for row, i in enumerate(batch.index.tolist()):
-            from_q, from_p = proposal_draws(total := int(arrays["draws"][i]))
-            for number in [*range(from_q), *range(most_q, most_q + from_p)]:
-                part = q if number < most_q else p
-                z = part.mean + part.stddev * noise.of(batch, number)(q.mean.shape)
-                of_q, of_p, of_x = (
+            counts = proposal_draws(int(arrays["draws"][i]), 3)
+            for h, number in [(i, starts[i] + k) for i in range(3) for k in range(counts[i])]:
+                z = draw(strata[h], noise.of(batch, int(number))(q.mean.shape))
+                *of_strata, of_x = (
                     each.log_prob(z).double().exp()[row]
-                    for each in (q, p, diagonal_normal(x, torch.ones_like(x)))
+                    for each in (*strata, diagonal_normal(x, torch.ones_like(x)))
                 )
-                weight = of_x * of_p / ((from_q * of_q + from_p * of_p) / total)
+                proposal = np.average(of_strata, weights=counts)
                 assert arrays["log_weights"][i, number] == pytest.approx(
-                    float(weight.log()), abs=1e-4
-                )  # fmt: skip
+                    math.log(float(of_x * of_strata[2]) / proposal), abs=1e-4
+                )
 
 
 @pytest.mark.parametrize(("spread", "shift"), [(1.0, 0.0), (1.4, 0.5), (0.7, 0.5)])

@@ -241,10 +241,22 @@ def test_effective_sample_size_is_from_one_to_all(n, samples, spread, seed):
 
 
 @pytest.mark.parametrize(
-    ("samples", "split"), [(1, (1, 0)), (2, (1, 1)), (8, (7, 1)), (16, (14, 2)), (100, (88, 12))]
-)
-def test_one_draw_in_eight_is_from_the_prior(samples, split):
-    assert proposal_draws(samples) == split
+    ("samples", "split"),
+    [
+        (1, (1, 0)), (2, (1, 1)), (8, (7, 1)), (16, (14, 2)), (100, (88, 12)),
+        (1, (1, 0, 0)), (2, (1, 0, 1)), (3, (2, 0, 1)), (4, (2, 1, 1)), (8, (4, 2, 2)),
+        (32, (16, 8, 8)), (101, (51, 25, 25)),
+    ],
+)  # fmt: skip
+def test_draws_of_each_stratum(samples, split):
+    assert proposal_draws(samples, len(split)) == split
+
+
+@pytest.mark.parametrize("strata", [2, 3])
+def test_the_draws_of_a_round_are_among_those_of_the_next(strata):
+    counts = np.array([proposal_draws(samples, strata) for samples in range(1, 300)])
+    np.testing.assert_array_equal(counts.sum(1), np.arange(1, 300))
+    assert (np.diff(counts, axis=0) >= 0).all()
 
 
 def test_one_weight_above_all_others_is_one_effective_sample():
@@ -267,16 +279,15 @@ def test_nll_of_fewer_draws_for_some_sentences():
 
 
 def test_equal_weights_have_no_error():
-    error = monte_carlo_error(np.full((3, 7), -800.0), np.full((3, 1), -800.0))
+    error = monte_carlo_error([np.full((3, 7), -800.0), np.full((3, 1), -800.0)])
     np.testing.assert_array_equal(error, np.zeros(3))
     # What differs between the strata is known, and no error.
-    error = monte_carlo_error(np.full((3, 56), -1.0), np.full((3, 8), -5.0))
+    error = monte_carlo_error([np.full((3, 56), -1.0), np.full((3, 8), -5.0)])
     np.testing.assert_array_equal(error, np.zeros(3))
 
 
-@pytest.mark.parametrize(("of_q", "of_p"), [(1, 0), (0, 1)])
-def test_a_single_draw_tells_nothing_of_its_error(of_q, of_p):
-    error = monte_carlo_error(np.zeros((3, of_q)), np.zeros((3, of_p)))
+def test_a_single_draw_tells_nothing_of_its_error():
+    error = monte_carlo_error([np.zeros((3, 1))])
     assert error.tolist() == [math.inf] * 3
 
 
@@ -284,14 +295,17 @@ def test_monte_carlo_error_by_hand():
     # Each number twice: sums of 8 and 18, and variances of 4 / 3 and 12 / 5 for one draw.
     of_q, of_p = np.log([[1.0, 3, 1, 3]]), np.log([[2.0, 2, 5, 2, 2, 5]])
     expected = math.sqrt(4 * 4 / 3 + 6 * 12 / 5) / 26
-    np.testing.assert_allclose(monte_carlo_error(of_q, of_p), [expected])
-    np.testing.assert_allclose(monte_carlo_error(of_p, of_q), [expected])
-    np.testing.assert_allclose(
-        monte_carlo_error(of_q, np.zeros((1, 0))), [math.sqrt(4 * 4 / 3) / 8]
-    )  # fmt: skip
+    np.testing.assert_allclose(monte_carlo_error([of_q, of_p]), [expected])
+    np.testing.assert_allclose(monte_carlo_error([of_p, of_q]), [expected])
+    np.testing.assert_allclose(monte_carlo_error([of_q]), [math.sqrt(4 * 4 / 3) / 8])
     # One draw of a stratum shows no variation: 1, 3, 1, 3, 2 are as from one, with variance 1.
-    np.testing.assert_allclose(monte_carlo_error(of_q, of_p[:, :1]), [math.sqrt(5) / 10])
-    np.testing.assert_allclose(monte_carlo_error(of_p[:, :1], of_q), [math.sqrt(5) / 10])
+    np.testing.assert_allclose(monte_carlo_error([of_q, of_p[:, :1]]), [math.sqrt(5) / 10])
+    np.testing.assert_allclose(monte_carlo_error([of_p[:, :1], of_q]), [math.sqrt(5) / 10])
+    # Two such strata that together are large enough count as one: 2, 2 and 5, 2 vary by 9 / 4.
+    small = [of_p[:, :2], of_p[:, 2:4]]
+    expected = math.sqrt(4 * 4 / 3 + 4 * 9 / 4) / 19
+    np.testing.assert_allclose(monte_carlo_error([of_q, *small]), [expected])
+    np.testing.assert_allclose(monte_carlo_error([small[0], of_q, small[1]]), [expected])
 
 
 @given(shift=st.floats(-1e4, 1e4), seed=st.integers(0, 99))
@@ -299,28 +313,27 @@ def test_the_scale_of_the_weights_does_not_matter_to_their_error(shift, seed):
     rng = np.random.default_rng(seed)
     of_q, of_p = 3 * rng.normal(size=(4, 56)), 3 * rng.normal(size=(4, 8))
     np.testing.assert_allclose(
-        monte_carlo_error(of_q + shift, of_p + shift), monte_carlo_error(of_q, of_p), rtol=1e-9
+        monte_carlo_error([of_q + shift, of_p + shift]), monte_carlo_error([of_q, of_p]), rtol=1e-9
     )
 
 
 @pytest.mark.parametrize(
-    ("of_q", "of_p"),
+    "strata",
     [
         ((56, 0.0, 0.5), (8, -1.0, 0.3)),
         ((56, 0.0, 0.2), (8, 2.0, 0.6)),  # most of it from the prior's draws
-        ((64, -300.0, 0.4), (0, 0.0, 1.0)),
+        ((32, 0.0, 0.5), (16, 0.5, 0.4), (16, -1.0, 0.3)),
+        ((64, -300.0, 0.4),),
     ],
 )
-def test_the_error_of_log_normal_weights_is_the_spread_of_their_log_mean(rng, of_q, of_p):
-    strata = [
-        mean + scale * rng.normal(size=(20_000, count)) for count, mean, scale in (of_q, of_p)
-    ]
-    predicted = monte_carlo_error(*strata)
-    nll = importance_weighted_nll(np.concatenate(strata, axis=1))
+def test_the_error_of_log_normal_weights_is_the_spread_of_their_log_mean(rng, strata):
+    parts = [mean + scale * rng.normal(size=(20_000, count)) for count, mean, scale in strata]
+    predicted = monte_carlo_error(parts)
+    nll = importance_weighted_nll(np.concatenate(parts, axis=1))
     assert math.sqrt((predicted**2).mean()) == pytest.approx(nll.std(), rel=0.05)
     # In closed form, by the delta method.
     sums = [(n * math.exp(m + s * s / 2), n * math.exp(2 * m + s * s) * math.expm1(s * s))
-            for n, m, s in (of_q, of_p)]  # fmt: skip
+            for n, m, s in strata]  # fmt: skip
     exact = math.sqrt(sum(variance for _, variance in sums)) / sum(mean for mean, _ in sums)
     assert nll.std() == pytest.approx(exact, rel=0.05)
 

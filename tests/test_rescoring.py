@@ -182,7 +182,7 @@ def test_an_untouched_cell_agrees_and_is_left_as_it_was(folder, bench):
     assert contents(folder) == before
 
 
-@pytest.mark.parametrize("name", ["nll@1", "useful_information@1", "active_units@1"])
+@pytest.mark.parametrize("name", ["nll@2", "useful_information@2", "active_units@1"])
 @pytest.mark.parametrize("by", [0.5, 1e-7])
 def test_an_edited_number_differs_on_its_line(folder, bench, name, by):
     edit(folder, lambda record: record["metrics"].update({name: record["metrics"][name] + by}))
@@ -193,12 +193,12 @@ def test_an_edited_number_differs_on_its_line(folder, bench, name, by):
 
 
 def test_a_metric_of_another_version_or_without_a_number_differs(folder, bench):
-    edit(folder, lambda record: record["metrics"].update({"nll@0": record["metrics"].pop("nll@1")}))
+    edit(folder, lambda record: record["metrics"].update({"nll@0": record["metrics"].pop("nll@2")}))
     said = bench("score", folder)
     assert said.code == 1
-    assert set(said.differing) == {"nll@0", "nll@1"}
+    assert set(said.differing) == {"nll@0", "nll@2"}
     assert re.search(r"nll@0 +[\d.]+ +- +-  differs", said.out)
-    assert re.search(r"nll@1 +- +[\d.]+ +[\d.]+  differs", said.out)
+    assert re.search(r"nll@2 +- +[\d.]+ +[\d.]+  differs", said.out)
 
 
 def test_other_weights_than_those_that_were_scored_differ(folder, bench):
@@ -209,7 +209,7 @@ def test_other_weights_than_those_that_were_scored_differ(folder, bench):
     save_file(weights, folder / MODEL)
     said = bench("score", folder)
     assert said.code == 1
-    assert "nll@1" in said.differing
+    assert "nll@2" in said.differing
     # The encoder is the same.
     assert not {"kl@1", "mutual_information@1", "active_units@1"} & set(said.differing)
 
@@ -287,7 +287,7 @@ def test_arrays_that_say_nothing_or_contradict_themselves_are_told(folder, bench
 
 def test_new_scores_from_the_arrays_are_those_and_nothing_else_changes(folder, bench):
     good = read_record(folder / RECORD)
-    wrong = {"metrics": {"nll@1": 1.0}, "standard_errors": {}, "verdict": "healthy"}
+    wrong = {"metrics": {"nll@2": 1.0}, "standard_errors": {}, "verdict": "healthy"}
     edit(folder, lambda record: record.update(wrong))
     before = contents(folder)
     said = bench("score", "--write", "arrays", folder)
@@ -486,9 +486,9 @@ def test_a_cell_without_a_result_is_told(folder, bench, status, way_out):
 
 @pytest.mark.parametrize("value", ["3.2", True, [1.0], {}])
 def test_a_metric_that_is_no_number_is_told_with_its_file(folder, bench, value):
-    edit(folder, lambda record: record["metrics"].update({"nll@1": value}))
+    edit(folder, lambda record: record["metrics"].update({"nll@2": value}))
     for verb in (["score"], ["score", "--write", "model"], ["diagnose"]):
-        text = f"the metric nll@1 must be a number, not {value!r}"
+        text = f"the metric nll@2 must be a number, not {value!r}"
         refused(bench(*verb, folder), folder / RECORD, text)
 
 

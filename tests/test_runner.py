@@ -137,7 +137,7 @@ def test_a_cell_that_dies_diverges_or_crashes_is_an_outcome_and_the_others_go_on
     assert records["nan"]["cost"]["tokens_decoded"] > 0, "what a cell has cost is not lost"
     assert records["crash"]["metrics"] == {}
     assert records["crash"]["verdict"] is None
-    assert records["vae"]["metrics"]["nll@1"] > 0
+    assert records["vae"]["metrics"]["nll@2"] > 0
     assert records["vae"]["error"] is None
 
     again = bench("run", "trial.yaml")
@@ -420,7 +420,7 @@ def test_the_same_seed_gives_the_same_numbers_whatever_runs_beside_it(bench):
         assert a["metrics"] == b["metrics"]
     other = bench("run", "trial.yaml", "--out", "one", "--seeds", "2", "--workers", "2")
     assert other.returncode == 0
-    assert len({r["metrics"]["nll@1"] for r in read_records(bench.folder / "one" / "trial")}) == 4
+    assert len({r["metrics"]["nll@2"] for r in read_records(bench.folder / "one" / "trial")}) == 4
 
 
 def test_another_number_of_threads_is_another_cell(bench):
@@ -462,7 +462,7 @@ def test_help_is_fast_to_load_and_list_names_everything():
         "remedies": ["kl_annealing", "delta_vae", "rate"],
         "corpora": ["ptb", "text", "newswire"],
         "architectures": ["lstm", "transformer"],
-        "metrics": ["nll@1 (nats)", "mutual_information_upper", "cannot see: whether the decoder"],
+        "metrics": ["nll@2 (nats)", "mutual_information_upper", "cannot see: whether the decoder"],
     }.items():
         command = [sys.executable, "-m", "collapse_bench", "list", what]
         listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout

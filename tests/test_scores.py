@@ -54,6 +54,7 @@ def arrays_of(rng, n=40, d=3, samples=16, **changes):
         "distortion": -log_likelihood.mean(1),
         "log_weights": np.repeat(log_evidence[:, None], samples, axis=1),
         "draws": np.full(n, samples),
+        "strata": np.array(3),
         "posterior_mean": mean,
         "posterior_scale": scale,
         "posterior_sample": z[:, 0],
@@ -99,6 +100,7 @@ def of_codes(rng, n=400, places=(3, 2)):
     arrays = {
         "tokens": tokens, "kl": np.tile(np.log(places), (n, 1)), "distortion": np.zeros(n),
         "log_weights": np.full((n, 1), -rate), "draws": np.ones(n, dtype=int),
+        "strata": np.array(2),
         "posterior_sample": vectors, "posterior_mean": vectors, "codes": codes,
         "log_density": np.zeros(n), "log_prior": np.full(n, -rate), "log_ratio": np.full(n, rate),
         "shuffled_log_likelihood": np.full(n, -9.0),
@@ -547,7 +549,15 @@ def test_all_missing_arrays_are_named_at_once(rng):
         check_arrays(arrays)
 
 
-@pytest.mark.parametrize("name", NORMAL)
+@pytest.mark.parametrize("strata", [0, 1, 4, -1])
+def test_a_proposal_that_there_is_not_is_refused(rng, strata):
+    with pytest.raises(ArraysError, match=rf"^strata: {strata}: nothing can be computed from it"):
+        score(arrays_of(rng) | {"strata": np.array(strata)})
+    with pytest.raises(ArraysError, match=r"^no array strata: of another version"):
+        score({name: array for name, array in arrays_of(rng).items() if name != "strata"})
+
+
+@pytest.mark.parametrize("name", [name for name in NORMAL if name != "strata"])
 @pytest.mark.parametrize(
     "change",
     [
@@ -575,7 +585,9 @@ def test_a_latent_of_another_size_is_refused_by_name(rng, name):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("name", [name for name in NORMAL if name not in ("tokens", "draws")])
+@pytest.mark.parametrize(
+    "name", [name for name in NORMAL if name not in ("tokens", "draws", "strata")]
+)
 def test_a_number_that_is_not_finite_is_told_with_its_sentence(rng, name, value):
     if name == "log_weights" and value == -math.inf:
         score(broken(rng, name, value))  # a draw that explains nothing
@@ -648,11 +660,12 @@ ERRORS = {
 }  # fmt: skip
 
 
-def check(sentences=1000, gap_error=0.02, errors=None, draws=16, **changes):
+def check(sentences=1000, gap_error=0.02, errors=None, draws=16, strata=2, **changes):
     # The length takes its half of a nat of whatever there is.
     information = changes.get("mutual_information", GOOD["mutual_information"])
     metrics = GOOD | {"information_given_length": information - 0.5} | changes
-    check_identities(metrics, ERRORS | (errors or {}), np.full(sentences, draws), gap_error)
+    draws = np.full(sentences, draws)
+    check_identities(metrics, ERRORS | (errors or {}), draws, strata, gap_error)
 
 
 def test_numbers_that_agree_pass():
@@ -667,6 +680,8 @@ def test_numbers_that_agree_pass():
     check(nll=100.5 + 0.1335, gap_error=0.0)
     # Where some sentence had but eight draws, that costs log(8 / 7) = 0.1335 too, as 64 and 56.
     check(nll=100.5 + 0.1335, gap_error=0.0, draws=64)
+    # Of three strata every other draw is from the posterior.
+    check(nll=100.5 + math.log(2), gap_error=0.0, strata=3)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -679,7 +694,7 @@ def test_an_error_that_is_not_finite_is_one(name, value):
 def test_numbers_of_an_evaluation_with_one_draw_have_no_gain_to_look_at():
     metrics = {name: GOOD[name] for name in GOOD if name != "nll_gain_of_doubling"}
     errors = {name: ERRORS[name] for name in ERRORS if name != "nll_gain_of_doubling"}
-    check_identities(metrics, errors, np.ones(1000, dtype=int), 0.02)
+    check_identities(metrics, errors, np.ones(1000, dtype=int), 2, 0.02)
 
 
 @pytest.mark.parametrize(

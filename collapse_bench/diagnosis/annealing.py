@@ -261,4 +261,4 @@ def _log_mean(log_weights: Tensor) -> tuple[Floats, Floats]:
     """log of the mean of exp over chains, [C, B] to [B], and its error."""
     mean = torch.logsumexp(log_weights, 0) - math.log(len(log_weights))
     weights = log_weights.T.cpu().double().numpy()
-    return mean.cpu().double().numpy(), monte_carlo_error(weights, weights[:, :0])
+    return mean.cpu().double().numpy(), monte_carlo_error([weights])

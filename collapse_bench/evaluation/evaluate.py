@@ -18,7 +18,7 @@ from torch.distributions import Distribution
 from collapse_bench.corpus import Split, evaluation_batches
 from collapse_bench.corpus.batches import MOST_PADDED, collate
 from collapse_bench.evaluation.aggregate import sentences_of_aggregate, terms_of_aggregate
-from collapse_bench.evaluation.importance import importance_weights
+from collapse_bench.evaluation.importance import importance_weights, strata_of
 from collapse_bench.evaluation.noise import SentenceNoise, Sentences
 from collapse_bench.latent_model import Rows
 from collapse_bench.model import Noise
@@ -88,8 +88,8 @@ def evaluate(
     Args:
         model: on any device; its mode and weights are as before afterwards.
         split: N sentences.
-        samples: S, most draws for a sentence, from the posterior and the prior as `proposal_draws`
-            tells; 0 leaves the decoder out.
+        samples: S, most draws for a sentence, from each stratum as many as `proposal_draws` tells;
+            0 leaves the decoder out.
         batch: sentences decoded at once.
         seed: of the noise.
         standard_error: nats; a sentence whose NLL has a smaller Monte-Carlo error gets no further
@@ -110,8 +110,8 @@ def evaluate(
           and the `codes` [N, n] of codes;
         - unless `samples` is 0, `distortion` and `log_ratio` [N], means over the posterior's draws
           in the first round of -log p(x|z) and of log q(z|x) - log p(z); `log_weights` [N, S],
-          those of posterior draws first, -inf where nothing was drawn, and `draws` [N], their
-          number;
+          stratum after stratum, those of posterior draws first, -inf where nothing was drawn;
+          `draws` [N], their number, and how many `strata` there are, see `strata_of`;
         - if `shuffled`, log p(x|z') with z' the posterior sample of another sentence, [N]:
           `shuffled_log_likelihood` of the same length, NaN for a sentence alone in its length;
           `shuffled_any_log_likelihood` of any length, of `LOOKED_AT` sentences, NaN for the others;
@@ -141,11 +141,11 @@ def evaluate(
             arrays = {"index": sentences.index, "tokens": sentences.lengths}
             arrays |= _of_posterior(q, p, z)
             if samples:
+                strata = strata_of(q, p)
                 arrays |= importance_weights(
                     log_likelihood,
                     sentences,
-                    q,
-                    p,
+                    strata,
                     z,
                     noise,
                     samples=samples,
@@ -156,6 +156,8 @@ def evaluate(
                     arrays["kl"] = arrays["log_ratio"][:, None]
             parts.append({name: array.cpu() for name, array in arrays.items()})
         found = _in_order(parts) | {"family": np.asarray(family_of(q))}
+        if samples:
+            found["strata"] = np.asarray(len(strata))
         samples_of_z = found["posterior_sample"].reshape(len(split), *q.event_shape)
         known = _known_of(split)
         if family_of(q) != "normal":

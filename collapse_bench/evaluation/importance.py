@@ -1,7 +1,7 @@
-"""Importance weights of draws from posterior and prior, until the NLL of a sentence is known."""
+"""Importance weights of draws from the proposal's strata, until the NLL of a sentence is known."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,17 +10,22 @@ from torch.distributions import Distribution
 
 from collapse_bench.evaluation.noise import SentenceNoise, Sentences
 from collapse_bench.metrics.likelihood import monte_carlo_error, proposal_draws
-from collapse_bench.model.distributions import draw, shape_of
+from collapse_bench.model.distributions import draw, shape_of, widened
 
 FIRST_ROUND = 8
 """Draws that every sentence gets, where their number depends on the error."""
 
 
+def strata_of(q: Distribution, p: Distribution) -> list[Distribution]:
+    """What draws are taken from: the posterior, its widened one if there is one, the prior."""
+    wide = widened(q, p)
+    return [q, p] if wide is None else [q, wide, p]
+
+
 def importance_weights(
     log_likelihood: Callable[[Any, Tensor], Tensor],
     batch: Sentences,
-    q: Distribution,
-    p: Distribution,
+    strata: Sequence[Distribution],
     first: Tensor,
     noise: SentenceNoise,
     *,
@@ -33,30 +38,35 @@ def importance_weights(
     Args:
         log_likelihood: of sentences and z, nats, [B].
         batch: B sentences.
-        q: their posterior, p: their prior.
+        strata: the H distributions that `strata_of` their posterior and prior gives.
         first: draw number 0 from the posterior, whose dtype the others take.
         noise: of all draws.
         samples, standard_error: as for `evaluate`.
         at_once: rows that are decoded at once.
     """
-    most_q, _ = proposal_draws(samples)
+    most = proposal_draws(samples, len(strata))
+    starts = [sum(most[:h]) for h in range(len(strata))]
+    shape = shape_of(strata[0])
     sentences, device = len(batch.lengths), batch.lengths.device
     # In the dtype that the model computes in.
-    of_q = torch.zeros(sentences, samples, dtype=q.log_prob(first).dtype, device=device)
-    of_p = torch.zeros_like(of_q)
+    dtype = strata[0].log_prob(first).dtype
+    densities = torch.zeros(len(strata), sentences, samples, dtype=dtype, device=device)
+    of_q, of_p = densities[0], densities[-1]
     likelihood, log_weights = (torch.full_like(of_q, -math.inf) for _ in range(2))
     draws = torch.zeros_like(batch.lengths)
     going_on = torch.arange(sentences, device=device)
-    done_q = done_p = 0
+    done = (0,) * len(strata)
     for total in rounds_of_draws(samples, standard_error):
-        from_q, from_p = proposal_draws(total)
-        new = [*range(done_q, from_q), *range(most_q + done_p, most_q + from_p)]
-        drawn = []
-        for n in new:
-            each = draw(q if n < most_q else p, noise.of(batch, n)(shape_of(q)).to(first.dtype))
-            # At once: a flow knows the density of its latest draw without inverting anything.
-            of_q[:, n], of_p[:, n] = q.log_prob(each), p.log_prob(each)
-            drawn.append(each)
+        counts = proposal_draws(total, len(strata))
+        new, drawn = [], []
+        for stratum, start, a, b in zip(strata, starts, done, counts, strict=True):
+            for n in range(start + a, start + b):
+                each = draw(stratum, noise.of(batch, n)(shape).to(first.dtype))
+                # At once: a flow knows the density of its latest draw without inverting anything.
+                for h, density in enumerate(strata):
+                    densities[h, :, n] = density.log_prob(each)
+                new.append(n)
+                drawn.append(each)
         z = torch.stack(drawn)  # [new, B, D] or [new, B, n, D]
         # However few sentences go on, as many as ever are decoded at once.
         which = torch.arange(len(new), device=device).repeat_interleave(len(going_on))
@@ -64,21 +74,21 @@ def importance_weights(
         for part in torch.arange(len(row), device=device).split(at_once):
             w, r, c = which[part], row[part], column[part]
             likelihood[r, c] = log_likelihood(batch.rows(r), z[w, r]).to(likelihood.dtype)
-        share_q, share_p = torch.tensor([from_q, from_p], device=device).div(total).log()
-        proposal = torch.logaddexp(of_q + share_q, of_p + share_p)
+        shares = torch.tensor(counts, dtype=dtype, device=device).div(total).log()
+        proposal = torch.logsumexp(densities + shares[:, None, None], dim=0)
         log_weights[going_on] = (likelihood + of_p - proposal)[going_on]
         draws[going_on] = total
-        if not done_q:
-            distortion = -likelihood[:, :from_q].mean(1)
-            log_ratio = (of_q - of_p)[:, :from_q].mean(1)
+        if not any(done):
+            distortion = -likelihood[:, : counts[0]].mean(1)
+            log_ratio = (of_q - of_p)[:, : counts[0]].mean(1)
+        known = log_weights[going_on].cpu().numpy()
         error = monte_carlo_error(
-            log_weights[going_on, :from_q].cpu().numpy(),
-            log_weights[going_on, most_q : most_q + from_p].cpu().numpy(),
+            [known[:, s : s + n] for s, n in zip(starts, counts, strict=True) if n]
         )
         going_on = going_on[torch.from_numpy(~(error <= standard_error)).to(device)]
         if not len(going_on):
             break
-        done_q, done_p = from_q, from_p
+        done = counts
     return {
         "distortion": distortion,
         "log_ratio": log_ratio,

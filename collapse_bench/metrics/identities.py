@@ -19,6 +19,7 @@ ROUNDING, TINY = 1e-3, np.finfo(np.float64).tiny
 
 _EVERY = {
     "tokens": "N", "kl": "NK", "distortion": "N", "log_weights": "NS", "draws": "N",
+    "strata": "",
     "posterior_sample": "ND", "log_density": "N", "log_prior": "N", "log_ratio": "N",
     "shuffled_log_likelihood": "N", "shuffled_any_log_likelihood": "N",
     "later_log_likelihood": "N", "shuffled_later_log_likelihood": "N",
@@ -104,6 +105,8 @@ def check_arrays(arrays: Mapping[str, NDArray[Any]]) -> None:
             bad |= ~(values > 0)
         elif name in ("tokens", "draws", "aggregate_size"):
             bad |= values < 1
+        elif name == "strata":
+            bad |= (values != 2) & (values != 3)
         if name == "draws":
             bad |= values > sizes["S"]
         if bad.any():
@@ -132,6 +135,7 @@ def check_identities(
     metrics: Mapping[str, float],
     errors: Mapping[str, float],
     draws: NDArray[np.integer],
+    strata: int,
     gap_error: float,
 ) -> None:
     """Hold the numbers against each other.
@@ -147,13 +151,14 @@ def check_identities(
         metrics: by plain name, as `score` gives them.
         errors: their standard errors.
         draws: behind the NLL of each of the N sentences, [N].
+        strata: that they are from, as for `proposal_draws`.
         gap_error: standard error of D + R - NLL over sentences, nats.
 
     Raises:
         IdentityError: a number is not finite, or two contradict each other.
     """
     sentences = len(draws)
-    mixture = max(math.log(n / proposal_draws(n)[0]) for n in np.unique(draws).tolist())
+    mixture = max(math.log(n / proposal_draws(n, strata)[0]) for n in np.unique(draws).tolist())
     broken = [
         f"{what} = {value}"
         for what, value in (

@@ -13,17 +13,25 @@ STRATUM = 4
 """Draws from which on a variance is believed."""
 
 
-def proposal_draws(samples: int) -> tuple[int, int]:
-    """How many of S draws come from the posterior and from the prior: about one in eight.
+def proposal_draws(samples: int, strata: int) -> tuple[int, ...]:
+    """How many of S draws come from each stratum of the proposal, the posterior first.
 
-    The proposal r is then a mixture that bounds every weight (Hesterberg 1995). With draws from the
-    posterior alone, a posterior far from the true one has an NLL that is nats too high at any
-    affordable S: a delta-VAE at its floor whose decoder is blind would lose 2.9 nats at S = 8. For
-    an exact posterior the price is log(S / draws from it), 0.13 nats at S = 8.
+    The proposal r is their mixture, which bounds every weight (Hesterberg 1995). Of two strata the
+    prior has one draw in eight; of three the widened posterior and the prior have one in four each,
+    so that the first round of eight already has a variance to believe, see `monte_carlo_error`.
+    With draws from the posterior alone, one that is far from the true one has an NLL that is nats
+    too high at any affordable S. The price for an exact posterior is at most log(S / draws from
+    it), and nothing where draws of the others never hit what it covers.
+
+    No count falls as S grows: the draws of a round are among those of the next.
 
     Args:
         samples: S, at least 1; a single draw is from the posterior.
+        strata: 2, posterior and prior, or 3, posterior, widened posterior and prior.
     """
+    if strata == 3:
+        from_posterior, from_widened = (samples + 1) // 2, samples // 4
+        return from_posterior, from_widened, samples - from_posterior - from_widened
     from_prior = max(1, samples // 8) if samples > 1 else 0
     return samples - from_prior, from_prior
 
@@ -49,105 +57,107 @@ def importance_weighted_nll(
     return np.asarray(np.log(count) - logsumexp(weights, axis=1))
 
 
-def monte_carlo_error(from_posterior: Floats, from_prior: Floats) -> Floats:
+def monte_carlo_error(strata: Sequence[Floats]) -> Floats:
     """Standard error of a sentence's importance-weighted NLL, in nats, by the delta method.
 
-    Draws from the posterior and from the prior are strata: only what varies within each is an
-    error of the mean weight. A stratum of fewer than `STRATUM` draws may by chance seem not to vary
-    and end the draws too soon; then all draws count as one stratum, which is cautious.
+    Draws from each part of the proposal are a stratum: only what varies within each is an error of
+    the mean weight. A stratum of fewer than `STRATUM` draws may by chance seem not to vary and end
+    the draws too soon: those that are so small count as one, and where that is still too small all
+    draws do, which is cautious.
 
     Args:
-        from_posterior: log weights of the draws from the posterior, [N, A].
-        from_prior: log weights of those from the prior, [N, B], B may be 0.
+        strata: log weights of the draws from each, [N, A], [N, B] and so on; none is empty.
 
     Returns:
         [N]; infinite where there is but one draw.
     """
-    strata = [np.asarray(part, dtype=np.float64) for part in (from_posterior, from_prior)]
-    both = np.concatenate(strata, axis=1)
-    if both.shape[1] < 2:
-        return np.full(len(both), np.inf)
-    if min(part.shape[1] for part in strata) < STRATUM:
-        strata = [both]
-    largest = both.max(axis=1, keepdims=True)
-    variance = sum(part.shape[1] * np.exp(part - largest).var(axis=1, ddof=1) for part in strata)
-    return np.asarray(np.sqrt(variance) / np.exp(both - largest).sum(axis=1))
+    parts = [np.asarray(part, dtype=np.float64) for part in strata]
+    together = np.concatenate(parts, axis=1)
+    if together.shape[1] < 2:
+        return np.full(len(together), np.inf)
+    small = [part for part in parts if part.shape[1] < STRATUM]
+    if small:
+        pool = np.concatenate(small, axis=1)
+        believed = [part for part in parts if part.shape[1] >= STRATUM]
+        parts = [*believed, pool] if pool.shape[1] >= STRATUM else [together]
+    largest = together.max(axis=1, keepdims=True)
+    variance = sum(part.shape[1] * np.exp(part - largest).var(axis=1, ddof=1) for part in parts)
+    return np.asarray(np.sqrt(variance) / np.exp(together - largest).sum(axis=1))
 
 
-def monte_carlo_errors(log_weights: Floats, draws: NDArray[np.integer]) -> Floats:
+def monte_carlo_errors(log_weights: Floats, draws: NDArray[np.integer], strata: int) -> Floats:
     """`monte_carlo_error` of sentences that have had different numbers of draws.
 
     Args:
-        log_weights: [N, S], those of posterior draws first, as an evaluation leaves them.
+        log_weights: [N, S], stratum after stratum, as an evaluation leaves them.
         draws: how many there were for each sentence, [N].
+        strata: as for `proposal_draws`.
 
     Returns:
         [N].
     """
     errors = np.empty(len(draws))
-    for rows, from_posterior, from_prior in _by_draws(log_weights, draws):
-        errors[rows] = monte_carlo_error(from_posterior, from_prior)
+    for rows, parts in _by_draws(log_weights, draws, strata):
+        errors[rows] = monte_carlo_error(parts)
     return errors
 
 
-def nll_gain_of_doubling(log_weights: Floats, draws: NDArray[np.integer]) -> Floats:
+def nll_gain_of_doubling(log_weights: Floats, draws: NDArray[np.integer], strata: int) -> Floats:
     """What the last doubling of the draws took off the NLL of each sentence, in nats, [N].
 
     The mean NLL of two halves of the draws less that of all. In expectation it is the slope of the
     bound in S (Burda et al. 2016, theorem 1): where it is not near zero the bound has not settled.
     It cannot see a mode of the true posterior that no draw has met.
 
-    Every second draw from the posterior, and from the prior, makes a half; both strata keep their
-    shares of the proposal in either half. A single draw from the prior serves both.
+    Every second draw of a stratum makes a half; all strata keep their shares of the proposal in
+    either half. A single draw of a stratum other than the posterior serves both.
 
     Args:
-        log_weights: [N, S], those of posterior draws first, as an evaluation leaves them.
+        log_weights: [N, S], stratum after stratum, as an evaluation leaves them.
         draws: how many there were for each sentence, [N].
+        strata: as for `proposal_draws`.
 
     Returns:
         [N]; NaN where there are fewer than two draws from the posterior.
     """
     gain = np.full(len(draws), np.nan)
-    for rows, from_posterior, from_prior in _by_draws(log_weights, draws):
-        n, m = from_posterior.shape[1], from_prior.shape[1]
-        if n < 2:
+    for rows, parts in _by_draws(log_weights, draws, strata):
+        if parts[0].shape[1] < 2:
             continue
-        shares = np.log([n / (n + m), m / (n + m)]) if m else np.zeros(1)
-        of_halves = np.zeros(len(from_posterior))
+        shares = _log_shares(parts)
+        of_halves = np.zeros(len(parts[0]))
         for first in (0, 1):
-            half = from_posterior[:, first::2]
-            strata = [half, from_prior[:, first::2] if m > 1 else from_prior][: len(shares)]
-            weight = half.shape[1] / n
-            of_halves += weight * _stratified_nll([_log_mean(part) for part in strata], shares)
-        whole = [_log_mean(part) for part in (from_posterior, from_prior)][: len(shares)]
-        gain[rows] = of_halves - _stratified_nll(whole, shares)
+            half = [part[:, first::2] if part.shape[1] > 1 else part for part in parts]
+            weight = half[0].shape[1] / parts[0].shape[1]
+            of_halves += weight * _stratified_nll([_log_mean(part) for part in half], shares)
+        gain[rows] = of_halves - _stratified_nll([_log_mean(part) for part in parts], shares)
     return gain
 
 
-def jackknife_nll(log_weights: Floats, draws: NDArray[np.integer]) -> Floats:
+def jackknife_nll(log_weights: Floats, draws: NDArray[np.integer], strata: int) -> Floats:
     """NLL with its bias of order 1/S removed, in nats, [N]: first-order jackknife (Nowozin 2018).
 
-    Draws from the posterior and from the prior are strata, and a draw is left out of its own: the
-    NLL less (n - 1) times what leaving one of n draws out adds to it in the mean, for each stratum
-    of two draws or more. No bound: it may lie on either side. Where one weight is nats above all
-    others it falls by almost as many: believe it only where the effective sample size is not near
-    1. It cannot see a mode of the true posterior that no draw has met.
+    A draw is left out of its own stratum: the NLL less (n - 1) times what leaving one of n draws
+    out adds to it in the mean, for each stratum of two draws or more. No bound: it may lie on
+    either side. Where one weight is nats above all others it falls by almost as many: believe it
+    only where the effective sample size is not near 1. It cannot see a mode of the true posterior
+    that no draw has met.
 
     Args:
-        log_weights: [N, S], those of posterior draws first, as an evaluation leaves them.
+        log_weights: [N, S], stratum after stratum, as an evaluation leaves them.
         draws: how many were drawn for each sentence, [N].
+        strata: as for `proposal_draws`.
 
     Returns:
         [N]; where there is but one draw, the plain estimate.
     """
     result = importance_weighted_nll(log_weights, draws)
-    for rows, *strata in _by_draws(log_weights, draws):
-        strata = [part for part in strata if part.shape[1]]
-        shares = np.log([part.shape[1] for part in strata]) - np.log(draws[rows][0])
-        means = [_log_mean(part) for part in strata]
+    for rows, parts in _by_draws(log_weights, draws, strata):
+        shares = _log_shares(parts)
+        means = [_log_mean(part) for part in parts]
         nll = _stratified_nll(means, shares)
         corrected = nll.copy()
-        for h, part in enumerate(strata):
+        for h, part in enumerate(parts):
             n = part.shape[1]
             if n < 2:
                 continue
@@ -159,15 +169,21 @@ def jackknife_nll(log_weights: Floats, draws: NDArray[np.integer]) -> Floats:
 
 
 def _by_draws(
-    log_weights: Floats, draws: NDArray[np.integer]
-) -> Iterator[tuple[NDArray[np.bool_], Floats, Floats]]:
-    """Sentences with equally many draws: which [N], weights from posterior and from prior."""
-    most_from_posterior, _ = proposal_draws(log_weights.shape[1])
+    log_weights: Floats, draws: NDArray[np.integer], strata: int
+) -> Iterator[tuple[NDArray[np.bool_], list[Floats]]]:
+    """Sentences with equally many draws: which [N], and the weights of each stratum with a draw."""
+    most = proposal_draws(log_weights.shape[1], strata)
+    starts = np.cumsum([0, *most[:-1]])
     for total in np.unique(draws).tolist():
         rows = draws == total
         weights = np.asarray(log_weights[rows], dtype=np.float64)
-        n, m = proposal_draws(total)
-        yield rows, weights[:, :n], weights[:, most_from_posterior : most_from_posterior + m]
+        counts = proposal_draws(total, strata)
+        yield rows, [weights[:, s : s + n] for s, n in zip(starts, counts, strict=True) if n]
+
+
+def _log_shares(parts: Sequence[Floats]) -> Floats:
+    counts = np.array([part.shape[1] for part in parts])
+    return np.asarray(np.log(counts / counts.sum()))
 
 
 def _log_mean(log_weights: Floats) -> Floats:

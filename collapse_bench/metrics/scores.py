@@ -120,7 +120,7 @@ def score(arrays: Arrays) -> Scores:
     names = [name for name in (*METRICS, *told) if name in metrics]
     scores = Scores(*({name: part[name] for name in names} for part in (metrics, errors)))
     gap_error = _standard_error(terms["negative_elbo"] - nll)
-    check_identities(*scores, arrays["draws"], gap_error)
+    check_identities(*scores, arrays["draws"], int(arrays["strata"]), gap_error)
     return scores
 
 
@@ -178,12 +178,13 @@ def _of_information(arrays: Arrays, information: Information) -> Terms:
 
 def _of_likelihood(arrays: Arrays, nll: NDArray[Any]) -> Terms:
     """What the decoder makes of z."""
-    log_weights, draws = arrays["log_weights"], arrays["draws"]
+    log_weights, draws, strata = (arrays[name] for name in ("log_weights", "draws", "strata"))
+    of_draws = (log_weights, draws, int(strata))
     distortion = np.asarray(arrays["distortion"], dtype=np.float64)
     terms = {
         "useful_rate": useful_rate(nll, distortion),
         "nll": nll,
-        "nll_jackknife": jackknife_nll(log_weights, draws),
+        "nll_jackknife": jackknife_nll(*of_draws),
         "ess": effective_sample_size(log_weights),
         "nll_samples": draws,
         "negative_elbo": distortion + _rate(arrays),
@@ -195,9 +196,9 @@ def _of_likelihood(arrays: Arrays, nll: NDArray[Any]) -> Terms:
     if len(later):
         terms["shuffle_gap_later"] = later
     if draws.min() > 1:
-        terms["nll_monte_carlo_error"] = monte_carlo_errors(log_weights, draws)
+        terms["nll_monte_carlo_error"] = monte_carlo_errors(*of_draws)
     if draws.min() > 2:
-        terms["nll_gain_of_doubling"] = nll_gain_of_doubling(log_weights, draws)
+        terms["nll_gain_of_doubling"] = nll_gain_of_doubling(*of_draws)
     return terms
 
 

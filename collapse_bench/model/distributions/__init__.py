@@ -20,6 +20,7 @@ from collapse_bench.model.distributions.family import (
     shape_of,
 )
 from collapse_bench.model.distributions.normal import as_normal, diagonal_normal
+from collapse_bench.model.distributions.widened import widened
 
 __all__ = [
     "Noise",
@@ -31,4 +32,5 @@ __all__ = [
     "family_of",
     "rate",
     "shape_of",
+    "widened",
 ]

@@ -54,6 +54,58 @@ class AutoregressiveNormal(Distribution):
         )
         return -0.5 * (torch.cat([first, later], dim=-2).sum((-2, -1)) + normaliser)
 
+    def precision(self) -> tuple[Tensor, float]:
+        """Of every channel: the diagonal [n] of its precision, and what stands beside it (Rue and
+        Held 2005, section 1.1.1). Float64."""
+        left = 1 - self.a**2
+        diagonal = torch.full((self.event_shape[0],), (1 + self.a**2) / left, dtype=torch.float64)
+        diagonal[0] = diagonal[-1] = 1 / left
+        return diagonal, -self.a / left
+
+
+class MarkovNormal(Distribution):
+    """A normal over z [B, n, d] whose channels are independent, and steps that are not next to each
+    other independent given those between: its precision is tridiagonal.
+
+    Args:
+        mean: [B, n, d].
+        diagonal: of the precision, float64, same shape.
+        beside: the entry next to the diagonal, the same everywhere; the whole is positive definite.
+    """
+
+    def __init__(self, mean: Tensor, diagonal: Tensor, beside: float) -> None:
+        super().__init__(mean.shape[:1], mean.shape[1:], validate_args=False)
+        self._mean = mean
+        # L of precision = L L', lower bidiagonal.
+        on, below = [diagonal[:, 0].sqrt()], []
+        for t in range(1, mean.shape[1]):
+            below.append(beside / on[-1])
+            on.append((diagonal[:, t] - below[-1].square()).sqrt())
+        below.append(torch.zeros_like(on[0]))  # nothing follows the last step
+        self._on, self._below = torch.stack(on, 1).to(mean), torch.stack(below, 1).to(mean)
+
+    @property
+    def mean(self) -> Tensor:
+        """[B, n, d]."""
+        return self._mean
+
+    def from_noise(self, noise: Tensor) -> Tensor:
+        """z [B, n, d] from standard normal noise of that shape: mean + L'^-1 noise."""
+        noise = noise.to(self._mean)
+        step = torch.zeros_like(noise[:, 0])
+        steps = []
+        for t in reversed(range(noise.shape[1])):
+            step = (noise[:, t] - self._below[:, t] * step) / self._on[:, t]
+            steps.append(step)
+        return self._mean + torch.stack(steps[::-1], dim=1)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log density of z [..., n, d] in nats, [...]."""
+        off = z - self._mean
+        following = torch.cat([off[..., 1:, :], torch.zeros_like(off[..., :1, :])], dim=-2)
+        white = self._on * off + self._below * following
+        return (self._on.log() - 0.5 * (white.square() + math.log(2 * math.pi))).sum((-2, -1))
+
 
 @register_kl(Normal, AutoregressiveNormal)  # type: ignore[untyped-decorator]
 def _rate_of_factorised_normal(q: Normal, p: AutoregressiveNormal) -> Tensor:
