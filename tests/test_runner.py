@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -528,25 +527,6 @@ def test_progress_is_live_on_a_terminal_and_one_line_a_cell_elsewhere(stream):
     assert "[3/4] two: failed after 3 s: last line" in text
     assert ("loss 12.3 KL 1.50" in text) == (stream is Terminal)
     assert (len(text.splitlines()) == 3) == (stream is io.StringIO)
-
-
-def test_the_remedies_and_the_suite_of_the_readme_work(tmp_path):
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
-    blocks = readme.split("```")[1::2]
-    [suite] = [
-        block.removeprefix("yaml\n") for block in blocks if block.startswith("yaml\ncorpus:")
-    ]
-    command = [sys.executable, "-m", "collapse_bench", "check", "mine.yaml"]
-    for block in blocks:
-        if found := re.search(r"class (\w+)\(Remedy\):", block):
-            name = re.sub(r"\B(?=[A-Z])", "_", found[1]).lower()
-            (tmp_path / f"{name}.py").write_text(block.removeprefix("python\n"))
-            command += ["--plugin", f"{name}.py"]
-            suite += f"  {name}: [{name}]\n"
-    (tmp_path / "mine.yaml").write_text(suite)
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "14 cells" in done.stdout
 
 
 def test_the_smoke_suite_runs_every_remedy_on_both_architectures(tmp_path):

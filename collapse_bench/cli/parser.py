@@ -72,7 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     diagnosing = added.add_parser("diagnose", help="is a model collapsed, and how?")
     diagnosing.add_argument(
-        "cell", type=Path, metavar="CELL_OR_CHECKPOINT", help="a cell's folder or its model file"
+        "cell", type=Path, metavar="CELL_OR_CHECKPOINT", help="one cell: its folder or model file"
     )
     diagnosing.add_argument(
         "--picture", type=Path, metavar="FILE", help="a PNG (diagnosis.png in the cell's folder)"

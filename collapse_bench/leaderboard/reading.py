@@ -11,7 +11,7 @@ its own section; numbers of different sections must not be compared."""
 OUTDATED = """\
 These cells carry metrics of another version than this package computes, which are shown as `–`.
 Score each anew: `python -m collapse_bench score --write arrays CELL`, CELL being its folder among
-the runs."""
+the runs; where its arrays are of an older version, too, `--write model` in place of it."""
 
 TOO_HIGH = """\
 A *beyond* marked ‡ or ¶ may be too high: such a row keeps its place, which may be too good. The
@@ -49,11 +49,12 @@ READING = """\
 - One evaluator measures every entry: whole test split, dropout and word dropout off, beta = 1.
   Checkpoints are chosen on the validation split, never on test. Adam trains every entry; its
   learning rate is constant for half the budget, then falls linearly to a twentieth.
-- Begin with *beyond*, the smallest of three numbers: what z tells beyond the length and the first
+- Begin with *beyond*, the smallest of four numbers: what z tells beyond the length and the first
   words of a sentence, *and* the decoder uses. U = NLL - D is what the decoder gains from z, the
   rate less the gap between posterior and true posterior. The shuffle gap is what it loses with the
   z of another sentence of the same length, and hence not below what it gains from z beyond the
-  length. MI beyond is what z tells of the sentence, less what it tells of length and first words.
+  length; the later one is of the tokens after the first three. MI beyond is what z tells of the
+  sentence, less what it tells of length and first words.
   Each can be had without the others: a decoder that is blind has U = 0 whatever the encoder writes
   into z, a posterior that is the same for all sentences has MI = 0 whatever its rate, and a z that
   is the length has both, and nothing beyond.

@@ -40,7 +40,7 @@ METRICS: dict[str, Metric] = {
         "nats",
         "min(useful rate, shuffle gap, shuffle gap later, information beyond): what the latent"
         " tells beyond length and first words and the decoder uses",
-        "whether the three are of the same things; what information_beyond cannot see",
+        "whether these are of the same things; what information_beyond cannot see",
         version=2,
     ),
     "useful_information": Metric(
