@@ -7,6 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from dataclasses import replace
 
 import pytest
+import torch
 
 from collapse_bench.corpus import Batch, Corpus
 from collapse_bench.errors import UserError
@@ -54,6 +55,13 @@ def computes_in_bfloat16() -> bool:
 needs_bfloat16 = pytest.mark.skipif(
     not computes_in_bfloat16(), reason="this processor cannot compute in bfloat16"
 )
+
+
+@pytest.fixture(autouse=True)
+def denormals():
+    """A cell flushes denormal numbers to zero for the whole process; the next test has them."""
+    yield
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture(params=ARCHITECTURES)
