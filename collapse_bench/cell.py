@@ -3,6 +3,7 @@
 import hashlib
 import json
 import platform
+import random
 import subprocess
 import time
 import traceback
@@ -11,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -21,6 +23,7 @@ from collapse_bench.device import peak_gpu_memory_mib, peak_memory_mib, prepare
 from collapse_bench.evaluation import bound_of, evaluate
 from collapse_bench.metrics import Arrays, score, verdict, versioned
 from collapse_bench.model import Dimensions, Forward, SequenceVAE, build_model
+from collapse_bench.plugins import fingerprint
 from collapse_bench.remedy import Remedy, by_construction, chain, levers_of, load_remedy
 from collapse_bench.suite import Cell, identity
 from collapse_bench.training import DivergedError, Selection, TrainingRun, stream_seed, train
@@ -66,12 +69,21 @@ def run_cell(job: Job, report: Report) -> dict[str, Any]:
     Returns:
         The record that was written.
     """
-    prepare(job.cell.training.threads, job.cell.training.deterministic)
+    prepare(job.cell.training.threads or 1, job.cell.training.deterministic)
     began = time.monotonic()
     result = describe(job)
     try:
-        if code_digest() != job.code:
+        if job.code != CODE:
             raise RuntimeError("the code was edited while the suite was running; run it again")
+        for remedy in job.cell.entry.remedies:
+            if fingerprint(job.remedy_files[remedy.name]) != remedy.sha256:
+                raise RuntimeError(
+                    f"{job.remedy_files[remedy.name]} was edited while the suite was running; run"
+                    " it again, which makes this another cell"
+                )
+        # Nothing here draws from these; a remedy that does has other numbers with every seed.
+        random.seed(stream_seed(job.cell.seed, "python"))
+        np.random.seed(stream_seed(job.cell.seed, "numpy") % 2**32)  # noqa: NPY002
         _train_and_score(job, report, result)
         result["status"] = "done"
     except DivergedError:
@@ -283,6 +295,10 @@ def code_digest() -> str:
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+CODE = code_digest()
+"""Of the code that this process has loaded, whatever is done to the files later."""
 
 
 def _commit() -> str | None:

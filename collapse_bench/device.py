@@ -35,7 +35,7 @@ def name_of_device(device: str) -> str:
     try:
         return torch.cuda.get_device_name()
     except Exception as error:  # drivers and torch have several kinds
-        first = str(error).strip().splitlines()[0]
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
             f"--device {device}: the GPU cannot be used: {first}; free it, or use --device cpu"
         ) from error
@@ -56,7 +56,7 @@ def prepare(threads: int, deterministic: bool) -> None:
     torch.backends.cuda.enable_cudnn_sdp(False)
     if deterministic:
         # Read when cuBLAS is loaded: without a workspace of its own a stream's sums may change.
-        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(deterministic)
     set_float32(FULL)
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from collapse_bench import record
 from collapse_bench.cell import (
+    CODE,
     bound_in_record,
     build,
-    code_digest,
     evaluate_cell,
     in_record,
     provenance,
@@ -23,6 +23,7 @@ from collapse_bench.errors import UserError
 from collapse_bench.metrics import Arrays, ArraysError, IdentityError, Scores, score, versioned
 from collapse_bench.model import SequenceVAE
 from collapse_bench.plugins import fingerprint
+from collapse_bench.precision import resolve_precision
 from collapse_bench.remedy import Remedy, by_construction, load_remedy
 from collapse_bench.suite import (
     Cell,
@@ -216,7 +217,8 @@ def restore(
         raise UserError(
             f"{folder / record.VOCABULARY}: not the vocabulary of this corpus; run the suite again"
         )
-    prepare(cell.training.threads, cell.training.deterministic)
+    prepare(cell.training.threads or 1, cell.training.deterministic)
+    name_of_device(device)  # whether it can be used at all
     model, _ = build(cell, corpus, remedy_files)
     record.read_model(folder, model)
     model.to(device)
@@ -266,7 +268,11 @@ def score_model(
     result["corpus"] = corpus.record() | result["corpus"]
     result.setdefault("suite_budget", result["budget"])
     result["sentences_sha256"] = record.write_arrays(folder, arrays)
-    return _write(folder, result, remedies, name_of_device(restored.device))
+    scored = {
+        "device": name_of_device(restored.device),
+        "precision": resolve_precision(cell.evaluation.precision, restored.device),
+    }
+    return _write(folder, result, remedies, scored)
 
 
 def score_arrays(
@@ -282,19 +288,21 @@ def score_arrays(
     """
     with _naming(folder):
         result |= in_record(result["latent"], record.read_arrays(folder, _digest(result)))
-    return _write(folder, result, remedies, result.get("scored", {}).get("device"))
+    before = result.get("scored", {})
+    known = {name: before[name] for name in ("device", "precision") if name in before}
+    return _write(folder, result, remedies, known)
 
 
 def _write(
-    folder: Path, result: dict[str, Any], remedies: Sequence[Remedy], device_name: str | None
+    folder: Path, result: dict[str, Any], remedies: Sequence[Remedy], scored: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Write the record; the name is of the device that the arrays are from, None of an unknown."""
+    """Write the record; `scored` is what is known of device and precision of the arrays."""
     result |= {
         "schema": record.SCHEMA,
         "status": "done",
         "error": None,
         "by_construction": by_construction(remedies),
-        "scored": provenance(code_digest()) | {"device": device_name},
+        "scored": provenance(CODE) | dict(scored),
     }
     record.write_record(folder, result)
     return result

@@ -1,13 +1,15 @@
 """Cells to records: a process for each cell, so that a cell that dies takes no other along."""
 
 import os
+import platform
 import signal
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from multiprocessing import get_context, parent_process, resource_tracker
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerProcess
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -26,16 +28,22 @@ from collapse_bench.remedy import chain
 from collapse_bench.suite import Cell, CorpusSettings, cell_id
 from collapse_bench.training import Selection, TrainingRun, train
 
-ENVIRONMENT = {
-    # oneDNN keeps a compiled plan for each of the last 1024 shapes, and a batch has a shape of its
-    # own: up to a gigabyte.
-    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
-    # The C library gives large blocks back to the system, which zeroes them before they are used
-    # again: a twentieth of a training step and a fifth of an evaluation. Here it keeps them.
-    "MALLOC_MMAP_THRESHOLD_": str(2**30),
-    "MALLOC_TRIM_THRESHOLD_": str(2**32),
-}
+# oneDNN keeps a compiled plan for each of the last 1024 shapes, and a batch has a shape of its own:
+# up to a gigabyte.
+ENVIRONMENT = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64"}
 """Of the processes that cells run in; read as they start. What the user has set stays."""
+
+if platform.libc_ver()[0] == "glibc" and float(platform.libc_ver()[1]) >= 2.35:
+    # glibc gives large blocks back to the system, which zeroes them before they are used again: a
+    # twentieth of a training step and a fifth of an evaluation. Here it keeps them; an older one
+    # refuses the first of these settings and is slowed down by the second.
+    ENVIRONMENT |= {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
+
+SIGNALS = {signal.SIGINT, signal.SIGTERM}
+"""What interrupts a run."""
+
+LOST = 255
+"""What multiprocessing tells of a process whose fork server has died."""
 
 TINY_CORPUS, TINY_BUDGET = 40, 1000
 """Sentences and tokens that `check` tries every entry of a suite on: two batches of 32."""
@@ -54,7 +62,7 @@ class Worker:
     """A running cell: its process and the end of the pipe on which it reports."""
 
     job: Job
-    process: ForkServerProcess
+    process: BaseProcess
     reports: Connection
 
 
@@ -80,9 +88,10 @@ def plan(
     Raises:
         UserError: the device cannot be used, or not compute in the precision that a cell asks for.
     """
-    code, device_name = cells.code_digest(), name_of_device(device)
+    code, device_name = cells.CODE, name_of_device(device)
     jobs = []
     for each in chosen:
+        each = replace(each, training=replace(each.training, threads=each.training.threads or 1))
         precision = {}
         for part in ("training", "evaluation"):
             try:
@@ -139,7 +148,7 @@ def run_jobs(jobs: Sequence[Job], workers: int, progress: Progress) -> list[dict
     caught: list[int] = []
     previous = {
         number: signal.signal(number, lambda number, frame: caught.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
+        for number in SIGNALS
     }
     try:
         while waiting or running:
@@ -168,38 +177,64 @@ def run_jobs(jobs: Sequence[Job], workers: int, progress: Progress) -> list[dict
 
 def _start(job: Job) -> Worker:
     (job.folder / record.RECORD).unlink(missing_ok=True)  # of an attempt that failed
-    for variable, value in ENVIRONMENT.items():
-        os.environ.setdefault(variable, value)
     # Every worker is forked from a process that has only imported: loading torch, and Dynamo, which
-    # an optimiser loads, takes some six seconds, more than all else in a small cell.
-    context = get_context("forkserver")
+    # an optimiser loads, takes some six seconds, more than all else in a small cell. Apple's
+    # libraries do not survive a fork.
+    context: Any = get_context("spawn" if sys.platform == "darwin" else "forkserver")
     context.set_forkserver_preload(["collapse_bench.cell", "torch._dynamo"])
     receive, send = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(job, send), name=job.cell.name, daemon=True)
     # A signal to the process group is for the run to handle: the fork server inherits the mask,
     # which the start of the resource tracker would undo.
     resource_tracker.ensure_running()
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    process.start()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        with _environment():
+            process.start()
+    except (EOFError, ConnectionError) as error:
+        raise UserError(
+            "the process that cells are forked from has died as it started; what it said is above"
+        ) from error
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     send.close()
     return Worker(job, process, receive)
 
 
+@contextmanager
+def _environment() -> Iterator[None]:
+    """The environment that the fork server starts with; afterwards the user's again.
+
+    It is started with `python -c`, which looks for modules in the current folder first: a file of
+    the user's that is called as a module is would be run in its place.
+    """
+    before = dict(os.environ)
+    package = str(Path(__file__).parents[1])
+    os.environ.update({**ENVIRONMENT, **before})
+    os.environ["PYTHONSAFEPATH"] = "1"
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [package, before.get("PYTHONPATH")]))
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
 def _work(job: Job, reports: Connection) -> None:
     """The worker process: signals are for its parent to handle."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    Thread(target=_die_with_parent, daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    Thread(target=die_with_parent, daemon=True).start()
 
     def report(text: dict[str, float]) -> None:
-        with suppress(OSError):  # the parent is gone, and where it takes no worker along, go on
+        with suppress(OSError):  # the parent is gone, and in a moment this process is, too
             reports.send(text)
 
     cells.run_cell(job, report)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """End this process when the run that asked for it has ended, however it did."""
     run = parent_process()
     if run is not None:
@@ -229,6 +264,10 @@ def _outcome(worker: Worker) -> dict[str, Any]:
     """The worker's record; one that died without writing it gets it from here."""
     job, code = worker.job, worker.process.exitcode
     path = job.folder / record.RECORD
+    lost = code == LOST and worker.process.pid is not None
+    if lost:  # it may be alive: nobody is left to tell how it ended
+        with suppress(ProcessLookupError):
+            os.kill(worker.process.pid or 0, signal.SIGKILL)
     if code == 0 and path.exists():
         return record.read_record(path)
     if code is not None and code < 0:
@@ -238,6 +277,9 @@ def _outcome(worker: Worker) -> dict[str, Any]:
         status = "killed"
     else:
         reason, status = f"the process exited with {code} and left no record", "failed"
+        if lost:
+            reason += "; so it also seems where the process that it was forked from was ended, as"
+            reason += " the system does when memory runs out: run the suite again"
     result = cells.describe(job) | {"status": status, "error": reason}
     record.write_record(job.folder, result)
     return result

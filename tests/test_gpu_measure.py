@@ -60,6 +60,7 @@ def test_a_rehearsal_runs_every_step_and_reports_its_figures(tmp_path):
     assert {row["same"] for row in found["steps"]["repeating"]["rows"]} == {"yes"}
     for name in ("smoke", "cells"):
         assert {row["status"] for row in found["steps"][name]["rows"]} == {"done"}
+        assert all(row["nll"] > 0 for row in found["steps"][name]["rows"])
     assert all(row["tokens/s in all"] > 0 for row in found["steps"]["together"]["rows"])
 
 

@@ -8,16 +8,20 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from collapse_bench.cli.parser import build_parser
+from collapse_bench.cell import run_cell
+from collapse_bench.cli.verbs import _threads_of_the_environment
+from collapse_bench.errors import UserError
 from collapse_bench.metrics import METRICS, VERDICTS, key_of, versioned
 from collapse_bench.plugins import remedy_files
 from collapse_bench.record import SCHEMA, read_arrays, read_record, read_records, write_record
-from collapse_bench.suite import load_suite
+from collapse_bench.runner import plan
+from collapse_bench.suite import cells_of, load_suite
 
 SUITE = """\
 corpus: {{name: newswire, sentences: 60}}
@@ -61,6 +65,24 @@ class Fault(Remedy):
         return replace(forward, kl=forward.kl * float("nan"))
 '''
 
+
+DRAWS = '''\
+"""A remedy that draws from generators that the bench has no use for."""
+
+import random
+from dataclasses import dataclass
+
+import numpy as np
+
+from collapse_bench.remedy import Remedy
+
+
+@dataclass(frozen=True)
+class Draws(Remedy):
+    def step(self, step, run):
+        run.state["draws"] = {"numpy": np.random.random(), "python": random.random()}
+        return step
+'''
 
 KEEPER = '''\
 """A remedy that remembers what JSON does not know."""
@@ -438,10 +460,90 @@ def test_another_number_of_threads_is_another_cell(bench):
 
 
 def test_the_threads_of_the_environment_are_those_of_a_cell(monkeypatch):
-    for value, threads in {"3": 3, "2,1": 2, "": None}.items():
+    for value, threads in {"3": 3, "2,1": 2, "": 1}.items():
         monkeypatch.setenv("OMP_NUM_THREADS", value)
-        assert build_parser().parse_args(["run", "x.yaml"]).threads == threads
-    assert build_parser().parse_args(["run", "x.yaml", "--threads", "5"]).threads == 5
+        assert _threads_of_the_environment() == threads
+    for value in ("0", "many"):
+        monkeypatch.setenv("OMP_NUM_THREADS", value)
+        with pytest.raises(UserError, match=f"OMP_NUM_THREADS.*'{value}'; unset it"):
+            _threads_of_the_environment()
+
+
+def test_a_suite_that_names_its_threads_is_not_overruled_by_the_environment(bench):
+    """OMP_NUM_THREADS is 1 here."""
+    bench.write(vae="[]", budget=300)
+    suite = bench.folder / "trial.yaml"
+    suite.write_text(suite.read_text().replace("batch: 16,", "batch: 16, threads: 2,"))
+    done = bench("run", "trial.yaml")
+    assert "2 threads each" in done.stdout
+    (record,) = read_records(bench.folder / "runs" / "trial")
+    assert record["environment"]["threads"] == 2
+
+
+def test_an_edited_plugin_fails_the_cells_that_were_planned_with_the_old_one(bench, corpus):
+    bench.write(mine="[fault]")
+    plugin, out = bench.folder / "fault.py", bench.folder / "runs"
+    files = remedy_files([plugin])
+    chosen = cells_of(load_suite(bench.folder / "trial.yaml", files))
+    (job,) = plan(chosen, corpus, out, budget=None, device="cpu", remedy_files=files)
+    plugin.write_text(FAULT + "\n# another one\n")
+    record = run_cell(job, report=lambda told: None)
+    assert record["status"] == "failed"
+    assert "fault.py was edited while the suite was running" in record["error"]
+
+
+def test_every_seed_has_its_own_state_of_all_generators(bench, corpus):
+    (bench.folder / "draws.py").write_text(DRAWS)
+    bench.write(mine="[draws]", budget=300)
+    files = remedy_files([bench.folder / "draws.py"])
+    suite = replace(load_suite(bench.folder / "trial.yaml", files), seeds=(1, 2, 1))
+    jobs = plan(
+        cells_of(suite), corpus, bench.folder, budget=None, device="cpu", remedy_files=files
+    )
+    one, other, again = (run_cell(job, lambda told: None)["state"]["draws"] for job in jobs)
+    assert one == again
+    assert all(one[name] != other[name] for name in one)
+
+
+def test_a_file_that_is_called_as_a_module_is_does_no_harm(bench):
+    for name in ("profile", "queue", "struct"):
+        (bench.folder / f"{name}.py").write_text("raise AssertionError('a script of the user')")
+    bench.write(vae="[]", budget=300)
+    command = [sys.executable, "-P", "-m", "collapse_bench", "run", "trial.yaml"]
+    done = subprocess.run(
+        [*command, "--plugin", "fault.py"], cwd=bench.folder, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_interruption_before_the_first_cell_is_one_in_words(bench):
+    bench.write(slow="[{fault: {kind: slow}}]")
+    process = bench("run", "trial.yaml", wait=False)
+    assert "1 cells on newswire" in process.stdout.readline()
+    deadline = time.monotonic() + 60
+    while len(_children(process.pid)) < 2 and time.monotonic() < deadline:  # tracker and server
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "interrupted; finished cells are kept" in err
+    assert "Traceback" not in err
+
+
+def test_a_cell_whose_fork_server_dies_is_ended_and_told_of(bench):
+    bench.write(slow="[{fault: {kind: slow}}]")
+    process = bench("run", "trial.yaml", wait=False)
+    deadline = time.monotonic() + 60
+    while not (workers := _workers(process.pid)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for server in _children(process.pid):
+        if _children(server):
+            os.kill(server, signal.SIGKILL)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1, err
+    (record,) = read_records(bench.folder / "runs" / "trial")
+    assert "forked from was ended" in record["error"]
+    assert not any(map(_alive, workers))
 
 
 def test_what_a_remedy_remembers_never_costs_a_result(bench):

@@ -40,8 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--threads",
         type=_positive_number,
         metavar="N",
-        default=os.environ.get("OMP_NUM_THREADS", "").split(",")[0] or None,
-        help="of a cell, in place of the suite's ($OMP_NUM_THREADS); a part of its identity",
+        help="of a cell, in place of the suite's; where neither says, $OMP_NUM_THREADS or one",
     )
     _device_argument(run)
     _data_argument(run)

@@ -29,8 +29,8 @@ def run(options: argparse.Namespace) -> int:
     suite, files = _load(options)
     if options.seeds:
         suite = replace(suite, seeds=options.seeds)
-    if options.threads:
-        suite = replace(suite, training=replace(suite.training, threads=options.threads))
+    threads = options.threads or suite.training.threads or _threads_of_the_environment()
+    suite = replace(suite, training=replace(suite.training, threads=threads))
     chosen = select(cells_of(suite), options.only)
 
     from collapse_bench import runner
@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
     from collapse_bench.progress import Progress
 
     device = resolve_device(options.device)
-    at_once = max(1, runner.cores() // suite.training.threads) if device == "cpu" else 1
+    at_once = max(1, runner.cores() // threads) if device == "cpu" else 1
     workers = options.workers or at_once
     corpus = load_corpus(suite.corpus, options.data, say=say)
     if problems := runner.check_builds(chosen, corpus, files):
@@ -55,9 +55,11 @@ def run(options: argparse.Namespace) -> int:
     )
     budgets = sorted({job.budget for job in jobs})
     tokens = " to ".join(f"{budget:,}" for budget in dict.fromkeys((budgets[0], budgets[-1])))
+    each = f", {threads} threads each" if threads > 1 else ""
     print(
         f"{suite.name}: {len(jobs)} cells on {corpus.name}, {tokens} tokens each, "
-        f"{min(workers, len(jobs))} at a time on {device}; records in {options.out / suite.name}",
+        f"{min(workers, len(jobs))} at a time on {device}{each}; "
+        f"records in {options.out / suite.name}",
         flush=True,
     )
     try:
@@ -71,6 +73,21 @@ def run(options: argparse.Namespace) -> int:
         say(f"{record['status']}: {record['entry']}/{record['architecture']}/{record['seed']}, "
              f"traceback in {where}")  # fmt: skip
     return 1 if failed else 0
+
+
+def _threads_of_the_environment() -> int:
+    """What OMP_NUM_THREADS says of the outermost level, as `4` or `4,2`; one where it says nothing.
+
+    Raises:
+        UserError: it is no number.
+    """
+    told = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    if told and not (told.isdecimal() and int(told)):
+        raise UserError(
+            f"OMP_NUM_THREADS: must be a number of threads, 1 or more, not {told!r}; unset it, or"
+            " give --threads"
+        )
+    return int(told or 1)
 
 
 def leaderboard(options: argparse.Namespace) -> int:

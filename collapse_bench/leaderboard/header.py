@@ -163,7 +163,8 @@ def environment(records: Sequence[Record]) -> str:
         return listed((record.get("environment") or {}).get(name) for record in records)
 
     products = listed(
-        f"{told.get('training')} in training and {told.get('evaluation')} in evaluation"
+        f"{told.get('training')} in training and"
+        f" {(record.get('scored') or {}).get('precision') or told.get('evaluation')} in evaluation"
         for record in records
         if (told := (record.get("environment") or {}).get("precision"))
     )

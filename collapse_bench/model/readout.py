@@ -63,11 +63,11 @@ class TokenLogLikelihood(torch.autograd.Function):
         of_weight = None
         if ctx.needs_input_grad[1]:
             scaled = gradient * states
-            less = -scaled
+            less, table = -scaled, _table(weight, states.dtype)
             for part in _parts(states, weight):
                 p = probabilities
                 if p is None:
-                    p = _logits(states[part], _table(weight, states.dtype), len(weight))
+                    p = _logits(states[part], table, len(weight))
                     _softmax_(p)
                 p = p[:, : len(weight)].t()
                 if of_weight is None:

@@ -123,12 +123,12 @@ def cell_id(
     """
     settings = identity(cell, corpus_name, corpus_sha256, labels_sha256, budget)
     for part, name, before in (
-        (settings["corpus"], "labels", None),
-        (settings, "told", None),
-        (settings["training"], "threads", 1),
-        (settings["training"], "deterministic", False),
+        (settings["corpus"], "labels", (None,)),
+        (settings, "told", (None,)),
+        (settings["training"], "threads", (None, 1)),
+        (settings["training"], "deterministic", (False,)),
     ):
-        if part[name] == before:
+        if part[name] in before:
             del part[name]
     canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"), allow_nan=False)
     digest = hashlib.sha256(canonical.encode()).hexdigest()[:8]
@@ -138,7 +138,7 @@ def cell_id(
 def belongs(record: Mapping[str, Any], suite: Suite) -> bool:
     """Tell whether a record is of a cell as the suite defines it now, whatever its seed, budget and
     threads, which `run` may change."""
-    threads = record["settings"]["training"].get("threads", suite.training.threads)
+    threads = record["settings"]["training"].get("threads")
     training = replace(suite.training, threads=threads)
     for cell in cells_of(replace(suite, seeds=(record["seed"],), training=training)):
         if (cell.entry.name, cell.architecture) == (record["entry"], record["architecture"]):

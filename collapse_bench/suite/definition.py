@@ -69,7 +69,7 @@ class Training:
         precision: Of the products in training and validation; weights are in float32.
             `auto` is bfloat16 where the device has instructions for it.
         threads: Of a cell, in evaluation too. Sums over other parts round otherwise, so the number
-            is part of what determines a result.
+            is part of what determines a result. None is `--threads`, `OMP_NUM_THREADS` or one.
         deterministic: Whether a GPU may use only operations that repeat bit for bit, in evaluation
             too; a processor always does.
     """
@@ -81,7 +81,7 @@ class Training:
     dropout: Annotated[float, Between(0, 1)] = 0.5
     validations: Annotated[int, AtLeast(1)] = 10
     precision: Precision = "auto"
-    threads: Annotated[int, AtLeast(1)] = 1
+    threads: Annotated[int, AtLeast(1)] | None = None
     deterministic: bool = False
 
     def budget_for(self, corpus_name: str) -> int:

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 from harness import Tell
-from setting import ARCHITECTURES, Setting, new_run, seconds_of
+from setting import ARCHITECTURES, Setting, forget_peak, new_run, seconds_of
 
 from collapse_bench.corpus import Split
 from collapse_bench.corpus.batches import collate
@@ -23,8 +23,7 @@ def run(setting: Setting, tell: Tell) -> None:
             for count in rows:
                 batch = collate(one, np.arange(count)).to(setting.device)
                 z = torch.zeros(count, model.dimensions.latent, device=setting.device)
-                if setting.device == "cuda":
-                    torch.cuda.reset_peak_memory_stats()
+                forget_peak(setting.device)
                 with torch.no_grad(), products_in(precision, setting.device):
                     seconds = seconds_of(
                         lambda m=model, b=batch, z=z: m.log_likelihood(b, z),

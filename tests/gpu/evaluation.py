@@ -5,7 +5,7 @@ from functools import partial
 
 from harness import Tell
 from parity import first_of
-from setting import ARCHITECTURES, Setting, new_run, synchronize
+from setting import ARCHITECTURES, Setting, forget_peak, new_run, synchronize
 
 from collapse_bench.device import peak_gpu_memory_mib
 from collapse_bench.evaluation import evaluate
@@ -25,6 +25,7 @@ def run(setting: Setting, tell: Tell) -> None:
                     standard_error=standard_error, shuffled=False,
                 )  # fmt: skip
                 evaluated(first_of(some, WARMUP))
+                forget_peak(setting.device)
                 began = time.perf_counter()
                 arrays = evaluated(some)
                 synchronize(setting.device)

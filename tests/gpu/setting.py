@@ -107,6 +107,12 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
+def forget_peak(device: str) -> None:
+    """Count the most memory that a GPU has held from here on."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+
+
 def seconds_of(do: Callable[[], Any], setting: Setting, repeats: int, warmup: int = 3) -> float:
     """Seconds that one call takes, the device's work included: mean of the repeats."""
     for _ in range(warmup):

@@ -6,6 +6,7 @@ from harness import Tell
 from setting import SMOKE, Setting
 
 from collapse_bench.cli import main
+from collapse_bench.metrics import key_of
 from collapse_bench.record import read_records
 
 
@@ -16,6 +17,8 @@ def run(setting: Setting, tell: Tell) -> None:
                  "--workers", str(setting.of_size(8, 1)), *short])  # fmt: skip
     tell.fact("exit code", code)
     tell_records(runs / SMOKE.stem, tell)
+    if code:
+        raise RuntimeError(f"the run ended with {code}; see the table")
 
 
 def tell_records(folder: Path, tell: Tell) -> None:
@@ -28,7 +31,7 @@ def tell_records(folder: Path, tell: Tell) -> None:
             status=record["status"],
             seconds=cost["seconds"],
             tokens=cost["tokens_decoded"],
-            nll=(record["metrics"] or {}).get("nll@1"),
+            nll=(record["metrics"] or {}).get(key_of("nll")),
             bound=record["bound"],
             **{"host MiB": cost["peak_memory_mib"], "GPU MiB": cost["peak_gpu_memory_mib"]},
             reason=reason[-1] if reason else "",

@@ -3,11 +3,13 @@
 import time
 from multiprocessing import get_context
 from multiprocessing.synchronize import Barrier
+from threading import Thread
 from typing import Any
 
 from harness import PRELOADED, Tell
 from setting import ARCHITECTURES, Setting, average_batches, new_run, synchronize
 
+from collapse_bench.runner import die_with_parent
 from collapse_bench.training import TrainingRun
 
 CELLS, SECONDS, PATIENCE = (1, 2, 4, 8, 16), 4.0, 45.0
@@ -44,6 +46,7 @@ def at_once(architecture: str, count: int, setting: Setting) -> list[float]:
 
 
 def _train(architecture: str, setting: Setting, barrier: Barrier, rates: Any) -> None:
+    Thread(target=die_with_parent, daemon=True).start()
     cell = setting.cell(f"vae/{architecture}/1")
     training = new_run(cell, setting)
     batches = average_batches(cell, setting, 20)

@@ -6,7 +6,15 @@ from functools import partial
 
 from chip import STATED_BANDWIDTH, STATED_BFLOAT16
 from harness import Tell
-from setting import ARCHITECTURES, Setting, average_batches, kernels_of, new_run, synchronize
+from setting import (
+    ARCHITECTURES,
+    Setting,
+    average_batches,
+    forget_peak,
+    kernels_of,
+    new_run,
+    synchronize,
+)
 
 from collapse_bench.device import peak_gpu_memory_mib
 from collapse_bench.model import SequenceVAE
@@ -25,6 +33,7 @@ def run(setting: Setting, tell: Tell) -> None:
     for architecture in ARCHITECTURES:
         cell = setting.cell(f"vae/{architecture}/1")
         batches = average_batches(cell, setting, 20)
+        forget_peak(setting.device)
         training = new_run(cell, setting)
         warm(training, batches)
         repeats = setting.of_size(5, 1)

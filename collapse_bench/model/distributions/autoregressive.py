@@ -59,7 +59,7 @@ class AutoregressiveNormal(Distribution):
         Held 2005, section 1.1.1). Float64."""
         left = 1 - self.a**2
         diagonal = torch.full((self.event_shape[0],), (1 + self.a**2) / left, dtype=torch.float64)
-        diagonal[0] = diagonal[-1] = 1 / left
+        diagonal[0] = diagonal[-1] = 1 / left if len(diagonal) > 1 else 1.0
         return diagonal, -self.a / left
 
 
