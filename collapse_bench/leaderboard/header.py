@@ -7,7 +7,7 @@ from collapse_bench.leaderboard.markdown import escape, number
 from collapse_bench.leaderboard.marks import APART, OWN_BUDGET
 from collapse_bench.leaderboard.section import Record, Section, ceiling, metric_of, number_of
 
-CONVERGED = "gained less than 0.1 nats on validation since three quarters of the budget"
+CONVERGED = "gained less than 0.1 nats on validation, or lost, since three quarters of the budget"
 
 
 def header(section: Section) -> list[str]:

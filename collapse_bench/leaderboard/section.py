@@ -218,7 +218,10 @@ def sections_of(expected: Sequence[CellKey], records: Iterable[Record]) -> list[
         key = (record["entry"], record["architecture"], record["seed"])
         twin = groups.setdefault(group, {}).setdefault(key, record)
         if twin is not record:
-            first, second = sorted((twin["cell"], record["cell"]))
+            first, second = sorted(
+                f"{each['cell']} (threads: {(each.get('environment') or {}).get('threads')})"
+                for each in (twin, record)
+            )
             raise UserError(
                 f"{first} and {second} are both {'/'.join(map(str, key))} with the same corpus and"
                 " suite's budget: remove the one that the suite no longer describes, or that was"
