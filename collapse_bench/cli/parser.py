@@ -43,6 +43,11 @@ def build_parser() -> argparse.ArgumentParser:
         default=os.environ.get("OMP_NUM_THREADS", "").split(",")[0] or None,
         help="of a cell, in place of the suite's ($OMP_NUM_THREADS); a part of its identity",
     )
+    run.add_argument(
+        "--verbose",
+        action="store_true",
+        help="say why a cell's passes were not replayed (training.captured)",
+    )
     _device_argument(run)
     _data_argument(run)
     run.set_defaults(verb=verbs.run)
