@@ -228,6 +228,29 @@ def test_an_attribute_that_changes_is_never_stale(architecture, corpus, replays)
     assert replays
 
 
+def test_there_is_no_replay_of_what_was_captured_in_another_state(corpus, replays):
+    run = make("lstm", ["word_dropout"]).run(corpus, captured=True)
+    batch = run.draw()
+    for _ in range(3):
+        run.update(batch)
+    assert len(replays) == 2
+    model = run.model
+    for change in (
+        lambda: setattr(model.decoder, "rate", 0.9),
+        lambda: setattr(model.decoder, "told", torch.ones(3)),
+        lambda: setattr(model.decoder, "told", torch.ones(3)),
+        lambda: model.readout.weight.requires_grad_(False),
+        lambda: setattr(model.head, "mean_and_log_variance", nn.Linear(15, 16)),
+    ):
+        change()
+        run.update(batch)
+    run.update(batch, only=INFERENCE)
+    assert len(replays) == 2
+    run.update(batch, only=INFERENCE)
+    assert len(replays) == 3
+    assert run.passes.eager is None
+
+
 def test_an_attribute_that_changes_every_time_makes_passes_ordinary(corpus, replays):
     def build():
         return with_remedies("lstm", ChangingRate(1000))

@@ -7,6 +7,7 @@ against a call on another batch. What cannot be captured runs as ever, and the r
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -91,6 +92,10 @@ class Passes:
                 restore()
         return ordinary()
 
+    def stream(self) -> AbstractContextManager[None]:
+        """Where an update computes: on a stream that can be captured, while there are captures."""
+        return self.recorder.stream() if self.eager is None else nullcontext()
+
     def _meet(self, key: Any, batch: Batch, tensors: list[Tensor]) -> None:
         """Remember what has just been passed for the first time."""
         shape, state = key
@@ -108,8 +113,8 @@ class Passes:
         restore = self._moment()
         try:
             for path, module in self.model.named_modules():
-                hooked = module._forward_pre_hooks and module is not self.model.decoder
-                if module._forward_hooks or hooked:
+                hooks = len(module._forward_hooks) + len(module._forward_pre_hooks)
+                if hooks > (module is self.model.decoder):  # which has the meter's
                     raise CannotCaptureError(f"a replay would not run the hooks of {path}")
             pass_ = Pass(self._run, self._met[key][0], self.model, self.recorder)
             if pass_.differs(batch, self._state, self._moment()):

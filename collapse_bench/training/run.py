@@ -158,7 +158,7 @@ class TrainingRun:
         def objective(forward: Forward) -> Forward:
             return checked("step", "then", then(self.remedy.objective(forward)))
 
-        with self._training(only), self.passes.recorder.stream():
+        with self._training(only), self.passes.stream():
             with products_in(self._precision, self.device.type):
                 forward = self.passes(batch, objective, self.steps, self.progress)
             forward.loss().backward()
