@@ -221,8 +221,12 @@ class Pass:
         )
         # The two biases of an LSTM get one and the same tensor, and the optimiser scales it in
         # place: each has to have memory of its own.
-        own = {gradient.data_ptr(): gradient for gradient in found}
-        return [g if own[g.data_ptr()] is g else g.clone() for g in found]
+        taken: set[int] = set()
+        gradients = []
+        for gradient in found:
+            gradients.append(gradient.clone() if gradient.data_ptr() in taken else gradient)
+            taken.add(gradient.data_ptr())
+        return gradients
 
 
 class _Joined(torch.autograd.Function):
