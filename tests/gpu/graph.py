@@ -14,7 +14,7 @@ from setting import ARCHITECTURES, Setting, average_batches, new_run, seconds_of
 from collapse_bench.training import TrainingRun
 
 UPDATES = 10
-"""Updates after which weights are compared; the first two are not replayed."""
+"""Updates after which weights are compared; all but the first are replays."""
 
 
 def run(setting: Setting, tell: Tell) -> None:
