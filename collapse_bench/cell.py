@@ -187,6 +187,7 @@ def _train_and_score(job: Job, report: Report, result: dict[str, Any]) -> None:
         # A remedy of one's own may keep what JSON does not know: as text, it costs no result.
         result["state"] = json.loads(json.dumps(run.state, default=str), parse_constant=str)
         result["validation"] = selection.summary()
+        result["environment"]["eager"] = run.passes.eager
         result["cost"] |= {
             "tokens_decoded": run.meter.tokens,
             "encoder_updates": run.updates["encoder"],
@@ -284,6 +285,7 @@ def _environment(job: Job) -> dict[str, Any]:
         "device": job.device_name,
         "threads": job.cell.training.threads,
         "deterministic": job.device == "cpu" or job.cell.training.deterministic,
+        "eager": None,  # why passes of training were not replayed, once that is known
         "precision": dict(job.precision),
         "platform": platform.platform(),
     }

@@ -17,11 +17,13 @@ class Progress:
     Args:
         total: cells of the run.
         stream: where to write; live lines are drawn only if it is a terminal.
+        verbose: whether to say of each cell why its passes were not replayed.
     """
 
-    def __init__(self, total: int, stream: TextIO = sys.stdout) -> None:
+    def __init__(self, total: int, stream: TextIO = sys.stdout, *, verbose: bool = False) -> None:
         self.total = total
         self.stream = stream
+        self.verbose = verbose
         self.finished = 0
         self.live = stream.isatty()
         self._bars: dict[str, tqdm[Any]] = {}
@@ -62,6 +64,8 @@ class Progress:
         if bar is not None:
             bar.close()
         self._line(f"{self._count()} {job.cell.name}: {summary(record)}")
+        if self.verbose and (why := record["environment"]["eager"]):
+            self._line(f"    passes were not replayed: {why}")
 
     def close(self) -> None:
         """Take the live lines away."""

@@ -152,6 +152,17 @@ def test_deterministic_is_part_of_the_cell_only_where_it_is_asked_for(job, corpu
     assert describe(plain)["environment"]["deterministic"] is True
 
 
+def test_captures_are_part_of_the_cell_only_where_they_are_asked_for(job, corpus):
+    plain, captured = job(), job(captured=True)
+    assert plain.id != captured.id
+    assert describe(captured)["settings"]["training"]["captured"] is True
+    for planned, why in ((plain, "training.captured is false"), (captured, None)):
+        record = run_cell(planned, lambda said: None)
+        assert record["status"] == "done", record["error"]
+        assert record["environment"]["eager"] == why
+        assert record["metrics"] == run_cell(plain, lambda said: None)["metrics"]
+
+
 def test_a_cell_has_the_id_that_it_had_before_there_was_the_setting(job):
     assert cell_id(job().cell, "newswire", "0" * 64, None, 300) == "vae-lstm-1-979d5b4a"
 

@@ -27,7 +27,7 @@ FIGURES = {
         "architecture", "precision", "draws", "seconds", "seconds for the whole split", "tokens/s",
     },
     "repeating": {"cell", "deterministic", "ms", "same"},
-    "graph": {"architecture", "precision", "eager ms", "graph"},
+    "graph": {"architecture", "precision", "eager ms", "captured ms", "graph"},
     "together": {"architecture", "cells", "tokens/s in all"},
     "cells": {"cell", "status", "seconds", "tokens"},
 }  # fmt: skip
@@ -58,6 +58,8 @@ def test_a_rehearsal_runs_every_step_and_reports_its_figures(tmp_path):
         assert f"| {' | '.join(step['rows'][0])}" in page
     assert {row["within"] for row in found["steps"]["parity"]["rows"]} == {"yes"}
     assert {row["same"] for row in found["steps"]["repeating"]["rows"]} == {"yes"}
+    for row in found["steps"]["graph"]["rows"]:
+        assert row["graph"] == "replayed, weights differ by up to 0 after 10 updates"
     for name in ("smoke", "cells"):
         assert {row["status"] for row in found["steps"][name]["rows"]} == {"done"}
         assert all(row["nll"] > 0 for row in found["steps"][name]["rows"])

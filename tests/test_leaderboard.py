@@ -79,8 +79,8 @@ def test_golden_header():
         "- Vocabulary: **50 types**, tokenizer words, `<unk>` in test: 1.25 %; NLL and perplexity"
         " under another vocabulary must not be compared with these",
         "- Budget: 1,000 decoded tokens a cell = 0.50 epochs of the training split",
-        "- Converged: **0 of 3** finished cells gained less than 0.1 nats on validation, or lost, since"
-        " three quarters of the budget; the others gained more or have too few validations to tell,"
+        "- Converged: **0 of 3** finished cells gained less than 0.1 nats on validation, or lost,"
+        " since three quarters of the budget; the others gained more or have too few validations to tell,"
         " so **their numbers are of this budget and not final**",
         "- Seeds: 1, 2; 3 of 3 cells finished",
         "- NLL: importance weighted, S = 16.0 draws a sentence (effective: 12.0);"

@@ -608,6 +608,7 @@ def test_progress_is_live_on_a_terminal_and_one_line_a_cell_elsewhere(stream):
             "verdict": "partly collapsed" if metrics else None,
             "bound": "valid" if metrics else None,
             "latent": 4,
+            "environment": {"eager": "the reason"},
         }
 
     out = stream()
@@ -629,6 +630,10 @@ def test_progress_is_live_on_a_terminal_and_one_line_a_cell_elsewhere(stream):
     assert "[3/4] two: failed after 3 s: last line" in text
     assert ("loss 12.3 KL 1.50" in text) == (stream is Terminal)
     assert (len(text.splitlines()) == 3) == (stream is io.StringIO)
+    told = Progress(4, stream(), verbose=True)
+    told.ended(job("one"), ended("done", nll=9.0))
+    assert told.stream.getvalue().endswith("    passes were not replayed: the reason\n")
+    assert "the reason" not in text
 
 
 def test_the_smoke_suite_runs_every_remedy_on_both_architectures(tmp_path):

@@ -42,6 +42,11 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="of a cell, in place of the suite's; where neither says, $OMP_NUM_THREADS or one",
     )
+    run.add_argument(
+        "--verbose",
+        action="store_true",
+        help="say why a cell's passes were not replayed (training.captured)",
+    )
     _device_argument(run)
     _data_argument(run)
     run.set_defaults(verb=verbs.run)

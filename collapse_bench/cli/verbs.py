@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
         flush=True,
     )
     try:
-        records = runner.run_jobs(jobs, workers, Progress(len(jobs)))
+        records = runner.run_jobs(jobs, workers, Progress(len(jobs), verbose=options.verbose))
     except runner.InterruptedRunError as interruption:
         say("interrupted; finished cells are kept, the same command goes on with the others")
         return 128 + interruption.signal_number

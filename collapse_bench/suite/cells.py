@@ -119,7 +119,7 @@ def cell_id(
     """Return the cell's id, which is also its folder: its name and a digest of its identity.
 
     What is as it was before there was a setting leaves no trace in it, so that such a cell is the
-    same as then: no labels, nothing told, one thread, operations that need not repeat.
+    same as then: no labels, nothing told, one thread, operations that need not repeat, no captures.
     """
     settings = identity(cell, corpus_name, corpus_sha256, labels_sha256, budget)
     for part, name, before in (
@@ -127,6 +127,7 @@ def cell_id(
         (settings, "told", (None,)),
         (settings["training"], "threads", (None, 1)),
         (settings["training"], "deterministic", (False,)),
+        (settings["training"], "captured", (False,)),
     ):
         if part[name] in before:
             del part[name]

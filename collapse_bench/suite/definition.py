@@ -72,6 +72,8 @@ class Training:
             is part of what determines a result. None is `--threads`, `OMP_NUM_THREADS` or one.
         deterministic: Whether a GPU may use only operations that repeat bit for bit, in evaluation
             too; a processor always does.
+        captured: Whether a GPU replays passes that it has met before as CUDA graphs. A processor
+            runs the same passes without graphs.
     """
 
     budget: Budget
@@ -83,6 +85,7 @@ class Training:
     precision: Precision = "auto"
     threads: Annotated[int, AtLeast(1)] | None = None
     deterministic: bool = False
+    captured: bool = False
 
     def budget_for(self, corpus_name: str) -> int:
         """Return the budget in decoded tokens on the corpus that is really used."""

@@ -1,5 +1,7 @@
 """The budget is decoded tokens, counted where they are decoded."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -19,13 +21,35 @@ class Meter:
     def __init__(self, decoder: nn.Module, budget: int) -> None:
         self.budget = budget
         self.tokens = 0
-        self._hook = decoder.register_forward_pre_hook(self._count)
+        self._aside: list[int] | None = None
+        self._hook = decoder.register_forward_pre_hook(self._passed)
 
-    def _count(self, decoder: nn.Module, arguments: tuple[Any, ...]) -> None:
-        if decoder.training:
-            if self.tokens >= self.budget:
-                raise BudgetSpentError
-            self.tokens += arguments[0].tokens
+    def count(self, tokens: int) -> None:
+        """Pay for tokens that are about to be decoded.
+
+        Raises:
+            BudgetSpentError: there are none left.
+        """
+        if self.tokens >= self.budget:
+            raise BudgetSpentError
+        self.tokens += tokens
+
+    @contextmanager
+    def aside(self) -> Iterator[list[int]]:
+        """Count nothing inside; what is given lists the tokens of each pass of the decoder."""
+        self._aside = []
+        try:
+            yield self._aside
+        finally:
+            self._aside = None
+
+    def _passed(self, decoder: nn.Module, arguments: tuple[Any, ...]) -> None:
+        if not decoder.training:
+            return
+        if self._aside is None:
+            self.count(arguments[0].tokens)
+        else:
+            self._aside.append(arguments[0].tokens)
 
     def stop(self) -> None:
         """Count no more."""

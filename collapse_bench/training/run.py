@@ -22,6 +22,7 @@ from collapse_bench.model import (
 from collapse_bench.model.contract import ContractError
 from collapse_bench.precision import products_in, resolve_precision
 from collapse_bench.remedy import Chain, checked
+from collapse_bench.training.captured import Passes
 from collapse_bench.training.meter import Meter
 from collapse_bench.training.optimizer import ClippedAdam, DivergedError
 from collapse_bench.training.seeds import stream_seed
@@ -47,6 +48,8 @@ class TrainingSettings(Protocol):
     def validations(self) -> int: ...
     @property
     def precision(self) -> str: ...
+    @property
+    def captured(self) -> bool: ...
 
 
 class TrainingRun:
@@ -94,6 +97,10 @@ class TrainingRun:
         self._since_look = 0
         self._precision = resolve_precision(settings.precision, self.device.type)
         self._latent = torch.Generator(self.device).manual_seed(stream_seed(seed, "latent"))
+        self.passes = Passes(
+            model, self._noise, self._latent, self.meter,
+            eager=None if settings.captured else "training.captured is false",
+        )  # fmt: skip
         self._batches = self._draws(corpus.train)
 
     @property
@@ -147,17 +154,13 @@ class TrainingRun:
                 f" {only!r}"
             )
         self.model.zero_grad(set_to_none=True)
-        with self._training(only):
+
+        def objective(forward: Forward) -> Forward:
+            return checked("step", "then", then(self.remedy.objective(forward)))
+
+        with self._training(only), self.passes.stream():
             with products_in(self._precision, self.device.type):
-                forward: Forward = self.model(
-                    batch,
-                    self._noise,
-                    step=self.steps,
-                    progress=self.progress,
-                    objective=lambda forward: checked(
-                        "step", "then", then(self.remedy.objective(forward))
-                    ),
-                )
+                forward = self.passes(batch, objective, self.steps, self.progress)
             forward.loss().backward()
         optimizers = (self.optimizer, self.further_optimizer)
         for optimizer in optimizers:  # all of them, before the first does anything

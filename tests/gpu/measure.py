@@ -25,7 +25,7 @@ STEPS = (
     Step("decoding", "how many rows should a decode have?", 30),
     Step("evaluation", "how long does a test split take?", 50),
     Step("repeating", "does training repeat bit for bit, and at what cost?", 25),
-    Step("graph", "does a CUDA graph of forward and backward hold?", 30),
+    Step("graph", "do captured updates hold, and what do they save?", 30),
     Step("together", "how many cells at once?", 110),
     Step("cells", "what do two whole cells take?", 150),
 )
