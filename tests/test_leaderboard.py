@@ -80,8 +80,8 @@ def test_golden_header():
         " under another vocabulary must not be compared with these",
         "- Budget: 1,000 decoded tokens a cell = 0.50 epochs of the training split",
         "- Converged: **0 of 3** finished cells gained less than 0.1 nats on validation, or lost,"
-        " since three quarters of the budget; the others gained more or have too few validations to tell,"
-        " so **their numbers are of this budget and not final**",
+        " since three quarters of the budget; the others gained more or have too few validations to"
+        " tell, so **their numbers are of this budget and not final**",
         "- Seeds: 1, 2; 3 of 3 cells finished",
         "- NLL: importance weighted, S = 16.0 draws a sentence (effective: 12.0);"
         " ceiling of MI: ln N = 3.00 nats",
