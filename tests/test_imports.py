@@ -42,12 +42,12 @@ MAY_IMPORT = {
     },
     "record": {"errors"},
     "cell": {
-        "suite", "remedy", "model", "corpus", "training", "evaluation", "metrics", "record",
-        "device",
+        "suite", "plugins", "remedy", "model", "corpus", "training", "evaluation", "metrics",
+        "record", "device", "precision",
     },
     "rescoring": {
         "cell", "suite", "plugins", "remedy", "model", "corpus", "metrics", "record", "errors",
-        "diagnosis", "device",
+        "diagnosis", "device", "precision",
     },
     "progress": {"cell", "metrics"},
     "runner": {
