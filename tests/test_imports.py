@@ -43,7 +43,7 @@ MAY_IMPORT = {
     "record": {"errors"},
     "cell": {
         "suite", "plugins", "remedy", "model", "corpus", "training", "evaluation", "metrics",
-        "record", "device", "precision",
+        "record", "device",
     },
     "rescoring": {
         "cell", "suite", "plugins", "remedy", "model", "corpus", "metrics", "record", "errors",
