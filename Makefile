@@ -18,11 +18,9 @@ run: venv
 	$(BENCH) run suites/ptb.yaml; status=$$?; \
 	if [ $$status -le 1 ]; then $(BENCH) leaderboard suites/ptb.yaml || exit; fi; exit $$status
 
-# A process of one thread (tests/conftest.py) for each core, and one more, since tests that start
-# processes of their own wait for them.
+# One process a core, each of one thread (tests/conftest.py).
 test: venv
-	.venv/bin/python -m pytest --dist worksteal \
-		--numprocesses $$(( $$(getconf _NPROCESSORS_ONLN) + 1 ))
+	.venv/bin/python -m pytest --numprocesses auto --dist worksteal
 
 # The measurements against models whose answers are known; fails where one is off.
 verify: venv
