@@ -73,7 +73,7 @@ def machine(pytestconfig, corpus, suite) -> Iterator[dict[str, Any]]:
     A cell flushes denormals before it trains; the setting is the process's, so the reference has it
     too. It would be slower without, where Adam's averages of rare words decay.
     """
-    torch.set_num_threads(suite.training.threads)
+    torch.set_num_threads(suite.training.threads or 1)
     torch.set_flush_denormal(True)
     began, others = time.monotonic(), used_by_others()
     facts: dict[str, Any] = {
