@@ -18,6 +18,7 @@ from collapse_bench.cell import build
 from collapse_bench.corpus import Batch, Corpus, Split, load_corpus, training_batches
 from collapse_bench.model import Objective, SequenceVAE, plain
 from collapse_bench.plugins import remedy_files
+from collapse_bench.precision import resolve_precision
 from collapse_bench.remedy import chain
 from collapse_bench.suite import Cell, CorpusSettings, Suite, cells_of, load_suite, select
 from collapse_bench.training import TrainingRun
@@ -82,8 +83,9 @@ def machine(pytestconfig, corpus, suite) -> Iterator[dict[str, Any]]:
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "gflop_per_s_float32": ceiling(torch.float32),
-        "gflop_per_s_bfloat16": ceiling(torch.bfloat16),
     }
+    if resolve_precision("auto", "cpu") == "bfloat16":  # emulated it takes minutes
+        facts["gflop_per_s_bfloat16"] = ceiling(torch.bfloat16)
     pytestconfig.stash[FACTS] = facts
     yield facts
     if others is not None:

@@ -143,7 +143,11 @@ def public_table(groups: dict[str, Sides], machine: dict[str, Any]) -> str:
 
 def machine_lines(groups: dict[str, Sides], machine: dict[str, Any]) -> str:
     """Where, on what, and how close to what the machine can do."""
-    ceilings = {dtype: machine[f"gflop_per_s_{dtype}"] for dtype in ("float32", "bfloat16")}
+    ceilings = {
+        dtype: machine[f"gflop_per_s_{dtype}"]
+        for dtype in ("float32", "bfloat16")
+        if f"gflop_per_s_{dtype}" in machine
+    }
     lines = [
         f"{machine['cpu'].get('brand_raw', 'unknown processor')}, {machine['threads']} threads, "
         f"torch {machine['torch']}, Python {machine['python_version']}",
