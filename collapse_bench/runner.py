@@ -33,7 +33,8 @@ from collapse_bench.training import Selection, TrainingRun, train
 ENVIRONMENT = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64"}
 """Of the processes that cells run in; read as they start. What the user has set stays."""
 
-if platform.libc_ver()[0] == "glibc" and float(platform.libc_ver()[1]) >= 2.35:
+_NAME, _VERSION = platform.libc_ver()
+if _NAME == "glibc" and tuple(map(int, _VERSION.split(".")[:2])) >= (2, 35):
     # glibc gives large blocks back to the system, which zeroes them before they are used again: a
     # twentieth of a training step and a fifth of an evaluation. Here it keeps them; an older one
     # refuses the first of these settings and is slowed down by the second.
@@ -264,10 +265,10 @@ def _outcome(worker: Worker) -> dict[str, Any]:
     """The worker's record; one that died without writing it gets it from here."""
     job, code = worker.job, worker.process.exitcode
     path = job.folder / record.RECORD
-    lost = code == LOST and worker.process.pid is not None
-    if lost:  # it may be alive: nobody is left to tell how it ended
+    pid = worker.process.pid
+    if code == LOST and pid is not None:  # it may be alive: nobody is left to tell how it ended
         with suppress(ProcessLookupError):
-            os.kill(worker.process.pid or 0, signal.SIGKILL)
+            os.kill(pid, signal.SIGKILL)
     if code == 0 and path.exists():
         return record.read_record(path)
     if code is not None and code < 0:
@@ -277,7 +278,7 @@ def _outcome(worker: Worker) -> dict[str, Any]:
         status = "killed"
     else:
         reason, status = f"the process exited with {code} and left no record", "failed"
-        if lost:
+        if code == LOST:
             reason += "; so it also seems where the process that it was forked from was ended, as"
             reason += " the system does when memory runs out: run the suite again"
     result = cells.describe(job) | {"status": status, "error": reason}

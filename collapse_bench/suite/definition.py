@@ -100,7 +100,7 @@ class Evaluation:
         samples: Most draws for a sentence's importance-weighted NLL.
         standard_error: A sentence whose NLL has a smaller Monte-Carlo error, in nats, gets no
             further draws; at 0 every sentence gets all of them.
-        batch: Sentences decoded at a time.
+        batch: Sentences decoded at a time; a GPU, which these leave idle, decodes as many as fit.
         precision: Of the decoder's products, as in training.
     """
 
