@@ -265,8 +265,8 @@ def _outcome(worker: Worker) -> dict[str, Any]:
     """The worker's record; one that died without writing it gets it from here."""
     job, code = worker.job, worker.process.exitcode
     path = job.folder / record.RECORD
-    pid = worker.process.pid
-    if code == LOST and pid is not None:  # it may be alive: nobody is left to tell how it ended
+    # A lost worker may be alive: nobody is left to tell how it ended.
+    if code == LOST and (pid := worker.process.pid) is not None:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     if code == 0 and path.exists():
