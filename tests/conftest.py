@@ -6,6 +6,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from dataclasses import replace
 
+import hypothesis
 import pytest
 import torch
 
@@ -42,6 +43,16 @@ __all__ = [
     "same",
     "same_arrays",
 ]
+
+
+# How long an example takes says how much else runs on the machine.
+hypothesis.settings.register_profile(
+    "bench",
+    deadline=None,
+    max_examples=50,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("bench")
 
 
 def computes_in_bfloat16() -> bool:
