@@ -52,8 +52,8 @@ def not_for(remedy: str, architectures: Sequence[str], architecture: str) -> str
         return None
     listed = ", ".join(architectures)
     return (
-        f"{remedy} is for {listed} alone, not for {architecture}; leave it out, or try it in a"
-        f" suite with architectures: [{listed}]"
+        f"{remedy}: the architecture must be {listed}, not {architecture}; leave it out, or give it"
+        f" a suite with architectures: [{listed}]"
     )
 
 
