@@ -12,13 +12,13 @@ import torch
 
 from collapse_bench.corpus import Batch, Corpus
 from collapse_bench.errors import UserError
+from collapse_bench.laws import bench
 from collapse_bench.laws.bench import (
     ARCHITECTURES,
     SIZES,
     TRAINING,
     WORDS,
     Built,
-    make,
     noise_of,
     parameters,
     same,
@@ -27,7 +27,9 @@ from collapse_bench.laws.bench import (
     tiny_corpus,
 )
 from collapse_bench.laws.evaluation import other_word
+from collapse_bench.plugins import remedy_files
 from collapse_bench.precision import resolve_precision
+from collapse_bench.remedy import find_class
 
 __all__ = [
     "SIZES",
@@ -53,6 +55,15 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("bench")
+
+
+def make(architecture, chosen=(), *, files=None, **given) -> Built:
+    """`bench.make`; a test of a remedy in an architecture that it is not for is skipped."""
+    files = remedy_files() if files is None else files
+    for name in chosen:
+        if architecture not in find_class(name, files[name]).architectures:
+            pytest.skip(f"{name} is not for {architecture}")
+    return bench.make(architecture, chosen, files=files, **given)
 
 
 def computes_in_bfloat16() -> bool:
