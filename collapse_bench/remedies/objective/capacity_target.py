@@ -25,12 +25,10 @@ class CapacityTarget(Remedy):
     objects have that formula, by what R is:
 
     - `recent batches`: the mean over the corpus. A running mean over some ten batches tells on
-      which side of C it is, and the batch gives the gradient
+      which side of C it is, the batch gives the gradient. The rate swings about C a little
     - `batch`: the mean over the batch, as in the code of Prokhorov et al., whose batches mix
-      lengths. Of batches of one length it draws every length to C, and long sentences have no more
-      to say than short ones
-    - `sentence`: the rate of each sentence, as equation 8 of Burgess et al. reads; their code is
-      not public
+      lengths. Where a batch has one length it draws the rate of every length to C
+    - `sentence`: the rate of each sentence, as equation 8 of Burgess et al. reads
 
     Attributes:
         end: the last capacity, nats a sentence. Prokhorov et al. use 3, 15 and 100, Burgess et al.
@@ -44,6 +42,7 @@ class CapacityTarget(Remedy):
 
     by_construction: ClassVar[tuple[str, ...]] = ("kl",)
     neutral: ClassVar[Mapping[str, Any] | None] = {"end": 0.0, "weight": 1.0}
+    small: ClassVar[Mapping[str, Any]] = {"end": 8.0, "rise": 0.0}
 
     end: Annotated[float, AtLeast(0)] = 3.0
     start: Annotated[float, AtLeast(0)] = 0.0

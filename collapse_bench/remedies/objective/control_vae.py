@@ -7,11 +7,10 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from collapse_bench.errors import UserError
 from collapse_bench.model import Forward, SequenceVAE
 from collapse_bench.model.control import Memory, controlled, rate_of
 from collapse_bench.remedy import Remedy, Run, Step
-from collapse_bench.settings import AtLeast
+from collapse_bench.settings import AtLeast, Between
 
 
 @dataclass(frozen=True)
@@ -19,21 +18,21 @@ class ControlVae(Remedy):
     """The rate's weight is the output of a PI controller that holds the rate at a target.
 
     With e = target - R, R the batch's mean rate: P = kp / (1 + exp(e)), I <- I - ki e, and the
-    weight of the next update is `least` + P + I, held between `least` and `most`.
+    weight of the next update is `least` + P + I, held between `least` and 1, as in the authors'
+    language models.
 
-    Anti-windup: I stays where it is while the weight is at a bound and e drives it further. In the
-    paper I stays while the weight before was outside the bounds, where it never is, having been
-    held there. The authors' code for Penn Treebank asks whether it is below 0 and above 1 at once;
-    that for dialogues asks of the weight before it is held, and can lock I for ever.
+    Anti-windup: I stays as it is while the weight is at a bound and e drives it further. As printed
+    it stays while the last weight is outside the bounds, where it is never let. The authors' code
+    for Penn Treebank asks whether that is below 0 and above 1 at once; the one for dialogues asks
+    of the weight before it is bounded, and can lock I for ever.
 
-    At convergence R is about the target, if a weight between the bounds gives that.
+    At convergence R is about the target, if a weight between these bounds gives that.
 
     Attributes:
         target: nats a sentence; for Penn Treebank the authors compare 1 and 3.
         kp: gain of the non-linear proportional term.
         ki: gain of the integral term.
-        least: bound on the weight, where it starts; 1 is the plain VAE.
-        most: bound on the weight; 1 in the authors' language models.
+        least: the least weight, and the first; 1 is the plain VAE.
     """
 
     by_construction: ClassVar[tuple[str, ...]] = ("kl",)
@@ -42,16 +41,7 @@ class ControlVae(Remedy):
     target: Annotated[float, AtLeast(0)] = 3.0
     kp: Annotated[float, AtLeast(0)] = 0.01
     ki: Annotated[float, AtLeast(0)] = 1e-4
-    least: Annotated[float, AtLeast(0)] = 0.0
-    most: Annotated[float, AtLeast(0)] = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.least > self.most:
-            raise UserError(
-                f"control_vae: least must be at most most, got least = {self.least} and most ="
-                f" {self.most}; lower the one or raise the other"
-            )
+    least: Annotated[float, Between(0, 1)] = 0.0
 
     def build(self, model: SequenceVAE) -> Mapping[str, nn.Module]:
         """The weight, and the integral of the error."""
@@ -72,10 +62,10 @@ class ControlVae(Remedy):
         return controlled(step, weigh, learn)
 
     def output(self, integral: Tensor, rate: Tensor) -> tuple[Tensor, Tensor]:
-        """The weight and the integral after an update with that mean rate, all []."""
+        """Weight and integral after an update with that mean rate, all []."""
         error = self.target - rate
         base = self.least + self.kp * torch.sigmoid(-error)
         moved = integral - self.ki * error
-        wound = torch.where(error < 0, base + moved > self.most, base + moved < self.least)
+        wound = torch.where(error < 0, base + moved > 1, base + moved < self.least)
         integral = torch.where(wound, integral, moved)
-        return (base + integral).clamp(self.least, self.most), integral
+        return (base + integral).clamp(self.least, 1), integral
