@@ -256,7 +256,7 @@ def test_a_target_below_the_plain_rate_leaves_the_plain_vae():
 # In a chain
 
 REMEDIES = {
-    "soft_free_bits": SoftFreeBits(),
+    "soft_free_bits": SoftFreeBits(target=1.0),
     "capacity_target": CapacityTarget(start=1.0),
     "mdr": Mdr(),
     "geco": Geco(constraint="rate", target=2.0),
