@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from collapse_bench.model import Forward, SequenceVAE
@@ -20,14 +21,18 @@ class Critic(nn.Module):
 
     def __init__(self, latent: int, hidden: int) -> None:
         super().__init__()
-        self.of_latent, self.of_sentence = (
-            nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, hidden))
-            for width in (latent, hidden)
+        self.of_latent = nn.Sequential(
+            nn.Linear(latent, hidden), nn.ReLU(), nn.Linear(hidden, hidden)
+        )
+        # A bias at the end would add the same to all scores of a draw.
+        self.of_sentence = nn.Sequential(
+            nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, hidden, bias=False)
         )
 
     def forward(self, z: Tensor, features: Tensor) -> Tensor:
         """z [B, D] and features [B, H] to scores [B, B], a draw in each row."""
-        scores: Tensor = self.of_latent(z) @ self.of_sentence(features).T
+        with torch.autocast(z.device.type, enabled=False):  # small, as the head is
+            scores: Tensor = self.of_latent(z) @ self.of_sentence(features.to(z.dtype)).T
         return scores
 
 
@@ -74,7 +79,7 @@ class ContrastiveCritic(Remedy):
             return forward.q.log_prob(forward.z[:, None])
         features = forward.features if forward.features.dim() == 2 else forward.features.mean(1)
         critic = forward.model.further["contrastive_critic"]
-        scores: Tensor = critic(forward.z.flatten(1), features).float()
+        scores: Tensor = critic(forward.z.flatten(1), features)
         return scores
 
     def objective(self, forward: Forward) -> Forward:

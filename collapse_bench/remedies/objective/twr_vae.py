@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, NoReturn
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from collapse_bench.corpus import Batch
-from collapse_bench.errors import UserError
 from collapse_bench.model import Forward, SequenceVAE
 from collapse_bench.model.distributions import draw, rate, shape_of
 from collapse_bench.remedy import Remedy
@@ -60,9 +59,14 @@ class TwrVae(Remedy):
         """Replace the rate by the mean of the tokens' rates; first in a chain that weighs it."""
         if self.share == 0 or forward.features.dim() == 3:
             return forward
-        model, batch = forward.model, forward.batch
-        q = model.head(forward.states.flatten(0, 1), unrefined)  # of B T sentences
-        z = draw(q, torch.randn(shape_of(q), device=batch.mask.device))
+        model, batch, device = forward.model, forward.batch, forward.states.device
+
+        def flat(q: Distribution) -> Tensor:
+            """An energy without a slope: a head that refines lets a token's posterior be."""
+            return 0 * draw(q, torch.ones(shape_of(q), device=device)).flatten(1).sum(1)
+
+        q = model.head(forward.states.flatten(0, 1), flat)  # as of B T sentences
+        z = draw(q, torch.randn(shape_of(q), device=device))
         kl = rate(q, model.prior(q, batch), z).unflatten(0, batch.mask.shape)  # [B, T, K]
         counted = self.counted(batch)
         total = kl.masked_fill(~counted[:, :, None], 0).sum(1)
@@ -74,15 +78,3 @@ class TwrVae(Remedy):
         last = (self.share * lengths).round().clamp(min=1)
         place = torch.arange(batch.mask.shape[1], device=batch.mask.device)
         return batch.mask & (place >= lengths - last)
-
-
-def unrefined(q: Distribution) -> NoReturn:
-    """The energy of a token's posterior, which has none.
-
-    Raises:
-        UserError: always; a head that asks for it refines.
-    """
-    raise UserError(
-        "twr_vae: needs a head that makes a posterior of a state, and this one refines it by the"
-        " objective of the whole sentence; leave one of the two remedies out"
-    )
