@@ -85,7 +85,7 @@ class TrainingRun:
         self.state: dict[str, Any] = {}
         self.sentences = len(corpus.train)
         self.device = next(model.parameters()).device
-        self.meter = Meter(model.decoder, budget)
+        self.meter = Meter(model.decoders, budget)
         self._broken = torch.zeros((), device=self.device)
         self._parameters = {slot: model.parameters_of((slot,)) for slot in SLOTS}
         # A critic's gradient in the norm that clips the VAE's would shrink the VAE's step.
