@@ -53,7 +53,8 @@ class Run(Protocol):
 
     @property
     def progress(self) -> float:
-        """Share of the budget that is spent, 0 to 1, counted from `begin`, as in `Forward`."""
+        """Share of the budget that is spent, 0 to 1, counted from `begin` to `end`, as in
+        `Forward`."""
         ...
 
     @property
@@ -63,6 +64,14 @@ class Run(Protocol):
 
     def begin(self) -> None:
         """Count progress from here: schedules chained with a pre-training start anew.
+
+        The learning rate goes on as it was.
+        """
+        ...
+
+    def end(self, share: float) -> None:
+        """Count progress up to this share of the budget: schedules are over when a last stage
+        begins.
 
         The learning rate goes on as it was.
         """

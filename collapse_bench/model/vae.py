@@ -54,7 +54,8 @@ class Forward:
     Attributes:
         model: the model that made it, with its further parts.
         step: training steps done before this one, inner updates of a remedy not counted.
-        progress: share of the training budget that is spent, 0 to 1, counted from `run.begin()`.
+        progress: share of the training budget that is spent, 0 to 1, counted from `run.begin()`
+            to `run.end()`.
         batch: the B sentences.
         states: what the encoder said of every token, [B, T, H].
         features: what the head saw, [B, H] or [B, n, H].
