@@ -175,9 +175,9 @@ def nothing_is_decoded_beyond_the_budget(subject: Subject) -> None:
     ]
     inside = [[part for part in decoder.modules() if part in decodes] for decoder in paid_for]
     elsewhere = set(decodes).difference(*inside)
-    hooks = [
-        part.register_forward_pre_hook(counting("outer")) for part in (*paid_for, *elsewhere)
-    ] + [part.register_forward_pre_hook(counting("inner")) for inner in inside for part in inner[:1]]
+    outer, inner = [*paid_for, *elsewhere], [part for parts in inside for part in parts[:1]]
+    hooks = [part.register_forward_pre_hook(counting("outer")) for part in outer]
+    hooks += [part.register_forward_pre_hook(counting("inner")) for part in inner]
     validate = run.validate
 
     def measured(samples: int) -> dict[str, Any]:
