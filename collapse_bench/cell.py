@@ -197,6 +197,7 @@ def describe(job: Job) -> dict[str, Any]:
         "cost": {
             "attempts": 1,
             "seconds": 0.0,
+            "training_seconds": 0.0,
             "checkpoint_seconds": 0.0,
             "tokens_decoded": 0,
             "encoder_updates": 0,
@@ -231,6 +232,7 @@ def _train_and_score(
         result["validation"] = selection.summary()
         result["environment"]["eager"] = run.passes.eager
         result["cost"] |= {
+            "training_seconds": round(checkpoints.cost()["seconds"], 1),
             "tokens_decoded": run.meter.tokens,
             "encoder_updates": run.updates["encoder"],
             "decoder_updates": run.updates["decoder"],
