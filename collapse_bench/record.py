@@ -195,14 +195,14 @@ class replacing:
         return self.temporary
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
+        try:
+            for path in (self.temporary, self.path.parent) if kind is None else ():
+                descriptor = os.open(path, os.O_RDONLY)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+                if path == self.temporary:
+                    os.replace(self.temporary, self.path)
+        finally:
             self.temporary.unlink(missing_ok=True)
-            return
-        for path in (self.temporary, self.path.parent):
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            if path == self.temporary:
-                os.replace(self.temporary, self.path)

@@ -242,14 +242,31 @@ def test_no_code_of_a_checkpoint_is_run(corpus, tmp_path):
 
 
 def test_what_cannot_be_written_costs_no_result(corpus, tmp_path, often, monkeypatch):
+    expected, _ = attempt(make("lstm"), corpus)
+
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(torch, "save", full)
-    expected, _ = attempt(make("lstm"), corpus)
-    found, said = attempt(make("lstm"), corpus, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        found, said = attempt(make("lstm"), corpus, tmp_path)
     assert equal(found, expected)
     assert "No space left on device" in said[0]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_state_that_json_does_not_know_is_told_and_costs_no_result(corpus, tmp_path, often):
+    @dataclass(frozen=True)
+    class Keeping(Remedy):
+        def step(self, step, run):
+            run.state["keeping"] = {"seen": torch.tensor(1)}
+            return step
+
+    run, said = with_remedy(Keeping()).run(corpus, BUDGET), []
+    train(run, Selection(run), lambda run, forward: None, Checkpoints(tmp_path, OF, said.append))
+    assert run.spent == 1
+    assert said[0].startswith("no checkpoint at ")
+    assert said[0].endswith("Object of type Tensor is not JSON serializable")
     assert not list(tmp_path.iterdir())
 
 

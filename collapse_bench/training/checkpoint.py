@@ -111,18 +111,13 @@ class Checkpoints:
         if path in self._kept:
             return
         began = time.monotonic()
-        saved = {
-            "of": self.of,
-            "cost": self.cost(),
-            "run": run.state_dict(),
-            "selection": selection.state_dict(),
-        }
         try:
-            write_checkpoint(path, saved)
+            saved = {"run": run.state_dict(), "selection": selection.state_dict()}
+            write_checkpoint(path, {"of": self.of, "cost": self.cost(), **saved})
             self._kept = [*self._kept, path][-KEPT:]
             for other in set(self.folder.glob(NAMES)) - set(self._kept):
                 other.unlink(missing_ok=True)
-        except Exception as error:  # a full disk, or a state that is no plain values
+        except Exception as error:  # a full disk, or what JSON does not know in `run.state`
             self.say(f"no checkpoint at {run.meter.tokens:,} tokens: {error}")
         self._last = time.monotonic()
         self._took = self._last - began

@@ -1,5 +1,6 @@
 """One model being trained: the plain update, and what a remedy's step may ask for."""
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
@@ -122,14 +123,19 @@ class TrainingRun:
         return step
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the rest of the training depends on between two steps, nothing of it copied."""
+        """All that the rest of the training depends on between two steps: tensors, which are not
+        copied, and plain values.
+
+        Raises:
+            TypeError: there is in `state` what JSON does not know.
+        """
         return {
             "parameters": {name: p.detach() for name, p in self.model.named_parameters()},
             "buffers": {name: b.detach() for name, b in self.model.named_buffers()},
             "optimizer": self.optimizer.state_dict(),
             "further_optimizer": self.further_optimizer.state_dict(),
             "broken": self._broken,
-            "state": self.state,
+            "state": json.dumps(self.state),
             "streams": streams(self.device),
             "latent": self._latent.get_state(),
             "tokens": self.meter.tokens,
@@ -148,7 +154,7 @@ class TrainingRun:
         self.optimizer.load_state_dict(state["optimizer"])
         self.further_optimizer.load_state_dict(state["further_optimizer"])
         self._broken.copy_(state["broken"])  # which the optimisers share
-        self.state = state["state"]
+        self.state = json.loads(state["state"])
         self._latent.set_state(state["latent"])
         self.meter.tokens = state["tokens"]
         vars(self).update(state["counts"])
