@@ -269,10 +269,10 @@ def test_what_a_suite_can_name_is_in_the_docs():
 
 
 def test_the_laws_of_the_docs_are_those_that_are_held():
-    rows = rows_of(section("docs/remedies.md", "The laws"))
+    rows = rows_of(section("docs/adding-a-remedy.md", "The laws"))
     told = [law for _, laws in rows for law in laws.split("; ")]
     assert sorted(told) == sorted(sentence_of(law) for law in LAWS)
-    parts = [code(row[0])[0] for row in rows_of(section("docs/remedies.md", "The contract"))]
+    parts = [code(row[0])[0] for row in rows_of(section("docs/adding-a-remedy.md", "The contract"))]
     assert parts == [*SLOTS, *LEVERS]
 
 
