@@ -24,7 +24,14 @@ from collapse_bench.evaluation import bound_of, evaluate
 from collapse_bench.metrics import Arrays, score, verdict, versioned
 from collapse_bench.model import Dimensions, Forward, SequenceVAE, build_model
 from collapse_bench.plugins import fingerprint
-from collapse_bench.remedy import Remedy, by_construction, chain, levers_of, load_remedy
+from collapse_bench.remedy import (
+    Remedy,
+    by_construction,
+    chain,
+    check_architecture,
+    levers_of,
+    load_remedy,
+)
 from collapse_bench.suite import Cell, identity
 from collapse_bench.training import DivergedError, Selection, TrainingRun, stream_seed, train
 
@@ -110,7 +117,8 @@ def build(
         files: where each remedy is.
 
     Raises:
-        UserError: a remedy refuses its settings, or discards another one's part.
+        UserError: a remedy refuses its settings, is not for the architecture, or discards another
+            one's part.
     """
     torch.manual_seed(stream_seed(cell.seed, "initialisation"))
     dimensions = Dimensions(
@@ -122,6 +130,7 @@ def build(
     )
     model = build_model(cell.architecture, dimensions, told=cell.entry.told)
     remedies = [load_remedy(each.name, each.settings, files) for each in cell.entry.remedies]
+    check_architecture(remedies, cell.architecture)
     return chain(remedies).build(model), remedies
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from collapse_bench.evaluation import Finding, bound_from, findings, wider
 from collapse_bench.laws.bench import ARCHITECTURES, Built, make, tiny_corpus
 from collapse_bench.plugins import remedy_files
+from collapse_bench.remedy import find_class
 from collapse_bench.truth.cheats import CHEATS, cheat_files
 
 BATCH, SEED = 16, 1
@@ -25,12 +26,13 @@ class Tried(NamedTuple):
 
 
 def honesty_controls() -> Iterator[Tried]:
-    """The plain VAE, the language model and every remedy in both architectures, and every cheat."""
+    """Plain VAE, language model and remedies in the architectures they are for, and every cheat."""
     for architecture in ARCHITECTURES:
         yield tried(f"language_model, {architecture}", "valid", make(architecture, latent=0))
         yield tried(f"vae, {architecture}", "valid", make(architecture))
-        for name in remedy_files():
-            yield tried(f"{name}, {architecture}", "valid", make(architecture, [name]))
+        for name, path in remedy_files().items():
+            if architecture in find_class(name, path).architectures:
+                yield tried(f"{name}, {architecture}", "valid", make(architecture, [name]))
     for name, (law, kind) in CHEATS.items():
         built = make("lstm", [name], files=cheat_files())
         yield tried(f"cheat: {name}", f"{kind}: {law}", built)

@@ -46,6 +46,17 @@ def fingerprint(path: Path) -> str | None:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def not_for(remedy: str, architectures: Sequence[str], architecture: str) -> str | None:
+    """Return what is wrong with a remedy in an architecture, or None if it is for that one."""
+    if architecture in architectures:
+        return None
+    listed = ", ".join(architectures)
+    return (
+        f"{remedy}: the architecture must be {listed}, not {architecture}; leave it out, or give it"
+        f" a suite with architectures: [{listed}]"
+    )
+
+
 def summary_of(path: Path) -> str:
     """Return the first line of a file's docstring, or nothing where it has none.
 

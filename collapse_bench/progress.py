@@ -16,16 +16,16 @@ class Progress:
 
     Args:
         total: cells of the run.
-        stream: where to write; live lines are drawn only if it is a terminal.
+        stream: where to write, standard output if None; live lines are drawn only on a terminal.
         verbose: whether to say of each cell why its passes were not replayed.
     """
 
-    def __init__(self, total: int, stream: TextIO = sys.stdout, *, verbose: bool = False) -> None:
+    def __init__(self, total: int, stream: TextIO | None = None, *, verbose: bool = False) -> None:
         self.total = total
-        self.stream = stream
+        self.stream = stream or sys.stdout
         self.verbose = verbose
         self.finished = 0
-        self.live = stream.isatty()
+        self.live = self.stream.isatty()
         self._bars: dict[str, tqdm[Any]] = {}
 
     def skipped(self, job: "Job") -> None:

@@ -12,7 +12,7 @@ from collapse_bench import settings
 from collapse_bench.corpus import Batch
 from collapse_bench.errors import UserError
 from collapse_bench.importing import definition_of, import_file, unannotated
-from collapse_bench.model import SLOTS, Forward, Objective, SequenceVAE, plain
+from collapse_bench.model import ARCHITECTURES, SLOTS, Forward, Objective, SequenceVAE, plain
 from collapse_bench.model.contract import (
     ContractError,
     check_callable,
@@ -20,7 +20,7 @@ from collapse_bench.model.contract import (
     check_tensor,
     told,
 )
-from collapse_bench.plugins import BUILT_IN, class_name
+from collapse_bench.plugins import BUILT_IN, class_name, not_for
 
 LEVERS = ("build", "objective", "step")
 
@@ -53,7 +53,8 @@ class Run(Protocol):
 
     @property
     def progress(self) -> float:
-        """Share of the budget that is spent, 0 to 1, counted from `begin`, as in `Forward`."""
+        """Share of the budget that is spent, 0 to 1, counted from `begin` to `end`, as in
+        `Forward`."""
         ...
 
     @property
@@ -63,6 +64,14 @@ class Run(Protocol):
 
     def begin(self) -> None:
         """Count progress from here: schedules chained with a pre-training start anew.
+
+        The learning rate goes on as it was.
+        """
+        ...
+
+    def end(self, share: float) -> None:
+        """Count progress up to this share of the budget: schedules are over when a last stage
+        begins.
 
         The learning rate goes on as it was.
         """
@@ -93,11 +102,13 @@ class Remedy:
             moves them whatever the model learns; the leaderboard marks them.
         neutral: settings under which it is the plain VAE to the bit; None where there are none.
         small: settings for the tiny sizes that laws are tried on, where the defaults do not fit.
+        architectures: those that it is for, where it cannot be built into all of them.
     """
 
     by_construction: ClassVar[tuple[str, ...]] = ()
     neutral: ClassVar[Mapping[str, Any] | None] = None
     small: ClassVar[Mapping[str, Any]] = {}
+    architectures: ClassVar[tuple[str, ...]] = tuple(ARCHITECTURES)
 
     def __post_init__(self) -> None:
         settings.check(self)
@@ -236,6 +247,17 @@ def by_construction(remedies: Sequence[Remedy]) -> list[str]:
     return list(dict.fromkeys(name for remedy in remedies for name in remedy.by_construction))
 
 
+def check_architecture(remedies: Sequence[Remedy], architecture: str) -> None:
+    """Hold an architecture against those that the remedies are for.
+
+    Raises:
+        UserError: one of them is not for it.
+    """
+    for remedy in remedies:
+        if problem := not_for(name_of(remedy), remedy.architectures, architecture):
+            raise UserError(problem)
+
+
 def load_remedy(name: str, values: Mapping[str, Any], files: Mapping[str, Path]) -> Remedy:
     """A remedy by name, with its settings.
 
@@ -283,5 +305,11 @@ def find_class(name: str, path: Path) -> type[Any]:
         raise UserError(
             f"{path}:{line}: {setting} has no annotation, so it is no setting: write {setting}:"
             f" float = ..., or {setting}: ClassVar[...] if it shall be none"
+        )
+    named = remedy.architectures
+    if not (isinstance(named, tuple) and named and set(named) <= set(ARCHITECTURES)):
+        raise UserError(
+            f"{where}: architectures must be a tuple of {', '.join(ARCHITECTURES)}, at least one,"
+            f" not {named!r}"
         )
     return remedy

@@ -183,6 +183,19 @@ BROKEN = [
         "it goes on when the budget is spent",
     ),
     (
+        "nothing_is_decoded_beyond_the_budget",
+        file_of(
+            "def build(self, model):\n"
+            "    return {'broken': nn.ModuleDict({'twin': copy.deepcopy(model.decoder)})}\n\n"
+            "def objective(self, forward):\n"
+            "    twin = forward.model.further['broken']['twin']\n"
+            "    more = twin(forward.batch, forward.z).mean((1, 2))\n"
+            "    return replace(forward, extra={'more': more})",
+            "import copy\n\n",
+        ),
+        "tokens were decoded and ... paid for",
+    ),
+    (
         "a_rest_of_one_sentence_trains",
         part("pool", "pass", "return found.view(5, -1)"),
         "broken: pool must be a floating-point tensor [6, H], not a tensor [5, 18] of float32",

@@ -6,18 +6,19 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from dataclasses import replace
 
+import hypothesis
 import pytest
 import torch
 
 from collapse_bench.corpus import Batch, Corpus
 from collapse_bench.errors import UserError
+from collapse_bench.laws import bench
 from collapse_bench.laws.bench import (
     ARCHITECTURES,
     SIZES,
     TRAINING,
     WORDS,
     Built,
-    make,
     noise_of,
     parameters,
     same,
@@ -26,7 +27,9 @@ from collapse_bench.laws.bench import (
     tiny_corpus,
 )
 from collapse_bench.laws.evaluation import other_word
+from collapse_bench.plugins import remedy_files
 from collapse_bench.precision import resolve_precision
+from collapse_bench.remedy import find_class
 
 __all__ = [
     "SIZES",
@@ -42,6 +45,25 @@ __all__ = [
     "same",
     "same_arrays",
 ]
+
+
+# How long an example takes says how much else runs on the machine.
+hypothesis.settings.register_profile(
+    "bench",
+    deadline=None,
+    max_examples=50,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("bench")
+
+
+def make(architecture, chosen=(), *, files=None, **given) -> Built:
+    """`bench.make`; a test of a remedy in an architecture that it is not for is skipped."""
+    files = remedy_files() if files is None else files
+    for name in chosen:
+        if architecture not in find_class(name, files[name]).architectures:
+            pytest.skip(f"{name} is not for {architecture}")
+    return bench.make(architecture, chosen, files=files, **given)
 
 
 def computes_in_bfloat16() -> bool:

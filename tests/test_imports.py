@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "truth": {
         "evaluation", "latent_model", "remedy", "model", "corpus", "metrics", "errors",
     },
-    "honesty_controls": {"truth", "laws", "evaluation", "plugins"},
+    "honesty_controls": {"truth", "laws", "evaluation", "plugins", "remedy"},
     "verification": {
         "honesty_controls", "truth", "diagnosis", "evaluation", "latent_model", "metrics", "model",
     },

@@ -85,7 +85,7 @@ def test_golden_header():
         "- Seeds: 1, 2; 3 of 3 cells finished",
         "- NLL: importance weighted, S = 16.0 draws a sentence (effective: 12.0);"
         " ceiling of MI: ln N = 3.00 nats",
-        "- Sizes: hidden 8",
+        "- Sizes: hidden 8, latent 32",
         "- Training: batch 32, precision auto",
         "- Evaluation: samples 32",
         "- Machine: cpu, products in bfloat16 in training and float32 in evaluation, threads: 1,"

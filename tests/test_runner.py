@@ -23,6 +23,7 @@ from collapse_bench.errors import UserError
 from collapse_bench.metrics import METRICS, VERDICTS, key_of, versioned
 from collapse_bench.plugins import remedy_files
 from collapse_bench.record import SCHEMA, read_arrays, read_record, read_records, write_record
+from collapse_bench.remedy import find_class
 from collapse_bench.runner import plan
 from collapse_bench.suite import cells_of, load_suite
 
@@ -105,6 +106,14 @@ class Keeper(Remedy):
 '''
 
 
+def here(folder, *arguments):
+    """A verb in this process: loading takes seconds, and one fork server serves many runs."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.chdir(folder), redirect_stdout(out), redirect_stderr(err):
+        code = main(list(arguments))
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
+
+
 @pytest.fixture
 def bench(tmp_path, monkeypatch):
     """Run a verb in an empty folder that has a suite and a faulty remedy."""
@@ -115,26 +124,15 @@ def bench(tmp_path, monkeypatch):
         lines = "\n".join(f"  {name}: {value}" for name, value in entries.items())
         (tmp_path / "trial.yaml").write_text(SUITE.format(budget=budget, entries=lines))
 
-    def here(*arguments):
-        """A verb that starts no process needs none of its own: loading takes seconds."""
-        out, err = io.StringIO(), io.StringIO()
-        with contextlib.chdir(tmp_path), redirect_stdout(out), redirect_stderr(err):
-            code = main([*arguments, "--plugin", "fault.py"])
-        return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
-
     def run(*arguments, wait=True):
-        if arguments[0] == "leaderboard":
-            return here(*arguments)
+        if wait:
+            return here(tmp_path, *arguments, "--plugin", "fault.py")
         command = [sys.executable, "-m", "collapse_bench", *arguments, "--plugin", "fault.py"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        process = subprocess.Popen(
+        return subprocess.Popen(
             command, cwd=tmp_path, env=environment, start_new_session=True, **pipes
         )
-        if not wait:
-            return process
-        out, err = process.communicate(timeout=300)
-        return subprocess.CompletedProcess(command, process.returncode, out, err)
 
     run.write, run.folder = write, tmp_path
     return run
@@ -577,8 +575,7 @@ def test_help_is_fast_to_load_and_list_names_everything():
         "architectures": ["lstm", "transformer"],
         "metrics": ["nll@2 (nats)", "mutual_information_upper", "cannot see: whether the decoder"],
     }.items():
-        command = [sys.executable, "-m", "collapse_bench", "list", what]
-        listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        listed = here(".", "list", what).stdout
         assert all(name in listed for name in names), listed
 
 
@@ -650,15 +647,18 @@ def test_progress_is_live_on_a_terminal_and_one_line_a_cell_elsewhere(stream):
 
 def test_the_smoke_suite_runs_every_remedy_on_both_architectures(tmp_path):
     suite = Path(__file__).parents[1] / "suites" / "smoke.yaml"
-    command = [sys.executable, "-m", "collapse_bench", "run", str(suite), "--budget", "1500"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    done = here(tmp_path, "run", str(suite), "--budget", "1500")
     assert done.returncode == 0, done.stdout + done.stderr
     records = read_records(tmp_path / "runs" / "smoke")
     named = load_suite(suite, remedy_files())
     cells = {(e.name, a) for e in named.entries for a in named.architectures}
     assert {(record["entry"], record["architecture"]) for record in records} == cells
     remedies = {remedy["name"] for record in records for remedy in record["remedies"]}
-    assert remedies == set(remedy_files())
+    assert remedies == {
+        name
+        for name, path in remedy_files().items()
+        if set(find_class(name, path).architectures) == set(named.architectures)
+    }
     for record in records:
         floor = 4.8 if record["entry"] == "delta_vae" else 0.0
         assert record["metrics"]["kl@1"] >= floor - 1e-3

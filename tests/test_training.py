@@ -37,7 +37,9 @@ def count_decoded(model):
         if readout.training:
             counted.append(arguments[1].tokens)
 
-    model.readout.register_forward_pre_hook(hook)
+    further = [part for part in model.further.modules() if hasattr(part, "by_position")]
+    for readout in (model.readout, *further):
+        readout.register_forward_pre_hook(hook)
     return counted
 
 

@@ -30,6 +30,7 @@ from collapse_bench.model.distributions import (
     rate,
     shape_of,
 )
+from collapse_bench.model.modes import eval_mode
 from collapse_bench.precision import products_in
 
 LOOKED_AT = 300
@@ -59,15 +60,8 @@ class Evaluable(Protocol):
 @contextmanager
 def evaluating(model: Evaluable, gradients: bool = False) -> Iterator[None]:
     """Eval mode inside, without gradients or with; every part in the mode it was in afterwards."""
-    modes = {module: module.training for module in model.modules()}
-    for module in modes:
-        module.training = False
-    try:
-        with torch.set_grad_enabled(gradients):
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with eval_mode(model.modules()), torch.set_grad_enabled(gradients):
+        yield
 
 
 def evaluate(

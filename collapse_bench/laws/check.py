@@ -1,4 +1,4 @@
-"""Every law on a remedy's file, in every architecture."""
+"""Every law on a remedy's file, in every architecture that it is for."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 
 from collapse_bench.laws import contract, evaluation, stepping, training
-from collapse_bench.laws.bench import ARCHITECTURES
 from collapse_bench.laws.law import Outcome, Subject, Try, contract_of, sentence_of, tried
 from collapse_bench.plugins import remedy_files
 from collapse_bench.remedy import find_class
@@ -91,12 +90,13 @@ def check_file(path: Path, plugins: Sequence[Path] = ()) -> Iterator[Finding]:
 def _findings(name: str, files: Mapping[str, Path]) -> Iterator[Finding]:
     """What is found of each law; where a first one is broken the others are not looked at."""
     hopeless = ""
+    architectures = find_class(name, files[name]).architectures
     for law in LAWS:
         if hopeless:
             yield Finding(sentence_of(law), contract_of(law), "not applicable", (hopeless,))
             continue
         found = finding(
-            law, {each: tried(law, Subject(name, each, files)) for each in ARCHITECTURES}
+            law, {each: tried(law, Subject(name, each, files)) for each in architectures}
         )
         if found.status == "BROKEN" and law in FIRST:
             hopeless = f"not looked at, since it is broken that {found.law}"

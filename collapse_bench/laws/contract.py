@@ -28,6 +28,9 @@ SOURCE = re.compile(r"[A-Z]\w+.*\b(19|20)\d\d\b|\(new\)")
 
 PROGRESS = (0.0, 0.3, 1.0)
 
+COMPUTED = ("states", "features", "q", "z", "p", "decoded")
+"""What a pass computes that is no term."""
+
 
 def its_file_names_a_source(subject: Subject) -> None:
     """The first line of a remedy's file names the method and where it is from, authors and year,
@@ -146,7 +149,7 @@ def its_objective_leaves_the_pass_as_it_is(subject: Subject) -> None:
     before = built.model(batch, noise_of(1), progress=0.3)
     kept = {name: nats.detach().clone() for name, nats in terms(before).items()}
     after = built.remedy.objective(before)
-    for name in ("model", "batch", "states", "features", "q", "p", "z", "step", "progress"):
+    for name in ("model", "batch", "step", "progress", *COMPUTED):
         if getattr(after, name) is not getattr(before, name):
             raise LawBroken(f"it replaces {name}")
     for name, nats in terms(before).items():

@@ -8,7 +8,7 @@ from typing import Any
 from collapse_bench.errors import UserError
 from collapse_bench.importing import place
 from collapse_bench.laws.bench import Built, make
-from collapse_bench.plugins import remedy_files
+from collapse_bench.plugins import not_for, remedy_files
 from collapse_bench.remedy import Remedy, find_class, levers_of
 
 
@@ -90,6 +90,7 @@ class Outcome:
 def tried(law: Try, subject: Subject) -> Outcome:
     """What comes of a law; whatever the remedy does is told, never raised."""
     try:
+        _check_architecture(subject)
         law(subject)
     except DoesNotApply as why:
         return Outcome("not applicable", str(why))
@@ -103,6 +104,12 @@ def tried(law: Try, subject: Subject) -> Outcome:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         return Outcome("BROKEN", f"{kind}{first}{f' ({where})' if where else ''}")
     return Outcome("ok")
+
+
+def _check_architecture(subject: Subject) -> None:
+    """No law has anything to say of a remedy in an architecture that it is not for."""
+    if problem := not_for(subject.name, subject.remedy.architectures, subject.architecture):
+        raise DoesNotApply(problem.partition(";")[0])
 
 
 def sentence_of(law: Try) -> str:

@@ -152,8 +152,9 @@ def one_seed_one_result(subject: Subject) -> None:
 
 def nothing_is_decoded_beyond_the_budget(subject: Subject) -> None:
     """Every token that is decoded while a model is being trained is paid for, and when the budget
-    is spent the training ends: the decoder is called through the model, in training mode, and
-    `BudgetSpentError` is let through. Measuring goes through `run.measure`."""
+    is spent the training ends: the decoder is called through the model, in training mode, a further
+    part decodes by its `decoder`, and `BudgetSpentError` is let through. Measuring goes through
+    `run.measure`."""
     corpus, built, budget = tiny_corpus(), subject.make(), 300
     run = built.run(corpus, budget)
     decoded = {"outer": 0, "inner": 0}
@@ -166,14 +167,17 @@ def nothing_is_decoded_beyond_the_budget(subject: Subject) -> None:
 
         return count
 
-    decoder = built.model.decoder
-    hooks = [decoder.register_forward_pre_hook(counting("outer"))]
-    inner = [
+    paid_for = built.model.decoders
+    decodes = [
         part
-        for part in decoder.modules()
-        if type(part) is ARCHITECTURES[subject.architecture][1] and part is not decoder
+        for part in built.model.modules()
+        if type(part) is ARCHITECTURES[subject.architecture][1] and part not in paid_for
     ]
-    hooks += [part.register_forward_pre_hook(counting("inner")) for part in inner[:1]]
+    inside = [[part for part in decoder.modules() if part in decodes] for decoder in paid_for]
+    elsewhere = set(decodes).difference(*inside)
+    outer, inner = [*paid_for, *elsewhere], [part for parts in inside for part in parts[:1]]
+    hooks = [part.register_forward_pre_hook(counting("outer")) for part in outer]
+    hooks += [part.register_forward_pre_hook(counting("inner")) for part in inner]
     validate = run.validate
 
     def measured(samples: int) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def header(section: Section) -> list[str]:
         f"- Seeds: {listed(r['seed'] for r in section.records)}; {finished_cells(section)}",
         f"- NLL: importance weighted, S = {samples(done)}; ceiling of MI: ln N ="
         f" {ceiling(section.records[0]):.2f} nats",
-        f"- Sizes: {settings(section.records, 'sizes', 'latent')}",
+        f"- Sizes: {settings(section.records, 'sizes', 'latent')}, {latent(section.records)}",
         f"- Training: {settings(section.records, 'training', 'budget')}",
         f"- Evaluation: {settings(section.records, 'evaluation')}",
         f"- Machine: {environment(section.records)}",
@@ -122,6 +122,12 @@ def settings(records: Sequence[Record], section: str, left_out: str = "") -> str
     told = [f"{escape(n)} {listed(part.get(n) for part in parts)}" for n in names]
     differ = f" (**cells differ in {', '.join(map(escape, several))}**)" if several else ""
     return f"{', '.join(told)}{differ}" if told else "not recorded"
+
+
+def latent(records: Sequence[Record]) -> str:
+    """The dimensions of z, of an entry's own too; a language model has none."""
+    sizes = [record["latent"] for record in records if record["latent"] > 0]
+    return f"latent {listed(sizes) if sizes else 'none'}"
 
 
 def splits(counts: Mapping[str, Any]) -> str:

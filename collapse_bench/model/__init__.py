@@ -26,6 +26,7 @@ from collapse_bench.model.vae import (
 )
 
 __all__ = [
+    "ARCHITECTURES",
     "GENERATIVE",
     "INFERENCE",
     "SLOTS",

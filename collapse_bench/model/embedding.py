@@ -1,5 +1,6 @@
 """What every encoder and decoder begins with: words as vectors, and z at every token."""
 
+import torch
 from torch import Tensor, nn
 
 from collapse_bench.corpus import Batch
@@ -20,3 +21,15 @@ class WordEmbedding(nn.Embedding):
 def every_token(z: Tensor, batch: Batch) -> Tensor:
     """z [B, D] repeated for every token, [B, T, D]; a z that has tokens already stays as it is."""
     return z if z.dim() == 3 else z[:, None].expand(-1, batch.inputs.shape[1], -1)
+
+
+def beside(states: Tensor, z: Tensor, batch: Batch, latent: int) -> Tensor:
+    """States [B, T, H] and z at every token as one vector, [B, T, H + D].
+
+    Args:
+        z: as a decoder is given it, [B, D] or [B, T, D], or a latent sequence [B, n, d] with
+            n d = D, which is one vector here.
+        latent: D.
+    """
+    whole = z.flatten(1)
+    return torch.cat([states, every_token(whole if whole.shape[1] == latent else z, batch)], -1)

@@ -1,12 +1,15 @@
 """Transformer encoder and causal decoder (Vaswani et al. 2017), pre-norm (Xiong et al. 2020).
 
-z is projected and added to the decoder's input at every position. Attention to a memory of one
-slot puts all its weight on that slot, so it adds a linear map of z too; adding it directly says so,
-costs nothing, and lets z differ between positions. Dropout acts where the LSTM has it, on the
-decoder's embeddings and outputs, so that the architecture is all that differs.
+z is projected and added to the decoder's input at every position. Cross-attention to a memory of
+one slot puts all its weight on that slot, so it adds a linear map of z too; adding it directly says
+so, costs nothing, and lets z differ between positions. Slots among the keys of self-attention are
+something else, since the tokens compete with them; remedies can ask for such. Dropout acts where
+the LSTM has it, on the decoder's embeddings and outputs, so that the architecture is all that
+differs.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -32,8 +35,9 @@ def attention(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None)
     kernel made for long texts.
 
     Args:
-        query, key, value: [B, heads, T, D].
-        allowed: which key each query may see, to be broadcast to [B, heads, T, T]; at least one.
+        query: [B, heads, T, D].
+        key, value: [B, heads, K, D].
+        allowed: which key each query may see, to be broadcast to [B, heads, T, K]; at least one.
             On a GPU None is what `causal_mask` would be.
 
     Returns:
@@ -62,14 +66,30 @@ class Block(nn.Module):
             nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
         )
 
-    def forward(self, x: Tensor, allowed: Tensor | None) -> Tensor:
-        """x [B, T, H]; allowed [B or 1, T, T]: which token (second) each token (first) may see."""
+    def forward(self, x: Tensor, allowed: Tensor | None, memory: Tensor | None = None) -> Tensor:
+        """One layer.
+
+        Args:
+            x: tokens [B, T, H].
+            allowed: [B or 1, T, S + T], which slot or token (second) each token (first) may see.
+            memory: [B, S, H], slots that are keys and values beside the tokens; None is S = 0.
+
+        Returns:
+            [B, T, H].
+        """
         split = self.query_key_value(self.attention_norm(x)).chunk(3, dim=-1)
-        query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in split)
+        query, key, value = (self._by_head(part) for part in split)
+        if memory is not None:
+            slots = self._by_head(memory)
+            key, value = torch.cat([slots, key], 2), torch.cat([slots, value], 2)
         seen = attention(query, key, value, allowed if allowed is None else allowed[:, None])
         x = x + self.attention_output(seen.transpose(1, 2).flatten(2))
         deeper: Tensor = x + self.feed_forward(x)
         return deeper
+
+    def _by_head(self, x: Tensor) -> Tensor:
+        heads: Tensor = x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return heads
 
 
 class Stack(nn.Module):
@@ -83,15 +103,24 @@ class Stack(nn.Module):
         )
         self.norm = nn.LayerNorm(dimensions.hidden)
 
-    def forward(self, inputs: Tensor, latent: Tensor | None, allowed: Tensor | None) -> Tensor:
-        """States [B, T, H]; `latent` [B, T, H] is added before the first block."""
+    def forward(
+        self,
+        inputs: Tensor,
+        latent: Tensor | None,
+        allowed: Tensor | None,
+        memories: Sequence[Tensor] | None = None,
+    ) -> Tensor:
+        """States [B, T, H]; `latent` [B, T, H] is added before the first block.
+
+        `memories` are the slots [B, S, H] of each block, where there are any.
+        """
         # Vaswani et al. (2017), section 3.4: else the words drown in the positions.
         x = self.enter(inputs * math.sqrt(inputs.shape[2]))
         x = x + positions(x.shape[1], x.shape[2], x.device)
         if latent is not None:
             x = x + latent
-        for block in self.blocks:
-            x = block(x, allowed)
+        for i, block in enumerate(self.blocks):
+            x = block(x, allowed, memories[i] if memories else None)
         states: Tensor = self.norm(x)
         return states
 

@@ -54,11 +54,13 @@ class Forward:
     Attributes:
         model: the model that made it, with its further parts.
         step: training steps done before this one, inner updates of a remedy not counted.
-        progress: share of the training budget that is spent, 0 to 1, counted from `run.begin()`.
+        progress: share of the training budget that is spent, 0 to 1, counted from `run.begin()`
+            to `run.end()`.
         batch: the B sentences.
         states: what the encoder said of every token, [B, T, H].
         features: what the head saw, [B, H] or [B, n, H].
         q: posterior, p: prior, z: the draw from q that was decoded.
+        decoded: what the decoder said of every token, [B, T, H].
         distortion: -log p(x|z), [B].
         kl: the rate, unreduced, [B, K].
         extra: further terms of a remedy's objective by name, each [B].
@@ -73,6 +75,7 @@ class Forward:
     q: Distribution
     z: Tensor
     p: Distribution
+    decoded: Tensor
     distortion: Tensor
     kl: Tensor
     extra: Mapping[str, Tensor] = field(default_factory=dict)
@@ -111,7 +114,8 @@ class SequenceVAE(nn.Module):
     - `prior(q, batch) -> p`, a distribution over the same z.
     - `decoder(batch, z) -> states [B, T, H]`, z being [B, D], or [B, T, D] with one for each token.
     - `readout(states, batch) -> log p(x|z) [B]`, and `by_position`, [B, T].
-    - `further[name]`: a part of the remedy of that name that fills no slot.
+    - `further[name]`: a part of the remedy of that name that fills no slot. If it decodes, then by
+      its `decoder`, which is paid for as the slot's is.
 
     Attributes:
         owners: the remedy that installed what is in a slot; the others are the architecture's.
@@ -161,10 +165,15 @@ class SequenceVAE(nn.Module):
                 owner.setdefault(parameter, slot)
         return [parameter for parameter, slot in owner.items() if slot in slots]
 
+    @property
+    def decoders(self) -> list[nn.Module]:
+        """All that decodes: the decoder, and those of further parts."""
+        further = (getattr(part, "decoder", None) for part in self.further.values())
+        return [self.decoder, *(part for part in further if isinstance(part, nn.Module))]
+
     def log_likelihood(self, batch: Batch, z: Tensor) -> Tensor:
         """log p(x|z) in nats, [B]."""
-        nats = self.readout(self._states(batch, z), batch)
-        return check_tensor(self._owner("readout"), "readout", nats, (len(batch.lengths),))
+        return self._read_out(self._states(batch, z), batch)
 
     def log_likelihood_by_position(self, batch: Batch, z: Tensor) -> Tensor:
         """log p(x_t | x_<t, z) in nats, [B, T], zero at padding."""
@@ -176,6 +185,10 @@ class SequenceVAE(nn.Module):
     def _states(self, batch: Batch, z: Tensor) -> Tensor:
         states = self.decoder(batch, z)
         return check_tensor(self._owner("decoder"), "decoder", states, (*batch.mask.shape, "H"))
+
+    def _read_out(self, decoded: Tensor, batch: Batch) -> Tensor:
+        nats = self.readout(decoded, batch)
+        return check_tensor(self._owner("readout"), "readout", nats, (len(batch.lengths),))
 
     def posterior(self, batch: Batch, noise: Noise) -> Distribution:
         """q(z|x) under the plain objective; `noise` serves a head that refines by sampling."""
@@ -222,9 +235,12 @@ class SequenceVAE(nn.Module):
     ) -> Forward:
         z = draw(q, noise(shape_of(q)))
         p = check_prior(self._owner("prior"), self.prior(q, batch), q)
-        distortion = -self.log_likelihood(batch, z)
+        decoded = self._states(batch, z)
+        distortion = -self._read_out(decoded, batch)
         kl = rate(q, p, z)
-        return Forward(self, step, progress, batch, states, features, q, z, p, distortion, kl)
+        return Forward(
+            self, step, progress, batch, states, features, q, z, p, decoded, distortion, kl
+        )
 
     def _owner(self, slot: str) -> str:
         return self.owners.get(slot, "the architecture")

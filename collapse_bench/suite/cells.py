@@ -119,7 +119,8 @@ def cell_id(
     """Return the cell's id, which is also its folder: its name and a digest of its identity.
 
     What is as it was before there was a setting leaves no trace in it, so that such a cell is the
-    same as then: no labels, nothing told, one thread, operations that need not repeat, no captures.
+    same as then: no labels, nothing told, one thread, operations that need not repeat, no captures,
+    a constant word dropout.
     """
     settings = identity(cell, corpus_name, corpus_sha256, labels_sha256, budget)
     for part, name, before in (
@@ -131,6 +132,9 @@ def cell_id(
     ):
         if part[name] in before:
             del part[name]
+    for remedy in settings["remedies"]:
+        if remedy["name"] == "word_dropout" and remedy["settings"].get("warmup") == 0:
+            del remedy["settings"]["warmup"]
     canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"), allow_nan=False)
     digest = hashlib.sha256(canonical.encode()).hexdigest()[:8]
     return f"{cell.entry.name}-{cell.architecture}-{cell.seed}-{digest}"

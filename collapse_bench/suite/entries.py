@@ -3,13 +3,13 @@
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 from collapse_bench.errors import UserError
-from collapse_bench.plugins import class_name, fingerprint
+from collapse_bench.plugins import class_name, fingerprint, not_for
 from collapse_bench.settings import (
     AtLeast,
     Schema,
@@ -252,6 +252,32 @@ def _values(
             legal.append(value)
         seen |= marks
     return legal
+
+
+def check_architectures(
+    report: Report,
+    root: Section,
+    entries: Sequence[Entry],
+    architectures: Sequence[str],
+    remedies: Mapping[str, Path],
+) -> None:
+    """Report remedies that are not for every architecture of the suite."""
+    used = {
+        (entry.sweep.entry if entry.sweep else entry.name, remedy.name): None
+        for entry in entries
+        for remedy in entry.remedies
+        if remedy.name in remedies
+    }
+    for entry_name, remedy in used:
+        try:
+            allowed = class_variable_of_file(remedies[remedy], class_name(remedy), "architectures")
+        except UserError:  # told of already, or known only when the file is run
+            continue
+        if not isinstance(allowed, tuple):
+            continue
+        for architecture in architectures:
+            if problem := not_for(remedy, allowed, architecture):
+                report.add(root["entries"].lines[entry_name], f"{owner_of(entry_name)}: {problem}")
 
 
 def _check_by_construction(path: Path, class_name: str) -> None:

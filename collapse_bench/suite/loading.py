@@ -22,7 +22,12 @@ from collapse_bench.suite.definition import (
     Suite,
     Training,
 )
-from collapse_bench.suite.entries import check_section, entries_of, owner_of
+from collapse_bench.suite.entries import (
+    check_architectures,
+    check_section,
+    entries_of,
+    owner_of,
+)
 from collapse_bench.suite.yaml_reader import Report, Section, read_yaml
 
 MAX_CELLS = 10_000
@@ -66,6 +71,7 @@ def load_suite(path: Path, remedies: Mapping[str, Path]) -> Suite:
     seeds = _axis(report, root, "seeds")
     entries = entries_of(report, root, remedies)
 
+    check_architectures(report, root, entries, architectures, remedies)
     if corpus:
         _check_corpus(report, root, corpus)
     if corpus and training:

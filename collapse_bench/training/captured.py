@@ -112,9 +112,10 @@ class Passes:
         """Capture the pass of the batch that was met, and hold a replay against a call of this."""
         restore = self._moment()
         try:
+            metered = set(self.model.decoders)
             for path, module in self.model.named_modules():
                 hooks = len(module._forward_hooks) + len(module._forward_pre_hooks)
-                if hooks > (module is self.model.decoder):  # which has the meter's
+                if hooks > (module in metered):
                     raise CannotCaptureError(f"a replay would not run the hooks of {path}")
             pass_ = Pass(self._run, self._met[key][0], self.model, self.recorder)
             if pass_.differs(batch, self._state, self._moment()):

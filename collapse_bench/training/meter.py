@@ -1,6 +1,6 @@
 """The budget is decoded tokens, counted where they are decoded."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,17 +12,17 @@ class BudgetSpentError(Exception):
 
 
 class Meter:
-    """Counts the tokens that a decoder decodes in training, where they are decoded.
+    """Counts the tokens that decoders decode in training, where they are decoded.
 
-    Inner loops, pre-training and refinement pass here too, so they are all paid for. The decoder's
+    Inner loops, pre-training and refinement pass here too, so they are all paid for. A decoder's
     eval mode is free: that is measuring.
     """
 
-    def __init__(self, decoder: nn.Module, budget: int) -> None:
+    def __init__(self, decoders: Sequence[nn.Module], budget: int) -> None:
         self.budget = budget
         self.tokens = 0
         self._aside: list[int] | None = None
-        self._hook = decoder.register_forward_pre_hook(self._passed)
+        self._hooks = [each.register_forward_pre_hook(self._passed) for each in decoders]
 
     def count(self, tokens: int) -> None:
         """Pay for tokens that are about to be decoded.
@@ -36,7 +36,7 @@ class Meter:
 
     @contextmanager
     def aside(self) -> Iterator[list[int]]:
-        """Count nothing inside; what is given lists the tokens of each pass of the decoder."""
+        """Count nothing inside; what is given lists the tokens of each pass of a decoder."""
         self._aside = []
         try:
             yield self._aside
@@ -53,4 +53,5 @@ class Meter:
 
     def stop(self) -> None:
         """Count no more."""
-        self._hook.remove()
+        for hook in self._hooks:
+            hook.remove()

@@ -28,7 +28,7 @@ TOLERANCE = 1e-2
 """By how much of its norm a replay on a GPU may differ from a call, since sums by index come in any
 order there. On a processor nothing may differ."""
 
-TERMS = ("states", "features", "q", "z", "p", "distortion", "kl")
+TERMS = ("states", "features", "q", "z", "p", "decoded", "distortion", "kl")
 TENSORS = ("targets", "inputs", "mask", "lengths", "index")
 
 Found = TypeVar("Found")

@@ -85,7 +85,7 @@ class TrainingRun:
         self.state: dict[str, Any] = {}
         self.sentences = len(corpus.train)
         self.device = next(model.parameters()).device
-        self.meter = Meter(model.decoder, budget)
+        self.meter = Meter(model.decoders, budget)
         self._broken = torch.zeros((), device=self.device)
         self._parameters = {slot: model.parameters_of((slot,)) for slot in SLOTS}
         # A critic's gradient in the norm that clips the VAE's would shrink the VAE's step.
@@ -93,7 +93,7 @@ class TrainingRun:
             ClippedAdam(parameters, settings.learning_rate, settings.clip, self._broken)
             for parameters in (model.parameters_of(SLOTS), model.parameters_of(("further",)))
         )
-        self._began = 0
+        self._began, self._ends = 0, float(budget)
         self._since_look = 0
         self._precision = resolve_precision(settings.precision, self.device.type)
         self._latent = torch.Generator(self.device).manual_seed(stream_seed(seed, "latent"))
@@ -110,13 +110,17 @@ class TrainingRun:
 
     @property
     def progress(self) -> float:
-        """Share of the budget since `begin` that is spent, 0 to 1."""
-        left = self.meter.budget - self._began
+        """Share of the budget from `begin` to `end` that is spent, 0 to 1."""
+        left = self._ends - self._began
         return min(1.0, (self.meter.tokens - self._began) / left) if left > 0 else 1.0
 
     def begin(self) -> None:
         """Count progress from here; the learning rate goes on as it was."""
         self._began = self.meter.tokens
+
+    def end(self, share: float) -> None:
+        """Count progress up to this share of the budget; the learning rate goes on as it was."""
+        self._ends = share * self.meter.budget
 
     @property
     def learning_rate(self) -> float:

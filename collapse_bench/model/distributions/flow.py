@@ -130,3 +130,59 @@ class AutoregressiveAffine(Transform):
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         """sum_i log g_i at what is mapped to y, [..., D] to [...], nats."""
         return F.logsigmoid(self.conditioner(x)[1]).sum(-1)
+
+
+class MaskedAffine(Transform):
+    """The affine map of masked autoregressive flow (Papamakarios et al. 2017, equation 3).
+
+        z_i = y_i exp(a_i) + m_i,  (m, a) = conditioner(z) by z_<i.
+
+    D passes forwards, as for a draw, one pass backwards, as for a density: a map for priors, whose
+    density is wanted in every step of a training.
+
+    Args:
+        conditioner: z [..., D] to m and a, each [..., D], the i-th of which depend on z_<i only.
+        axes: of an event; two are taken as one, [n, d] as [n d].
+        backwards: whether the last coordinate comes first.
+    """
+
+    bijective = True
+
+    def __init__(
+        self,
+        conditioner: Callable[[Tensor], tuple[Tensor, Tensor]],
+        axes: int = 1,
+        backwards: bool = False,
+    ) -> None:
+        super().__init__()
+        self.conditioner = conditioner
+        self.axes = axes
+        self.backwards = backwards
+        self.domain = self.codomain = constraints.independent(constraints.real, axes)
+
+    def _call(self, y: Tensor) -> Tensor:
+        row = self._row(y)
+        z = torch.zeros_like(row)
+        for i in range(row.shape[-1]):
+            shift, log_scale = (part[..., i : i + 1] for part in self.conditioner(z))
+            value = row[..., i : i + 1] * log_scale.exp() + shift
+            z = torch.cat([z[..., :i], value, z[..., i + 1 :]], dim=-1)
+        return self._event(z, y)
+
+    def _inverse(self, z: Tensor) -> Tensor:
+        row = self._row(z)
+        shift, log_scale = self.conditioner(row)
+        return self._event((row - shift) * torch.exp(-log_scale), z)
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        """sum_i a_i at y, which x is mapped to, [..., D] to [...], nats."""
+        return self.conditioner(self._row(y))[1].sum(-1)
+
+    def _row(self, event: Tensor) -> Tensor:
+        """The coordinates of an event in the order in which they depend on each other."""
+        row = event.flatten(-self.axes)
+        return row.flip(-1) if self.backwards else row
+
+    def _event(self, row: Tensor, like: Tensor) -> Tensor:
+        """The way back from `_row`."""
+        return (row.flip(-1) if self.backwards else row).view(like.shape)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from collapse_bench.corpus import Batch
 from collapse_bench.corpus.vocabulary import BOS, UNK
-from collapse_bench.model import SequenceVAE
-from collapse_bench.remedy import Remedy
+from collapse_bench.model import SLOTS, Forward, Objective, SequenceVAE, plain
+from collapse_bench.remedy import Remedy, Run, Step
 from collapse_bench.settings import Between
 
 
@@ -36,10 +36,15 @@ class WordDropoutDecoder(nn.Module):
 class WordDropout(Remedy):
     """The decoder's history loses words, so that what they said has to come through z.
 
-    Only in training: a model is evaluated on the whole history.
+    Only in training: a model is evaluated on the whole history. The annealed rate is that of the
+    code of Pelsmaeker and Aziz (2020), which falls by a step a pass; there validation passes count
+    too, <bos> is dropped as well, and a rate that has not fallen below 1 hides every word from
+    validation.
 
     Attributes:
         rate: probability that an input word becomes <unk>; 0 is the plain VAE, 1 leaves no history.
+        warmup: share of the training budget in which the rate falls linearly from 1 to `rate`; 0
+            keeps it constant.
     """
 
     # A decoder that knows less of the past gains more from z.
@@ -54,7 +59,29 @@ class WordDropout(Remedy):
     neutral: ClassVar[Mapping[str, Any] | None] = {"rate": 0.0}
 
     rate: Annotated[float, Between(0, 1)] = 0.25
+    warmup: Annotated[float, Between(0, 1)] = 0.0
+
+    def rate_at(self, progress: float) -> float:
+        """The rate when `progress` (0 to 1) of the budget is spent."""
+        if progress >= self.warmup:
+            return self.rate
+        return 1 + (self.rate - 1) * progress / self.warmup
 
     def build(self, model: SequenceVAE) -> Mapping[str, nn.Module]:
         """Wrap the decoder."""
         return {"decoder": WordDropoutDecoder(model.decoder, self.rate)}
+
+    def step(self, step: Step, run: Run) -> Step:
+        """Set the rate before each update."""
+        if self.warmup == 0:
+            return step
+        decoders = [part for part in run.model.modules() if isinstance(part, WordDropoutDecoder)]
+
+        def annealed(
+            batch: Batch, *, only: tuple[str, ...] = SLOTS, then: Objective = plain
+        ) -> Forward:
+            for decoder in decoders:
+                decoder.rate = self.rate_at(run.progress)
+            return step(batch, only=only, then=then)
+
+        return annealed

@@ -1,0 +1,1 @@
+"""What the posterior is made of: how the encoder's states become the features of a sentence."""

@@ -1,0 +1,1 @@
+"""Which posteriors there can be."""

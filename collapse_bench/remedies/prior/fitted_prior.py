@@ -1,0 +1,124 @@
+"""A prior fitted after training, the auxiliary prior of delta-VAE (Razavi et al. 2019)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from collapse_bench.corpus import Batch
+from collapse_bench.errors import UserError
+from collapse_bench.model import SLOTS, Forward, Objective, SequenceVAE, plain
+from collapse_bench.model.autoregressive_flow import AutoregressiveFlow
+from collapse_bench.model.distributions import family_of, rate
+from collapse_bench.model.modes import eval_mode
+from collapse_bench.remedy import Remedy, Run, Step
+from collapse_bench.settings import AtLeast, Between
+
+
+class SuccessivePrior(nn.Module):
+    """Prior: the model's own, and once that is fitted a flow over it.
+
+    Attributes:
+        fitted: which of the two; saved with the weights.
+    """
+
+    fitted: bool
+
+    def __init__(self, own: nn.Module, flow: AutoregressiveFlow) -> None:
+        super().__init__()
+        self.own, self.flow = own, flow
+        self.choose(False)
+
+    def choose(self, fitted: bool) -> None:
+        """Take one of the two; the flow learns only while it is the prior."""
+        self.fitted = fitted
+        self.flow.requires_grad_(fitted)
+
+    def get_extra_state(self) -> Tensor:
+        """`fitted` as a tensor: a buffer would be waited for by a GPU at every pass."""
+        return torch.tensor(self.fitted)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take the one that was saved."""
+        self.choose(bool(state))
+
+    def forward(self, q: Distribution, batch: Batch) -> Distribution:
+        """A prior over z for each of the B sentences.
+
+        Raises:
+            UserError: the own one is no density over all of z's space.
+        """
+        p: Distribution = self.own(q, batch)
+        if family_of(p) in ("sphere", "codes"):
+            raise UserError(
+                f"fitted_prior: needs a prior over vectors of numbers, got a {type(p).__name__},"
+                f" of the family {family_of(p)}; leave one of the two remedies out"
+            )
+        return self.flow(p) if self.fitted else p
+
+
+@dataclass(frozen=True)
+class FittedPrior(Remedy):
+    """The model trains under its own prior; then a new one is fitted to the aggregate posterior.
+
+    R = I + KL(q(z) || p(z)): the last term is what a better prior saves, and it alone changes, as
+    nothing but the prior is trained from the switch on. The new prior is an autoregressive flow
+    over the own one and begins near it, so that any will do, that of a latent sequence too. The
+    bound stays one, of a model with another prior; the weights are selected as ever, so that a fit
+    that gains nothing is not kept. In any chain it belongs last. Schedules of the others end at the
+    switch, and their objectives have no part in the fit, which costs budget as training does. What
+    it gains counts against `converged`.
+
+    To see both sides: the entry without it; the history, in which rate and mutual information of
+    the validation split follow each other; and `marginal_kl` in the state of the record, KL(q(z) ||
+    p(z)) on the validation split at the switch, in nats, as the rate less the mutual information.
+
+    Attributes:
+        share: of the budget until the switch; 1 is the plain VAE.
+        depth, hidden: of the flow, as in `flow_prior`.
+    """
+
+    by_construction: ClassVar[tuple[str, ...]] = ("kl", "marginal_kl", "moment_kl", "dimension_kl")
+    neutral: ClassVar[Mapping[str, Any] | None] = {"share": 1.0}
+    small: ClassVar[Mapping[str, Any]] = {"share": 0.01, "hidden": 24}
+
+    share: Annotated[float, Between(0, 1)] = 0.8
+    depth: Annotated[int, AtLeast(1)] = 2
+    hidden: Annotated[int, AtLeast(1)] = 256
+
+    def build(self, model: SequenceVAE) -> Mapping[str, nn.Module]:
+        """Wrap the prior."""
+        if self.share == 1:
+            return {}
+        flow = AutoregressiveFlow(model.dimensions.latent, self.depth, self.hidden)
+        return {"prior": SuccessivePrior(model.prior, flow)}
+
+    def step(self, step: Step, run: Run) -> Step:
+        """From the switch on, updates of the prior alone, by the rate alone."""
+        if self.share == 1:
+            return step
+        prior = next(p for p in run.model.prior.modules() if isinstance(p, SuccessivePrior))
+        state = run.state.setdefault("fitted_prior", {"marginal_kl": None})
+        run.end(self.share)
+
+        def fitting(
+            batch: Batch, *, only: tuple[str, ...] = SLOTS, then: Objective = plain
+        ) -> Forward:
+            if run.progress < 1 or only != SLOTS:
+                return step(batch, only=only, then=then)
+            if not prior.fitted:
+                state["marginal_kl"] = run.measure("kl") - run.measure("mutual_information")
+                prior.choose(True)
+            with eval_mode(run.model.modules()):
+                run.model.decoder.training = True  # what it decodes is paid for
+                return step(batch, only=("prior",), then=lambda forward: then(of_rate(forward)))
+
+        return fitting
+
+
+def of_rate(forward: Forward) -> Forward:
+    """The rate in full, whatever remedies have made of it, and nothing besides."""
+    return replace(forward, kl=rate(forward.q, forward.p, forward.z), extra={})
