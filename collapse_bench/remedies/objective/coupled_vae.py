@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from collapse_bench.errors import UserError
 from collapse_bench.model import Forward, SequenceVAE
 from collapse_bench.model.distributions import draw, shape_of
 from collapse_bench.remedy import Remedy
@@ -77,6 +78,12 @@ class CoupledVae(Remedy):
         if not (self.reconstruction or self.coupling):
             return forward
         distortion, decoded = forward.model.further["coupled_vae"](forward)
+        if decoded.shape != forward.decoded.shape:
+            raise UserError(
+                f"coupled_vae: the twin's states must be as wide as the decoder's, got"
+                f" {decoded.shape[2]} and {forward.decoded.shape[2]}; put coupled_vae after the"
+                f" remedy that changes the decoder"
+            )
         squared = (forward.decoded[:, 0] - decoded[:, 0].detach()).float().square().sum(1)
         if self.distance == "kernel":
             scales = 2 * forward.model.dimensions.latent * squared.new_tensor(SCALES)

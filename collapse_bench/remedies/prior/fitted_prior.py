@@ -4,60 +4,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
-import torch
-from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch import nn
 
 from collapse_bench.corpus import Batch
-from collapse_bench.errors import UserError
 from collapse_bench.model import SLOTS, Forward, Objective, SequenceVAE, plain
 from collapse_bench.model.autoregressive_flow import AutoregressiveFlow
-from collapse_bench.model.distributions import family_of, rate
+from collapse_bench.model.distributions import rate
 from collapse_bench.model.modes import eval_mode
+from collapse_bench.model.successive_prior import SuccessivePrior
 from collapse_bench.remedy import Remedy, Run, Step
 from collapse_bench.settings import AtLeast, Between
-
-
-class SuccessivePrior(nn.Module):
-    """Prior: the model's own, and once that is fitted a flow over it.
-
-    Attributes:
-        fitted: which of the two; saved with the weights.
-    """
-
-    fitted: bool
-
-    def __init__(self, own: nn.Module, flow: AutoregressiveFlow) -> None:
-        super().__init__()
-        self.own, self.flow = own, flow
-        self.choose(False)
-
-    def choose(self, fitted: bool) -> None:
-        """Take one of the two; the flow learns only while it is the prior."""
-        self.fitted = fitted
-        self.flow.requires_grad_(fitted)
-
-    def get_extra_state(self) -> Tensor:
-        """`fitted` as a tensor: a buffer would be waited for by a GPU at every pass."""
-        return torch.tensor(self.fitted)
-
-    def set_extra_state(self, state: Tensor) -> None:
-        """Take the one that was saved."""
-        self.choose(bool(state))
-
-    def forward(self, q: Distribution, batch: Batch) -> Distribution:
-        """A prior over z for each of the B sentences.
-
-        Raises:
-            UserError: the own one is no density over all of z's space.
-        """
-        p: Distribution = self.own(q, batch)
-        if family_of(p) in ("sphere", "codes"):
-            raise UserError(
-                f"fitted_prior: needs a prior over vectors of numbers, got a {type(p).__name__},"
-                f" of the family {family_of(p)}; leave one of the two remedies out"
-            )
-        return self.flow(p) if self.fitted else p
 
 
 @dataclass(frozen=True)
