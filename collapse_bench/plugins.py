@@ -98,23 +98,22 @@ def why_not(name: str, files: Mapping[str, Path]) -> str:
     return f"{unknown('remedy', name, files)}; --plugin FILE adds one of your own{also}"
 
 
-def check_name(name: str) -> None:
-    """Hold a remedy's name against what its file, its class and its settings in a suite can be.
+def misnamed(name: str) -> str | None:
+    """Return what is wrong with a remedy's name, or None if a remedy may be called so.
 
-    Raises:
-        UserError: No remedy can be called so.
+    It is a file, a module and, in another form, a class.
     """
     if "-" in name:
-        rule = f"no hyphen, which Python has in no name; write {name.replace('-', '_')}"
-    elif not re.fullmatch("[a-z][a-z0-9_]*", name):
-        rule = "small letters, digits and underscores, a letter first, such as word_dropout"
-    elif keyword.iskeyword(name):
-        rule = "no word of Python itself; choose another one"
-    elif (BUILT_IN / name).is_dir():
-        rule = "not that of a kind of remedies; choose another one"
-    else:
-        return
-    raise UserError(f"{name}: the name of a remedy must be {rule}")
+        return (
+            f"must have no hyphen, which Python allows in no name; write {name.replace('-', '_')}"
+        )
+    if not re.fullmatch("[a-z][a-z0-9_]*", name):
+        return "must be small letters, digits and underscores, a letter first, as word_dropout is"
+    if keyword.iskeyword(name):
+        return "must not be a word of Python itself; choose another one"
+    if (BUILT_IN / name).is_dir():
+        return "must not be that of a kind of remedies; choose another one"
+    return None
 
 
 def class_name(remedy: str) -> str:
@@ -161,10 +160,8 @@ def _installed(entry_point: EntryPoint) -> Path:
     """
     name, package = entry_point.name, entry_point.dist.name if entry_point.dist else "its package"
     way_out = f"mend or uninstall {package}"
-    try:
-        check_name(name)
-    except UserError as problem:
-        raise UserError(f"the installed remedy {problem}, or {way_out}") from None
+    if problem := misnamed(name):
+        raise UserError(f"the installed remedy {name}: a remedy's name {problem}, or {way_out}")
     module, _, attribute = entry_point.value.partition(":")
     path = _source_of(module.strip())
     if path is None or attribute.strip() != class_name(name):
@@ -187,10 +184,10 @@ def _check_given(path: Path) -> None:
         raise UserError(f"{path}: no such file; --plugin takes a Python file with one remedy")
     if path.suffix != ".py":
         raise UserError(f"{path}: a remedy's file is Python and ends in .py")
-    try:
-        check_name(path.stem)
-    except UserError as problem:
-        raise UserError(f"{path}: a remedy's file is called after it: {problem}") from None
+    if problem := misnamed(path.stem):
+        raise UserError(
+            f"{path}: a remedy's file is called after it, and a remedy's name {problem}"
+        )
 
 
 def _source_of(module: str) -> Path | None:
@@ -209,4 +206,4 @@ def _source_of(module: str) -> Path | None:
         folders = spec.submodule_search_locations or []
         candidates = [Path(folder, *inner).with_suffix(".py") for folder in folders]
         candidates += [Path(folder, *inner, "__init__.py") for folder in folders]
-    return next((path for path in candidates if path.is_file()), None)
+    return next((path.resolve() for path in candidates if path.is_file()), None)

@@ -103,7 +103,7 @@ def test_an_installed_remedy_of_an_illegal_name_is_told_with_its_package(built_i
     install("free-bits", "others.free_bits:FreeBits")
     told = remedy_files().left_out["free-bits"]
     assert told == (
-        "the installed remedy free-bits: the name of a remedy must be no hyphen, which Python has"
+        "the installed remedy free-bits: a remedy's name must have no hyphen, which Python allows"
         " in no name; write free_bits, or mend or uninstall others"
     )
 
@@ -142,12 +142,12 @@ def test_a_built_in_remedy_keeps_its_name_beside_any_package(built_in, install):
     ("name", "told"),
     {
         "Mine.py": "small letters, digits and underscores",
-        "my-remedy.py": "no hyphen, which Python has in no name; write my_remedy",
+        "my-remedy.py": "no hyphen, which Python allows in no name; write my_remedy",
         "_mine.py": "a letter first",
         "3.py": "a letter first",
         "mine.or.not.py": "small letters",
-        "lambda.py": "no word of Python itself",
-        "kind.py": "not that of a kind of remedies",
+        "lambda.py": "not be a word of Python itself",
+        "kind.py": "not be that of a kind of remedies",
     }.items(),
 )
 def test_a_misnamed_file_is_told_and_stops_no_other(built_in, tmp_path, name, told):
@@ -158,7 +158,7 @@ def test_a_misnamed_file_is_told_and_stops_no_other(built_in, tmp_path, name, to
     files = remedy_files([path, other])
     assert files.keys() == {"delta_vae", "word_dropout", "mine"}
     problem = files.left_out[path.stem]
-    assert problem.startswith(f"{path}: a remedy's file is called after it: {path.stem}: ")
+    assert problem.startswith(f"{path}: a remedy's file is called after it, and a remedy's name ")
     assert told in problem
 
 

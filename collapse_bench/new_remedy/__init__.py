@@ -6,7 +6,7 @@ from pathlib import Path
 from collapse_bench.errors import UserError
 from collapse_bench.model import SLOTS
 from collapse_bench.model.contract import check_owner
-from collapse_bench.plugins import check_name, class_name, remedy_files
+from collapse_bench.plugins import class_name, misnamed, remedy_files
 
 TEMPLATES = Path(__file__).parent / "templates"
 """A remedy that keeps every law and its test, by lever; both are called `my_remedy`."""
@@ -23,7 +23,8 @@ def write(name: str, lever: str, folder: Path) -> tuple[Path, Path]:
     Raises:
         UserError: no remedy can be called so, another one is, or a file is there already.
     """
-    check_name(name)
+    if problem := misnamed(name):
+        raise UserError(f"{name}: a remedy's name {problem}")
     check_owner(name, SLOTS)
     files = remedy_files()
     if name in files:
