@@ -33,7 +33,14 @@ from collapse_bench.remedy import (
     load_remedy,
 )
 from collapse_bench.suite import Cell, identity
-from collapse_bench.training import DivergedError, Selection, TrainingRun, stream_seed, train
+from collapse_bench.training import (
+    Checkpoints,
+    DivergedError,
+    Selection,
+    TrainingRun,
+    stream_seed,
+    train,
+)
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,7 @@ class Job:
         code: digest of the package's source.
         suite_budget: what a cell of the suite may spend whose entry has no budget of its own; None
             where it is this cell's.
+        fresh: whether to begin anew though there are checkpoints.
     """
 
     cell: Cell
@@ -61,23 +69,27 @@ class Job:
     remedy_files: Mapping[str, Path]
     code: str
     suite_budget: int | None = None
+    fresh: bool = False
 
 
-Report = Callable[[dict[str, float]], None]
+Report = Callable[[dict[str, Any]], None]
 
 
 def run_cell(job: Job, report: Report) -> dict[str, Any]:
     """Run a cell and write its folder; whatever goes wrong is an outcome with its traceback.
 
+    A cell that was interrupted or failed goes on from its last checkpoint.
+
     Args:
         job: the cell; its code digest is that of the run, and has to be this process's too.
-        report: called about once a second while training, with `tokens`, `loss` and `kl`.
+        report: called about once a second while training, with `tokens`, `loss` and `kl`, and
+            with `said`, a line for the user, where the cell goes on from a checkpoint.
 
     Returns:
         The record that was written.
     """
     prepare(job.cell.training.threads or 1, job.cell.training.deterministic)
-    began = time.monotonic()
+    checkpoints = Checkpoints(job.folder, checkpoint_of(job), lambda said: report({"said": said}))
     result = describe(job)
     try:
         if job.code != CODE:
@@ -91,19 +103,36 @@ def run_cell(job: Job, report: Report) -> dict[str, Any]:
         # Nothing here draws from these; a remedy that does has other numbers with every seed.
         random.seed(stream_seed(job.cell.seed, "python"))
         np.random.seed(stream_seed(job.cell.seed, "numpy") % 2**32)  # noqa: NPY002
-        _train_and_score(job, report, result)
+        if job.fresh:
+            checkpoints.remove()
+        _train_and_score(job, report, checkpoints, result)
         result["status"] = "done"
     except DivergedError:
         result |= {"status": "diverged", "error": traceback.format_exc()}
     except Exception:
         result |= {"status": "failed", "error": traceback.format_exc()}
-    result["cost"] |= {
-        "seconds": round(time.monotonic() - began, 1),
-        "peak_memory_mib": round(peak_memory_mib(), 1),
-        "peak_gpu_memory_mib": _rounded(peak_gpu_memory_mib(job.device)),
+    cost = checkpoints.cost() | {
+        "peak_memory_mib": peak_memory_mib(),
+        "peak_gpu_memory_mib": peak_gpu_memory_mib(job.device),
     }
+    result["cost"] |= {name: None if n is None else round(n, 1) for name, n in cost.items()}
     record.write_record(job.folder, result)
+    if result["status"] in record.FINISHED:
+        checkpoints.remove()
     return result
+
+
+def checkpoint_of(job: Job) -> dict[str, str]:
+    """What a checkpoint has to be of; a cell's id tells settings, remedies, labels and threads."""
+    return {
+        "cell": job.id,
+        "corpus": job.corpus.sha256[:12],
+        "code": job.code[:12],
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "device": job.device_name,
+        "precision": job.precision["training"],
+    }
 
 
 def build(
@@ -166,7 +195,10 @@ def describe(job: Job) -> dict[str, Any]:
         "validation": {"negative_elbo": None, "tokens": 0, "converged": False},
         "state": {},
         "cost": {
+            "attempts": 1,
             "seconds": 0.0,
+            "training_seconds": 0.0,
+            "checkpoint_seconds": 0.0,
             "tokens_decoded": 0,
             "encoder_updates": 0,
             "decoder_updates": 0,
@@ -179,7 +211,9 @@ def describe(job: Job) -> dict[str, Any]:
     }
 
 
-def _train_and_score(job: Job, report: Report, result: dict[str, Any]) -> None:
+def _train_and_score(
+    job: Job, report: Report, checkpoints: Checkpoints, result: dict[str, Any]
+) -> None:
     """Fill in the record as far as the cell gets, and write everything that stands beside it."""
     cell = job.cell
     model, remedies = build(cell, job.corpus, job.remedy_files)
@@ -191,13 +225,14 @@ def _train_and_score(job: Job, report: Report, result: dict[str, Any]) -> None:
     )
     selection = Selection(run)
     try:
-        train(run, selection, _once_a_second(report))
+        train(run, selection, _once_a_second(report), checkpoints)
     finally:
         # A remedy of one's own may keep what JSON does not know: as text, it costs no result.
         result["state"] = json.loads(json.dumps(run.state, default=str), parse_constant=str)
         result["validation"] = selection.summary()
         result["environment"]["eager"] = run.passes.eager
         result["cost"] |= {
+            "training_seconds": round(checkpoints.cost()["seconds"], 1),
             "tokens_decoded": run.meter.tokens,
             "encoder_updates": run.updates["encoder"],
             "decoder_updates": run.updates["decoder"],
@@ -275,10 +310,6 @@ def _once_a_second(report: Report) -> Callable[[TrainingRun, Forward], None]:
         )
 
     return after_step
-
-
-def _rounded(number: float | None) -> float | None:
-    return None if number is None else round(number, 1)
 
 
 def provenance(code: str) -> dict[str, Any]:

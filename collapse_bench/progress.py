@@ -50,8 +50,14 @@ class Progress:
                 file=self.stream,
             )
 
-    def reported(self, job: "Job", report: Mapping[str, float]) -> None:
-        """About once a second while a cell trains; `tokens`, `loss` and `kl`, nats a sentence."""
+    def reported(self, job: "Job", report: Mapping[str, Any]) -> None:
+        """About once a second while a cell trains; `tokens`, `loss` and `kl`, nats a sentence.
+
+        Or `said`, a line of its own.
+        """
+        if "said" in report:
+            self._line(f"{self._count()} {job.cell.name}: {report['said']}")
+            return
         bar = self._bars.get(job.id)
         if bar is not None:
             bar.update(min(int(report["tokens"]), job.budget) - bar.n)

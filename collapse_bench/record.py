@@ -46,7 +46,7 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     text = json.dumps(record, indent=1, allow_nan=False) + "\n"
     if record.get("status") not in FINISHED and is_finished(folder):
         return
-    with _replacing(folder / RECORD) as temporary:
+    with replacing(folder / RECORD) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
@@ -59,7 +59,7 @@ def write_arrays(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
-    with _replacing(folder / SENTENCES) as temporary:
+    with replacing(folder / SENTENCES) as temporary:
         temporary.write_bytes(buffer.getbuffer())
     return hashlib.sha256(buffer.getbuffer()).hexdigest()
 
@@ -67,7 +67,7 @@ def write_arrays(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> str:
 def write_history(folder: Path, rows: Sequence[Mapping[str, float]]) -> None:
     """Write one line for each validation of the training."""
     folder.mkdir(parents=True, exist_ok=True)
-    with _replacing(folder / HISTORY) as temporary:
+    with replacing(folder / HISTORY) as temporary:
         temporary.write_text(
             "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows), encoding="utf-8"
         )
@@ -78,7 +78,7 @@ def write_model(folder: Path, weights: Mapping[str, Any]) -> None:
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    with _replacing(folder / MODEL) as temporary:
+    with replacing(folder / MODEL) as temporary:
         # Tensors that share memory are refused, which is what weights of two slots do.
         save_file({name: value.contiguous().clone() for name, value in weights.items()}, temporary)
 
@@ -184,7 +184,7 @@ def read_arrays(folder: Path, sha256: str | None = None) -> dict[str, NDArray[An
         raise UserError(f"{path}: cannot be read: {error}; {way_out}") from error
 
 
-class _replacing:
+class replacing:
     """Hand out a temporary path and put the file in place when it is complete and on the disk."""
 
     def __init__(self, path: Path) -> None:
@@ -195,14 +195,14 @@ class _replacing:
         return self.temporary
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
+        try:
+            for path in (self.temporary, self.path.parent) if kind is None else ():
+                descriptor = os.open(path, os.O_RDONLY)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+                if path == self.temporary:
+                    os.replace(self.temporary, self.path)
+        finally:
             self.temporary.unlink(missing_ok=True)
-            return
-        for path in (self.temporary, self.path.parent):
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            if path == self.temporary:
-                os.replace(self.temporary, self.path)

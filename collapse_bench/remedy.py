@@ -50,7 +50,8 @@ class Run(Protocol):
     epoch: int
     """Passes over the training sentences that have been completed, inner draws included."""
     state: dict[str, Any]
-    """What a remedy has to remember between steps, under its own name; it goes into the record."""
+    """What a remedy has to remember between steps, under its own name; checkpoints and the record
+    have it."""
 
     @property
     def progress(self) -> float:

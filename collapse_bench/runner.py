@@ -228,9 +228,9 @@ def _work(job: Job, reports: Connection) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     Thread(target=die_with_parent, daemon=True).start()
 
-    def report(text: dict[str, float]) -> None:
+    def report(told: dict[str, Any]) -> None:
         with suppress(OSError):  # the parent is gone, and in a moment this process is, too
-            reports.send(text)
+            reports.send(told)
 
     cells.run_cell(job, report)
 
@@ -250,7 +250,8 @@ def _collect(running: list[Worker], progress: Progress) -> None:
     ready = wait([*pipes, *sentinels], timeout=1)
     for pipe in pipes.keys() & ready:
         try:
-            progress.reported(pipes[pipe].job, pipe.recv())
+            while pipe.poll():
+                progress.reported(pipes[pipe].job, pipe.recv())
         except (EOFError, OSError):
             pipe.close()
     for sentinel in sentinels.keys() & ready:

@@ -266,6 +266,16 @@ BROKEN = [
     ),
     (
         "what_lasts_is_in_buffers_or_in_its_state",
+        part("decoder", "self.seen = iter(range(1, 99))", "return found * next(self.seen)"),
+        "training depends on what is kept elsewhere",
+    ),
+    (
+        "what_lasts_is_in_buffers_or_in_its_state",
+        file_of("def step(self, step, run):\n    step(run.draw())\n    return step"),
+        "or `step` begins anew when it is called again; it was cut after step",
+    ),
+    (
+        "what_lasts_is_in_buffers_or_in_its_state",
         step("run.state['other'] = 1\nreturn step(batch, only=only, then=then)"),
         "run.state has 'other'",
     ),

@@ -35,7 +35,9 @@ MAY_IMPORT = {
         "latent_model", "model", "corpus", "metrics", "device", "precision", "errors",
     },
     "metrics": set(),
-    "training": {"remedy", "model", "corpus", "evaluation", "metrics", "precision", "errors"},
+    "training": {
+        "remedy", "model", "corpus", "evaluation", "metrics", "precision", "record", "errors",
+    },
     "diagnosis": {"evaluation", "latent_model", "model", "corpus", "metrics", "errors"},
     "truth": {
         "evaluation", "latent_model", "remedy", "model", "corpus", "metrics", "errors",

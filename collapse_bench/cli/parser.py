@@ -48,6 +48,11 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="say why a cell's passes were not replayed (training.captured)",
     )
+    run.add_argument(
+        "--fresh",
+        action="store_true",
+        help="begin interrupted cells anew, not at their last checkpoints",
+    )
     _device_argument(run)
     _data_argument(run)
     run.set_defaults(verb=verbs.run)

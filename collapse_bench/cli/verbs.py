@@ -71,6 +71,7 @@ def run(options: argparse.Namespace) -> int:
         device=device,
         remedy_files=files,
     )
+    jobs = [replace(job, fresh=options.fresh) for job in jobs]
     budgets = sorted({job.budget for job in jobs})
     tokens = " to ".join(f"{budget:,}" for budget in dict.fromkeys((budgets[0], budgets[-1])))
     each = f", {threads} threads each" if threads > 1 else ""

@@ -106,6 +106,12 @@ def updates(row: Row) -> str:
     return f"{number(encoder, 0)} / {number(decoder, 0)}" if row.done else NONE
 
 
+def speed(row: Row) -> float | None:
+    """Decoded tokens a second; None where a record does not say how long the training took."""
+    tokens, seconds = row.cost("tokens_decoded"), row.cost("training_seconds")
+    return tokens / seconds if tokens and seconds else None
+
+
 def lever(row: Row) -> str:
     """The lever; a row without a remedy pulls none."""
     return {"none": NONE, "unknown": "?"}.get(row.lever, row.lever)
@@ -251,6 +257,20 @@ DIAGNOSTICS = (
         f"gradient updates of encoder's and of decoder's side, {COSTS}",
         "what an update costs",
         updates,
+    ),
+    Column(
+        "tok/s",
+        "decoded",
+        f"tokens decoded a second of training and validation, {COSTS}",
+        "what else the machine did",
+        lambda r: number(speed(r), 0),
+    ),
+    Column(
+        "MiB",
+        "peak",
+        f"most memory of a cell's process, {COSTS}",
+        "what of it is text and libraries",
+        lambda r: number(r.cost("peak_memory_mib"), 0),
     ),
     Column(
         "ok/n",

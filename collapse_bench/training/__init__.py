@@ -1,5 +1,6 @@
 """From a model to a trained one: one loop, one update, one budget and one rule of selection."""
 
+from collapse_bench.training.checkpoint import Checkpoints
 from collapse_bench.training.loop import train
 from collapse_bench.training.meter import BudgetSpentError, Meter
 from collapse_bench.training.optimizer import DivergedError
@@ -10,6 +11,7 @@ from collapse_bench.training.selection import CONVERGED, Selection
 __all__ = [
     "CONVERGED",
     "BudgetSpentError",
+    "Checkpoints",
     "DivergedError",
     "Meter",
     "Selection",

@@ -3,18 +3,19 @@
 from collections.abc import Callable
 from contextlib import suppress
 
-import torch
-
 from collapse_bench.model import Forward
 from collapse_bench.model.contract import ContractError
+from collapse_bench.training.checkpoint import Checkpoints
 from collapse_bench.training.meter import BudgetSpentError
 from collapse_bench.training.run import TrainingRun
-from collapse_bench.training.seeds import stream_seed
 from collapse_bench.training.selection import Selection
 
 
 def train(
-    run: TrainingRun, selection: Selection, report: Callable[[TrainingRun, Forward], None]
+    run: TrainingRun,
+    selection: Selection,
+    report: Callable[[TrainingRun, Forward], None],
+    checkpoints: Checkpoints | None = None,
 ) -> None:
     """Train until the budget is spent; the model ends with the selected weights.
 
@@ -22,15 +23,15 @@ def train(
         run: a model and all that it is trained by.
         selection: of the same run.
         report: called after every step.
+        checkpoints: what to go on from, and where to keep what to go on from; None is neither.
 
     Raises:
         DivergedError: a gradient or the bound is not finite.
     """
-    torch.manual_seed(stream_seed(run.seed, "dropout"))
-    step = run.remedy.step(run.update, run)
+    step = checkpoints.start(run, selection) if checkpoints else run.start()
     run.model.train()
     with suppress(BudgetSpentError):
-        while True:
+        while run.spent < 1:
             spent = run.meter.tokens
             forward = step(run.draw())
             if run.meter.tokens == spent:
@@ -40,9 +41,13 @@ def train(
                 )
             run.steps += 1
             report(run, forward)
-            if selection.due:
+            if validated := selection.due:
                 selection.validate()
+            if checkpoints:
+                checkpoints.offer(run, selection, validated=validated)
     if not selection.history or selection.history[-1]["tokens"] < run.meter.tokens:
         selection.validate()
+    if checkpoints:
+        checkpoints.offer(run, selection, validated=True)
     selection.restore()
     run.meter.stop()

@@ -1,6 +1,7 @@
 """Adam with a bound on the norm of its gradient, and a look at whether that is finite."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,3 +54,16 @@ class ClippedAdam:
         """Drop what it knows of these parameters."""
         for parameter in parameters:
             self.adam.state.pop(parameter, None)
+
+    def state_dict(self) -> dict[int, Any]:
+        """What it knows of each parameter that has had a gradient, by the parameter's place."""
+        known = self.adam.state
+        return {i: dict(known[p]) for i, p in enumerate(self.parameters) if p in known}
+
+    def load_state_dict(self, state: Mapping[int, Any]) -> None:
+        """Know what a `state_dict` tells, and nothing else."""
+        self.adam.state.clear()
+        for i, known in state.items():
+            parameter = self.parameters[i]
+            moved = {name: value.to(parameter.device) for name, value in known.items()}
+            self.adam.state[parameter] = moved

@@ -1,7 +1,9 @@
 """One model being trained: the plain update, and what a remedy's step may ask for."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, Protocol
 
 import torch
@@ -21,11 +23,11 @@ from collapse_bench.model import (
 )
 from collapse_bench.model.contract import ContractError
 from collapse_bench.precision import products_in, resolve_precision
-from collapse_bench.remedy import Chain, checked
+from collapse_bench.remedy import Chain, Step, checked
 from collapse_bench.training.captured import Passes
 from collapse_bench.training.meter import Meter
 from collapse_bench.training.optimizer import ClippedAdam, DivergedError
-from collapse_bench.training.seeds import stream_seed
+from collapse_bench.training.seeds import set_streams, stream_seed, streams
 
 DECAY_FROM, LAST_RATE = 0.5, 0.05
 """The learning rate is constant up to this share of the budget, then falls linearly to this share
@@ -33,6 +35,9 @@ of itself. It depends on nothing else, so no remedy's schedule can move it."""
 
 LOOK = 50
 """Updates between two looks at whether a GPU has met a gradient that is not finite."""
+
+COUNTS = ("epoch", "steps", "updates", "_drawn", "_began", "_ends", "_since_look")
+"""Attributes of a run that are plain values and change as it goes on; a checkpoint has them."""
 
 
 class TrainingSettings(Protocol):
@@ -93,6 +98,7 @@ class TrainingRun:
             ClippedAdam(parameters, settings.learning_rate, settings.clip, self._broken)
             for parameters in (model.parameters_of(SLOTS), model.parameters_of(("further",)))
         )
+        self._drawn = 0
         self._began, self._ends = 0, float(budget)
         self._since_look = 0
         self._precision = resolve_precision(settings.precision, self.device.type)
@@ -102,6 +108,57 @@ class TrainingRun:
             eager=None if settings.captured else "training.captured is false",
         )  # fmt: skip
         self._batches = self._draws(corpus.train)
+
+    def start(self, state: Mapping[str, Any] | None = None) -> Step:
+        """The remedy's step, from the beginning or from a `state_dict` of a run of the same cell.
+
+        What a step draws as it is made is drawn from the seed in both cases.
+        """
+        torch.manual_seed(stream_seed(self.seed, "dropout"))
+        if state is None:
+            return self.remedy.step(self.update, self)
+        self._load(state)  # before there is a step, which holds what is in `self.state`
+        step = self.remedy.step(self.update, self)
+        set_streams(state["streams"], self.device)
+        return step
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the rest of the training depends on between two steps: tensors, which are not
+        copied, and plain values.
+
+        Raises:
+            TypeError: there is in `state` what JSON does not know.
+        """
+        return {
+            "parameters": {name: p.detach() for name, p in self.model.named_parameters()},
+            "buffers": {name: b.detach() for name, b in self.model.named_buffers()},
+            "optimizer": self.optimizer.state_dict(),
+            "further_optimizer": self.further_optimizer.state_dict(),
+            "broken": self._broken,
+            "state": json.dumps(self.state),
+            "streams": streams(self.device),
+            "latent": self._latent.get_state(),
+            "tokens": self.meter.tokens,
+            "counts": {name: getattr(self, name) for name in COUNTS},
+            "eager": self.passes.eager,
+        }
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                parameter.copy_(state["parameters"][name])
+        for path, buffer in state["buffers"].items():
+            # In place of the tensor of a new model, which may have another shape, or be none.
+            part, _, name = path.rpartition(".")
+            setattr(self.model.get_submodule(part), name, buffer.to(self.device))
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.further_optimizer.load_state_dict(state["further_optimizer"])
+        self._broken.copy_(state["broken"])  # which the optimisers share
+        self.state = json.loads(state["state"])
+        self._latent.set_state(state["latent"])
+        self.meter.tokens = state["tokens"]
+        vars(self).update(state["counts"])
+        self.passes.eager = state["eager"]
 
     @property
     def spent(self) -> float:
@@ -135,8 +192,11 @@ class TrainingRun:
     def _draws(self, split: Split) -> Iterator[Batch]:
         order = stream_seed(self.seed, "order")
         while True:
-            yield from training_batches(split, self.settings.batch, order, self.epoch)
-            self.epoch += 1
+            batches = training_batches(split, self.settings.batch, order, self.epoch)
+            for batch in islice(batches, self._drawn, None):
+                self._drawn += 1
+                yield batch
+            self.epoch, self._drawn = self.epoch + 1, 0
 
     def update(
         self, batch: Batch, *, only: tuple[str, ...] = SLOTS, then: Objective = plain

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -82,3 +83,19 @@ class Selection:
     def restore(self) -> None:
         """Put the best weights back into the model."""
         self.run.model.load_state_dict(self._weights)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that it has found so far, and for how long it has been looking."""
+        return {
+            "history": self.history,
+            "best": self.best,
+            "best_tokens": self.best_tokens,
+            "weights": self._weights,
+            "seconds": time.monotonic() - self._began,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state_dict`; the time since then is not counted."""
+        self.history, self._weights = state["history"], state["weights"]
+        self.best, self.best_tokens = state["best"], state["best_tokens"]
+        self._began = time.monotonic() - state["seconds"]

@@ -1,4 +1,4 @@
-"""Pooling of the encoder's states (Long, Cao and Cheung 2020; Bosc and Vincent 2020, section 4)."""
+"""Pooling of the encoder's states (Long, Cao and Cheung 2020; Bosc and Vincent 2020)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -65,7 +65,7 @@ class Pooling(Remedy):
 
     The last states of different sentences point in nearly one direction, so that their posteriors
     differ little; pooled ones are more dispersed (Long et al. 2020). It guarantees nothing. Padding
-    is left out; public code, with batches of one length, pools over all that there is.
+    is left out: the public code of Bosc and Vincent has batches of one length and does not ask.
 
     Attributes:
         pools: `max`, `mean`, `attention` or `last`, the state at the end; several are joined by a

@@ -40,17 +40,18 @@ class Critic(nn.Module):
 class ContrastiveCritic(Remedy):
     """A critic has to find the sentence that z was drawn for among those of the batch.
 
-    A sentence's term is -weight (log softmax_j s(z_i, x_j) at j = i, + log B). Its mean is InfoNCE
-    (van den Oord et al. 2018), a lower bound on the information that z has of the sentence, and at
-    most log B. Nearly every batch is of one length, so the others are, too: that z tells the length
-    does not help. The decoder has no part in it: rate and information rise whether or not it
-    listens. Since information is at most the rate, a weight of 1 or less never pays for the latter.
+    A sentence's term is -weight (log softmax over j of s(z_i, x_j), at j = i, + log B). The mean of
+    what the weight is of is InfoNCE (van den Oord et al. 2018): a lower bound on the information
+    that z has of the sentence, and at most log B. Nearly every batch is of one length, so that z
+    tells the length does not help. The decoder has no part in it: rate and information rise whether
+    it listens or not. As they are never less than InfoNCE, a weight of 1 or less cannot pay for the
+    rate.
 
     Attributes:
-        critic: `hybrid`, a network on z and the encoder's features, trained along; `self`, whose
-            score is the posterior's density log q(z_i|x_j). A network with an encoder of its own,
-            their third, is not here.
-        weight: of the term; 0 is the plain VAE. 10 is that of the reimplementation.
+        critic: `network`, of z and the encoder's features, trained along (the reimplementation's
+            reads the sentence by itself); `self`, whose score is the posterior's density
+            log q(z_i|x_j).
+        weight: of the term; 0 is the plain VAE. 10 is the reimplementation's for text.
     """
 
     by_construction: ClassVar[tuple[str, ...]] = (
@@ -63,11 +64,11 @@ class ContrastiveCritic(Remedy):
     )
     neutral: ClassVar[Mapping[str, Any] | None] = {"weight": 0.0}
 
-    critic: Literal["hybrid", "self"] = "hybrid"
+    critic: Literal["network", "self"] = "network"
     weight: Annotated[float, AtLeast(0)] = 10.0
 
     def build(self, model: SequenceVAE) -> Mapping[str, nn.Module]:
-        """The network of the hybrid critic."""
+        """The critic, where it is a network."""
         if self.weight == 0 or self.critic == "self":
             return {}
         sizes = model.dimensions

@@ -36,10 +36,10 @@ class TwrVae(Remedy):
 
         1/T sum_t KL(q(z|x_1..t) || p(z)).
 
-    The last posterior, which alone is decoded from and measured, weighs 1/T of it: it guarantees
-    nothing, and is a smaller weight of the rate for most. The authors average over padding and
-    report this mean as the KL, and the reconstruction of the posterior mean beside it: their NLL is
-    no bound. A latent sequence has a rate at each of its places already, and stays as it is.
+    The last posterior alone is decoded from and measured, and weighs 1/T: to the rate of z this is
+    a weight below 1, and it guarantees nothing. The authors' code averages over padding, too, and
+    reports this mean as the KL beside the reconstruction of the posterior mean: that sum is no
+    bound. A latent sequence has a rate at each of its places already, and stays as it is.
 
     Attributes:
         share: of a sentence's tokens, from its end, whose posteriors count, at least one; 0, the

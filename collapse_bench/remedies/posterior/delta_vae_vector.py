@@ -65,9 +65,9 @@ class DeltaVaeVector(Remedy):
         s = s_l + (s_u - s_l) sigmoid(v),   mean = sqrt(2 delta + 1 + log s^2 - s^2 + max(0, u)),
 
     so that the rate is delta + max(0, u) / 2. The floor says nothing of whether z is used: a
-    constant posterior meets it. Means have lost their sign: z is never negative in the mean, which
-    the prior is, and the aggregate posterior cannot match it. It is not `delta_vae`, whose prior is
-    autoregressive and whose means are free.
+    constant posterior meets it. Means have lost their sign: none is negative, so the aggregate
+    posterior cannot be the prior. In the code of Zhu et al. the sigmoid ends at 1/50. It is not
+    `delta_vae`, whose prior is autoregressive and whose means are free.
 
     Attributes:
         delta: the committed rate, nats a sentence. The default is 0.15 for each of 32 dimensions,

@@ -1,4 +1,4 @@
-"""Posterior of fixed variance (Ghosh, Sajjadi, Vergari, Black and Schoelkopf 2020, section 3).
+"""Posterior of fixed variance (Ghosh, Sajjadi, Vergari, Black and Schoelkopf 2020).
 
 The option `fix_var` of the code of Li et al. (2019) and of those that build on it.
 """

@@ -21,7 +21,7 @@ from collapse_bench.settings import Above
 EPSILON = 1e-12
 """Added to a variance: that of the means of a collapsed encoder was 4e-8 when measured."""
 
-LONGEST = 20
+RECENT = 20
 """Batches that the averages reach back to."""
 
 
@@ -62,7 +62,7 @@ class ScaledHead(nn.Module):
     def learn(self, means: Tensor) -> None:
         """Move the averages of mean and variance towards those of a batch [B, D]."""
         self.batches.add_(1)
-        share = (1 / self.batches).clamp(min=1 / LONGEST)
+        share = (1 / self.batches).clamp(min=1 / RECENT)
         self.mean.lerp_(means.mean(0), share)
         self.variance.lerp_((means - self.mean).square().mean(0), share)
 
@@ -75,12 +75,12 @@ class ScaleVae(Remedy):
 
         z ~ N(f mean, s^2),   and trained with is   KL(N(mean, s^2) || p).
 
-    The posterior here is the scaled one, so the rate that is measured is what z really costs: at
-    least D stddev^2 / 2 in the mean. The rate of the paper can be shrunk to nothing with no change
-    of z, since f makes up for it, and with it no likelihood is bounded. What all means have in
-    common is scaled, too: in a small trial the measured rate was 6,000 nats after one update and 30
-    after 200. And so is what bfloat16 rounds off, which at first is as much as sentences differ by.
-    First in a chain that weighs the rate.
+    No gradient passes through f. The posterior here is the scaled one, so the rate that is measured
+    is what z really costs: D stddev^2 / 2 or more. The one that is trained with bounds nothing; the
+    means' part of it can shrink to nothing with no change of z, since f makes up for it. What all
+    means have in common is scaled, too: in a small trial the measured rate was 6,000 nats after one
+    update and 30 after 200. And so is what bfloat16 rounds off, which at first is as much as
+    sentences differ by. First in a chain that weighs the rate.
 
     Attributes:
         stddev: the deviation that is wanted of a dimension's means. The paper's is not known here.

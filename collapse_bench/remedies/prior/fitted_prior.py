@@ -69,7 +69,8 @@ class FittedPrior(Remedy):
                 state["marginal_kl"] = run.measure("kl") - run.measure("mutual_information")
                 prior.choose(True)
             with eval_mode(run.model.modules()):
-                run.model.decoder.training = True  # what it decodes is paid for
+                # These two say that it is training, which is paid for.
+                run.model.decoder.training = run.model.readout.training = True
                 return step(batch, only=("prior",), then=lambda forward: then(of_rate(forward)))
 
         return fitting

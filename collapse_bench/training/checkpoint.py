@@ -1,0 +1,209 @@
+"""A training on disk between two of its steps, so that one that is interrupted goes on from there.
+
+A checkpoint holds what a run and its selection depend on, as tensors and plain values, and what it
+is of: the cell, its corpus, the code. It ends in the SHA-256 of all that is before.
+"""
+
+import hashlib
+import io
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+
+from collapse_bench.errors import UserError
+from collapse_bench.record import replacing
+from collapse_bench.remedy import Step
+from collapse_bench.training.run import TrainingRun
+from collapse_bench.training.selection import Selection
+
+EVERY, SOONEST = 300.0, 60.0
+"""Seconds after which a checkpoint is due, and after which a validation makes one due."""
+
+SHARE = 0.005
+"""Of the time, what checkpoints may take: none is due until the last one has taken no more."""
+
+KEPT = 2
+"""Checkpoints of a cell: one can be damaged."""
+
+NAMES = "checkpoint-*.pt"
+"""Of the files; in place of the star stands how many tokens had been decoded, in twelve digits."""
+
+DIGEST = 64
+"""Characters of a SHA-256."""
+
+
+class RefusedError(Exception):
+    """Why a checkpoint cannot be gone on from."""
+
+
+class Checkpoints:
+    """The last checkpoints of a cell, and what all attempts at it have cost together.
+
+    Args:
+        folder: the cell's.
+        of: what a checkpoint has to be of, by name: another one is not gone on from.
+        say: told in a line what is gone on from, and what is not and why.
+
+    Attributes:
+        attempts: this one, and those that it goes on from.
+    """
+
+    def __init__(
+        self, folder: Path, of: Mapping[str, str], say: Callable[[str], None] = lambda text: None
+    ) -> None:
+        self.folder = folder
+        self.of = dict(of)
+        self.say = say
+        self.attempts = 1
+        self._kept: list[Path] = []
+        self._began = self._last = time.monotonic()
+        self._took = self._writing = 0.0
+
+    def start(self, run: TrainingRun, selection: Selection) -> Step:
+        """The remedy's step, from the newest checkpoint or, where there is none, the beginning.
+
+        Args:
+            run: nothing has been trained in it yet.
+            selection: of the same run.
+
+        Raises:
+            UserError: the run is not of the shape that the checkpoint has.
+        """
+        path, saved = self._newest()
+        if path is None:
+            return run.start()
+        try:
+            selection.load_state_dict(saved["selection"])
+            step = run.start(saved["run"])
+        except (KeyError, IndexError, RuntimeError) as error:
+            raise UserError(
+                f"{path}: does not fit this cell: {error}; begin it anew with `run --fresh`"
+            ) from error
+        self._kept = [path]
+        self.attempts += saved["cost"]["attempts"]
+        self._writing = saved["cost"]["checkpoint_seconds"]
+        self._began -= saved["cost"]["seconds"] + self._writing
+        self.say(f"goes on from {run.meter.tokens:,} of {run.meter.budget:,} tokens")
+        return step
+
+    def offer(self, run: TrainingRun, selection: Selection, *, validated: bool) -> None:
+        """Write a checkpoint if one is due.
+
+        Args:
+            run: between two steps, or at its end.
+            selection: of the same run.
+            validated: whether there has just been a validation.
+        """
+        waited = time.monotonic() - self._last
+        if waited >= max(self._took / SHARE, SOONEST if validated else EVERY):
+            self.write(run, selection)
+
+    def write(self, run: TrainingRun, selection: Selection) -> None:
+        """Write a checkpoint, unless there is one of this moment; the one before it stays, too.
+
+        A checkpoint that cannot be written is told of and costs no result.
+        """
+        path = self.folder / NAMES.replace("*", f"{run.meter.tokens:012}")
+        if path in self._kept:
+            return
+        began = time.monotonic()
+        try:
+            saved = {"run": run.state_dict(), "selection": selection.state_dict()}
+            write_checkpoint(path, {"of": self.of, "cost": self.cost(), **saved})
+            self._kept = [*self._kept, path][-KEPT:]
+            for other in set(self.folder.glob(NAMES)) - set(self._kept):
+                other.unlink(missing_ok=True)
+        except Exception as error:  # a full disk, or what JSON does not know in `run.state`
+            self.say(f"no checkpoint at {run.meter.tokens:,} tokens: {error}")
+        self._last = time.monotonic()
+        self._took = self._last - began
+        self._writing += self._took
+
+    def cost(self) -> dict[str, Any]:
+        """Of all attempts until now: the time between them is not in it, nor what an attempt did
+        after the checkpoint that was gone on from."""
+        return {
+            "attempts": self.attempts,
+            "seconds": time.monotonic() - self._began - self._writing,
+            "checkpoint_seconds": self._writing,
+        }
+
+    def remove(self) -> None:
+        """Delete all checkpoints of the cell, and what is left of one whose writing was cut off."""
+        for pattern in (NAMES, f".{NAMES}.*.tmp"):
+            for path in self.folder.glob(pattern):
+                path.unlink(missing_ok=True)
+
+    def _newest(self) -> tuple[Path | None, dict[str, Any]]:
+        """The newest checkpoint that is whole and of this cell."""
+        refused = False
+        for path in sorted(self.folder.glob(NAMES), reverse=True):
+            try:
+                return path, read_checkpoint(path, self.of)
+            except FileNotFoundError:  # another run of the suite has written a newer one
+                continue
+            except (RefusedError, OSError) as why:
+                self.say(f"{path}: {why}")
+                refused = True
+        if refused:
+            self.say("begins anew")
+        return None, {}
+
+
+def write_checkpoint(path: Path, saved: Mapping[str, Any]) -> None:
+    """Write a checkpoint; a reader sees the whole of it or none.
+
+    Args:
+        path: of the file.
+        saved: tensors and plain values.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary, _Digested(temporary) as file:
+        torch.save(saved, file)
+        file.write(file.sha256.hexdigest().encode())
+
+
+def read_checkpoint(path: Path, of: Mapping[str, str]) -> dict[str, Any]:
+    """A checkpoint, its tensors on the host; no code of its is run.
+
+    Args:
+        path: of the file.
+        of: what it has to be of.
+
+    Raises:
+        RefusedError: it is damaged, or of something else.
+    """
+    content = memoryview(path.read_bytes())
+    if hashlib.sha256(content[:-DIGEST]).hexdigest().encode() != content[-DIGEST:]:
+        raise RefusedError("damaged, its SHA-256 is not the one at its end; not gone on from")
+    try:  # of an archive with a digest after it, torch reads the archive
+        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:  # whose message says how to run what is in it
+        raise RefusedError("holds more than tensors and plain values; not gone on from") from error
+    except Exception as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise RefusedError(f"cannot be read: {first}; not gone on from") from error
+    others = [
+        f"another {name} ({saved['of'].get(name)}, now {value})"
+        for name, value in of.items()
+        if saved["of"].get(name) != value
+    ]
+    if others:
+        raise RefusedError(f"of {', '.join(others)}; not gone on from")
+    return saved
+
+
+class _Digested(io.BufferedWriter):
+    """A file to write to that knows the SHA-256 of what has been written."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path, "w"))
+        self.sha256 = hashlib.sha256()
+
+    def write(self, some: Any, /) -> int:
+        self.sha256.update(some)
+        return super().write(some)

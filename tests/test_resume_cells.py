@@ -1,0 +1,202 @@
+"""A cell that is interrupted goes on from its last checkpoint: whole cells, and real signals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+from conftest import SIZES, TRAINING, same_arrays
+
+from collapse_bench.cell import CODE, run_cell
+from collapse_bench.cli import build_parser
+from collapse_bench.corpus import load_corpus
+from collapse_bench.plugins import remedy_files
+from collapse_bench.record import HISTORY, MODEL, SENTENCES, read_arrays, read_record
+from collapse_bench.runner import plan
+from collapse_bench.suite import Cell, CorpusSettings, Entry, Evaluation, cells_of, load_suite
+from collapse_bench.training import TrainingRun, checkpoint
+
+BUDGET = 700
+
+TIMES = ("attempts", "seconds", "checkpoint_seconds", "peak_memory_mib")
+
+
+def quiet(told):
+    """A report that nobody reads."""
+
+
+def untimed(record):
+    """A record without what differs from run to run."""
+    return record | {"cost": {k: v for k, v in record["cost"].items() if k not in TIMES}}
+
+
+@pytest.fixture
+def job(corpus, tmp_path, monkeypatch):
+    """A cell of the plain VAE, whose first validation makes a checkpoint due."""
+    monkeypatch.setattr(checkpoint, "SOONEST", 0.0)
+    monkeypatch.setattr(checkpoint, "SHARE", float("inf"))
+
+    def job(fresh=False):
+        cell = Cell(
+            "tiny", Entry("vae", ()), "lstm", 1, CorpusSettings(), SIZES,
+            replace(TRAINING, validations=3), Evaluation(samples=8, precision="float32"),
+        )  # fmt: skip
+        (planned,) = plan([cell], corpus, tmp_path, budget=BUDGET, device="cpu", remedy_files={})
+        return replace(planned, fresh=fresh)
+
+    return job
+
+
+def test_a_cell_that_fails_in_its_evaluation_has_been_trained(job, monkeypatch):
+    expected = run_cell(job(), quiet)
+    folder = job().folder
+    arrays = read_arrays(folder)
+    assert not list(folder.glob("*checkpoint*")), "a finished cell needs none"
+    (folder / "record.json").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr("collapse_bench.cell.evaluate_cell", None)
+        assert run_cell(job(), quiet)["status"] == "failed"
+    told = []
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingRun, "update", None)
+        found = run_cell(job(), told.append)
+    spent = expected["cost"]["tokens_decoded"]
+    assert told == [{"said": f"goes on from {spent:,} of {BUDGET:,} tokens"}]
+    assert untimed(found) == untimed(expected)
+    assert same_arrays(read_arrays(folder), arrays)
+    assert (expected["cost"]["attempts"], found["cost"]["attempts"]) == (1, 2)
+    assert not list(folder.glob("*checkpoint*"))
+
+
+def test_a_fresh_run_does_not_go_on(job, monkeypatch):
+    monkeypatch.setattr("collapse_bench.cell.evaluate_cell", None)
+    told = []
+    assert run_cell(job(), told.append)["status"] == "failed"
+    assert list(job().folder.glob("checkpoint-*"))
+    assert run_cell(job(fresh=True), told.append)["cost"]["attempts"] == 1
+    assert not told
+    assert run_cell(job(), told.append)["cost"]["attempts"] == 2
+    assert told
+    assert build_parser().parse_args(["run", "a.yaml", "--fresh"]).fresh
+
+
+def test_a_cell_of_edited_code_begins_anew_and_says_so(job, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("collapse_bench.cell.evaluate_cell", None)
+        run_cell(job(), quiet)
+    monkeypatch.setattr("collapse_bench.cell.CODE", 64 * "f")
+    told = []
+    edited = run_cell(replace(job(), code=64 * "f"), told.append)
+    assert (edited["status"], edited["cost"]["attempts"]) == ("done", 1)
+    assert f"of another code ({CODE[:12]}, now ffffffffffff); not" in told[0]["said"]
+    assert told[-1] == {"said": "begins anew"}
+
+
+def test_what_an_interrupted_write_left_goes_with_the_cell(job):
+    left = job().folder / ".checkpoint-000000000100.pt.123.tmp"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half")
+    assert run_cell(job(), quiet)["status"] == "done"
+    assert not left.exists()
+
+
+FATAL = '''\
+"""A remedy whose update number 20 ends its process at the first attempt, and waits at the second.
+
+(new)
+"""
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from collapse_bench.model import SLOTS, plain
+from collapse_bench.remedy import Remedy
+from collapse_bench.training import checkpoint
+
+checkpoint.SOONEST = 0.0  # the first validation of an attempt makes one due
+ATTEMPTS = Path(__file__).with_name("attempts")
+
+
+@dataclass(frozen=True)
+class Fatal(Remedy):
+    def step(self, step, run):
+        updates = 0
+
+        def fatal(batch, *, only=SLOTS, then=plain):
+            nonlocal updates
+            updates += 1
+            attempts = len(ATTEMPTS.read_text()) if ATTEMPTS.exists() else 0
+            if updates == 20 and attempts < 2:
+                ATTEMPTS.write_text("x" * (attempts + 1))
+                if attempts == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                time.sleep(100)
+            return step(batch, only=only, then=then)
+
+        return fatal
+'''
+
+SUITE = """\
+corpus: {name: newswire, sentences: 60}
+architectures: [lstm]
+sizes: {embedding: 8, hidden: 8, latent: 4, layers: 1, heads: 2}
+training: {budget: 15000, batch: 16, validations: 10}
+evaluation: {samples: 2}
+seeds: [1]
+entries:
+  mine: [fatal, {aggressive_inference: {window: 2, longest: 4}}, word_dropout]
+"""
+
+
+def test_a_cell_whose_process_is_killed_ends_as_one_that_was_not(tmp_path):
+    """The worker is killed inside an inner loop, then the whole run is, then it ends."""
+    (tmp_path / "fatal.py").write_text(FATAL)
+    (tmp_path / "trial.yaml").write_text(SUITE)
+    command = [sys.executable, "-m", "collapse_bench", "run", "trial.yaml", "--plugin", "fatal.py"]
+
+    def start():
+        return subprocess.Popen(
+            command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+
+    out, _ = start().communicate(timeout=300)
+    assert "killed" in out
+    run, attempts = start(), tmp_path / "attempts"
+    deadline = time.monotonic() + 300
+    while attempts.read_text() != "xx" and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(run.pid, signal.SIGKILL)
+    out, _ = run.communicate(timeout=60)
+    assert "mine/lstm/1: goes on from" in out
+    out, _ = start().communicate(timeout=300)
+    assert "mine/lstm/1: goes on from" in out
+    (folder,) = (tmp_path / "runs" / "trial").iterdir()
+    found = read_record(folder / "record.json")
+    assert found["cost"]["attempts"] == 3
+
+    files = remedy_files([tmp_path / "fatal.py"])
+    suite = load_suite(tmp_path / "trial.yaml", files)
+    suite = replace(suite, training=replace(suite.training, threads=1))
+    corpus = load_corpus(suite.corpus, None, say=quiet)
+    (job,) = plan(
+        cells_of(suite), corpus, tmp_path / "whole", budget=None, device="cpu", remedy_files=files
+    )
+    assert job.id == folder.name
+    assert untimed(run_cell(job, quiet)) == untimed(found)
+    for name in (MODEL, SENTENCES):
+        assert (job.folder / name).read_bytes() == (folder / name).read_bytes()
+    whole, resumed = (
+        [json.loads(row) for row in (each / HISTORY).read_text().splitlines()]
+        for each in (job.folder, folder)
+    )
+    assert [row | {"seconds": 0} for row in whole] == [row | {"seconds": 0} for row in resumed]
+    assert {path.name for path in folder.iterdir()} == {path.name for path in job.folder.iterdir()}
+    seconds = [row["seconds"] for row in resumed]
+    assert seconds == sorted(seconds)
