@@ -14,6 +14,7 @@ def test_it_keeps_every_law() -> None:
     assert [each for each in check_file(FILE) if each.status == "BROKEN"] == []
 
 
+# What only this remedy promises: rewrite it with the remedy.
 def test_the_rate_has_the_weight_that_is_set() -> None:
     built = make("lstm", {"my_remedy": {"weight": 0.25}}, files=remedy_files([FILE]))
     before = built.model(tiny_batch(), noise_of(1))

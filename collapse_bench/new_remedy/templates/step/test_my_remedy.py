@@ -12,6 +12,7 @@ def test_it_keeps_every_law() -> None:
     assert [each for each in check_file(FILE) if each.status == "BROKEN"] == []
 
 
+# What only this remedy promises: rewrite it with the remedy.
 def test_the_encoder_is_updated_more_often_until_the_rate_is_enough() -> None:
     for enough, updates in {1e6: 12, 1e-6: 6}.items():
         settings = {"inner": 2, "enough": enough}
