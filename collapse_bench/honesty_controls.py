@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from collapse_bench.evaluation import Finding, bound_from, findings, wider
 from collapse_bench.laws.bench import ARCHITECTURES, Built, make, tiny_corpus
-from collapse_bench.plugins import remedy_files
+from collapse_bench.plugins import built_in
 from collapse_bench.remedy import find_class
 from collapse_bench.truth.cheats import CHEATS, cheat_files
 
@@ -30,7 +30,7 @@ def honesty_controls() -> Iterator[Tried]:
     for architecture in ARCHITECTURES:
         yield tried(f"language_model, {architecture}", "valid", make(architecture, latent=0))
         yield tried(f"vae, {architecture}", "valid", make(architecture))
-        for name, path in remedy_files().items():
+        for name, path in built_in().items():
             if architecture in find_class(name, path).architectures:
                 yield tried(f"{name}, {architecture}", "valid", make(architecture, [name]))
     for name, (law, kind) in CHEATS.items():

@@ -1,15 +1,18 @@
 """The contract of a remedy: three levers, all optional, and the chain that combines remedies."""
 
+import ast
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar, Protocol
 
 from torch import nn
 
 from collapse_bench import settings
 from collapse_bench.corpus import Batch
+from collapse_bench.description import no_setting
 from collapse_bench.errors import UserError
 from collapse_bench.importing import definition_of, import_file, unannotated
 from collapse_bench.model import ARCHITECTURES, SLOTS, Forward, Objective, SequenceVAE, plain
@@ -20,9 +23,7 @@ from collapse_bench.model.contract import (
     check_tensor,
     told,
 )
-from collapse_bench.plugins import BUILT_IN, class_name, not_for
-
-LEVERS = ("build", "objective", "step")
+from collapse_bench.plugins import BUILT_IN, LEVERS, class_name, not_for
 
 
 class Step(Protocol):
@@ -302,11 +303,9 @@ def find_class(name: str, path: Path) -> type[Any]:
     if "__dataclass_fields__" not in vars(remedy):
         raise UserError(f"{where} must be a frozen dataclass: write @dataclass(frozen=True) above")
     if found := unannotated(node, vars(Remedy)):
-        setting, line = found
-        raise UserError(
-            f"{path}:{line}: {setting} has no annotation, so it is no setting: write {setting}:"
-            f" float = ..., or {setting}: ClassVar[...] if it shall be none"
-        )
+        raise UserError(no_setting(path, *found))
+    _check_alone(module, path, remedy)
+    _check_levers(node, path, remedy)
     named = remedy.architectures
     if not (isinstance(named, tuple) and named and set(named) <= set(ARCHITECTURES)):
         raise UserError(
@@ -314,3 +313,38 @@ def find_class(name: str, path: Path) -> type[Any]:
             f" not {named!r}"
         )
     return remedy
+
+
+def _check_alone(module: ModuleType, path: Path, remedy: type[Any]) -> None:
+    """A second remedy in a file could never be named.
+
+    Raises:
+        UserError: there is one.
+    """
+    for name, value in vars(module).items():
+        mine = isinstance(value, type) and value.__module__ == module.__name__
+        if mine and issubclass(value, Remedy) and value is not remedy:
+            node = definition_of(path, name)
+            raise UserError(
+                f"{path}:{node.lineno if node else 1}: a file holds one remedy, here"
+                f" {remedy.__name__}: move {name} into a file of its own"
+            )
+
+
+def _check_levers(node: ast.ClassDef, path: Path, remedy: type[Any]) -> None:
+    """The levers that a remedy overrides can be called as they will be.
+
+    Raises:
+        UserError: one is no method, or takes other arguments.
+    """
+    lines = {each.name: each.lineno for each in node.body if isinstance(each, ast.FunctionDef)}
+    instance = object.__new__(remedy)
+    for lever in LEVERS:
+        given = list(inspect.signature(getattr(Remedy, lever)).parameters)[1:]
+        try:
+            inspect.signature(getattr(instance, lever)).bind(*given)
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"{path}:{lines.get(lever, node.lineno)}: {lever} must be a method"
+                f" {lever}(self, {', '.join(given)}), and this one cannot be called so: {error}"
+            ) from None

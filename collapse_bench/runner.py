@@ -300,17 +300,17 @@ def check_builds(
         remedy_files: where each remedy is.
 
     Returns:
-        What went wrong, one text for each entry and architecture.
+        What went wrong, each once, with the entries and architectures in which it did.
     """
-    problems = []
+    problems: dict[str, list[str]] = {}
     for name, each in _without_seeds(chosen).items():
         try:
             cells.build(each, corpus, remedy_files)
         except UserError as error:
-            problems.append(f"{name}: {error}")
+            problems.setdefault(str(error), []).append(name)
         except Exception:  # the cell's own outcome
             continue
-    return problems
+    return _told(problems)
 
 
 def check_steps(chosen: Sequence[Cell], remedy_files: Mapping[str, Path]) -> list[str]:
@@ -321,10 +321,10 @@ def check_steps(chosen: Sequence[Cell], remedy_files: Mapping[str, Path]) -> lis
         remedy_files: where each remedy is.
 
     Returns:
-        What went wrong, one text for each entry and architecture.
+        As `check_builds` does.
     """
     corpus = load_corpus(CorpusSettings(sentences=TINY_CORPUS), None, say=lambda text: None)
-    problems = []
+    problems: dict[str, list[str]] = {}
     for name, each in _without_seeds(chosen).items():
         try:
             model, remedies = cells.build(each, corpus, remedy_files)
@@ -334,15 +334,20 @@ def check_steps(chosen: Sequence[Cell], remedy_files: Mapping[str, Path]) -> lis
             train(run, Selection(run), lambda run, forward: None)
             told = cells.bound_in_record(each, wider(model), corpus)
             if told["bound"] in ("conditional", "invalid"):
-                problems += [
-                    f"{name}: no bound on log p(x), {told['bound']}: {why}"
-                    for why in told["bound_reasons"]
-                ]
+                for why in told["bound_reasons"]:
+                    text = f"no bound on log p(x), {told['bound']}: {why}"
+                    problems.setdefault(text, []).append(name)
         except Exception as error:
             kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
             where = place(error, {str(path) for path in remedy_files.values()})
-            problems.append(f"{name}: {kind}{error}{f' ({where})' if where else ''}")
-    return problems
+            text = f"{kind}{error}{f' ({where})' if where else ''}"
+            problems.setdefault(text, []).append(name)
+    return _told(problems)
+
+
+def _told(problems: Mapping[str, Sequence[str]]) -> list[str]:
+    """What went wrong, after the names of those that it went wrong with."""
+    return [f"{', '.join(names)}: {problem}" for problem, names in problems.items()]
 
 
 def _without_seeds(chosen: Sequence[Cell]) -> dict[str, Cell]:

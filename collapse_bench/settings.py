@@ -114,9 +114,14 @@ def parsed(path: Path) -> ast.Module:
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except SyntaxError as error:
-        raise UserError(f"{path}:{error.lineno}: is not Python: {error.msg}") from None
+        raise UserError(_not_python(path, error.lineno or 1, error.msg)) from None
     except ValueError as error:
-        raise UserError(f"{path}: is not Python: {error}") from None
+        raise UserError(_not_python(path, 1, str(error))) from None
+
+
+def _not_python(path: Path, line: int, why: str) -> str:
+    encoded = "unicode error" in why or "null bytes" in why
+    return f"{path}:{line}: is not Python: {why}{'; save it as UTF-8' if encoded else ''}"
 
 
 def _setting(name: str, annotation: object, default: object) -> Setting:

@@ -98,6 +98,24 @@ BROKEN = [
         objective(FORWARD).replace("(Anybody 2026)", "of my own"),
         "broken.py:1: the first line is 'A remedy that breaks a law of my own.'",
     ),
+    (
+        "its_docstring_explains_it_and_its_settings",
+        objective(FORWARD),
+        "broken.py:20: it has no docstring",
+    ),
+    (
+        "its_docstring_explains_it_and_its_settings",
+        file_of(
+            '"""It does.\n\nAttributes:\n    rate: a share.\n"""\n'
+            "rate: float = 0.5\ntarget: float = 4.0\n"
+        ),
+        "broken.py:20: the docstring does not say what target is",
+    ),
+    (
+        "its_settings_can_be_read_without_running_it",
+        file_of("neutral: ClassVar = dict(rate=0.0)\nrate: float = 0.5"),
+        "broken.py:21: neutral must be a plain value, not dict(rate=0.0)",
+    ),
     ("it_uses_a_lever", file_of("rate: float = 0.5"), "it overrides none of them"),
     (
         "what_it_sets_by_construction_exists",

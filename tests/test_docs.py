@@ -14,13 +14,14 @@ import pytest
 
 import collapse_bench
 from collapse_bench.cli import build_parser
+from collapse_bench.description import describe
 from collapse_bench.evaluation.honesty import LAWS as HONESTY
 from collapse_bench.laws import LAWS, sentence_of
 from collapse_bench.leaderboard.marks import MARKS
+from collapse_bench.listing import page as page_of_remedies
 from collapse_bench.metrics import VERDICTS, absent
 from collapse_bench.model import SLOTS
-from collapse_bench.plugins import remedy_files
-from collapse_bench.remedy import LEVERS
+from collapse_bench.plugins import LEVERS, built_in, remedy_files
 from collapse_bench.settings import schema_of
 from collapse_bench.suite import cells_of, load_suite
 from collapse_bench.suite.definition import (
@@ -40,6 +41,7 @@ ELSEWHERE = [
     ROOT / "CHANGELOG.md",
     *sorted((ROOT / "leaderboard").glob("*.md")),
     *sorted((ROOT / "tests" / "benchmarks").glob("*.md")),
+    *sorted((ROOT / "examples").glob("*/*.md")),
 ]
 MOST_BYTES = 20_000
 
@@ -218,7 +220,7 @@ def test_the_commands_are_those_of_the_parser():
     for line in listed.splitlines():
         if not line.startswith(" "):
             verb = line.split()[0]
-        told.setdefault(verb, set()).update(re.findall(r"\[(--[a-z]+)", line))
+        told.setdefault(verb, set()).update(re.findall(r"(--[a-z]+)", line))
     [verbs] = [action for action in build_parser()._actions if action.choices]
     assert told == {
         name: {flag for flag in parser._option_string_actions if flag.startswith("--")} - {"--help"}
@@ -259,20 +261,22 @@ def test_the_suites_of_the_docs_are_those_that_come_along():
     assert f"ptb: {ptb} cells on ptb" in text_of("README.md")
 
 
+def test_the_page_of_remedies_is_what_their_files_say():
+    told = page_of_remedies([describe(*each) for each in built_in().items()])
+    command = "python -m collapse_bench list remedies --page > docs/remedies.md"
+    assert text_of("docs/remedies.md") == told, f"write it anew: {command}"
+
+
 def test_what_a_suite_can_name_is_in_the_docs():
-    built_in = (
-        section("README.md", "Add your remedy").partition("Built in are")[2].partition(";")[0]
-    )
-    assert code(built_in) == sorted(remedy_files())
     for architecture in get_args(Architecture):
         assert f"`{architecture}`" in section("docs/suites.md", "Every setting")
 
 
 def test_the_laws_of_the_docs_are_those_that_are_held():
-    rows = rows_of(section("docs/remedies.md", "The laws"))
+    rows = rows_of(section("docs/adding-a-remedy.md", "The laws"))
     told = [law for _, laws in rows for law in laws.split("; ")]
     assert sorted(told) == sorted(sentence_of(law) for law in LAWS)
-    parts = [code(row[0])[0] for row in rows_of(section("docs/remedies.md", "The contract"))]
+    parts = [code(row[0])[0] for row in rows_of(section("docs/adding-a-remedy.md", "The contract"))]
     assert parts == [*SLOTS, *LEVERS]
 
 

@@ -97,6 +97,14 @@ def test_check_tells_what_is_broken_and_what_the_contract_says(tmp_path, capsys)
     assert "breaks 1 of" in out
 
 
+HEAD = """from dataclasses import dataclass
+from typing import ClassVar
+from collapse_bench.remedy import Remedy
+
+@dataclass(frozen=True)
+class Broken(Remedy):
+"""
+
 MISTAKES = {
     "class Broken(:\n": r"broken\.py:1: is not Python: invalid syntax",
     "import nothing_of_this_name\n": r"broken\.py:1: cannot be imported: ModuleNotFoundError",
@@ -115,6 +123,19 @@ MISTAKES = {
     "from dataclasses import dataclass\nfrom collapse_bench.remedy import Remedy\n\n\n"
     "@dataclass(frozen=False)\nclass Broken(Remedy):\n    rate: float = 0.5\n":
         r"broken\.py:5: cannot be imported: TypeError: cannot inherit non-frozen",
+    "": r"broken\.py: .*; expected class Broken",
+    f"{HEAD}    def objective(self, forward, extra):\n        return forward\n":
+        r"broken\.py:7: objective must be a method objective\(self, forward\), .*'extra'",
+    f"{HEAD}    def step(self, run):\n        return run\n":
+        r"broken\.py:7: step must be a method step\(self, step, run\), .*too many",
+    f"{HEAD}    def build(model):\n        return {{}}\n":
+        r"broken\.py:7: build must be a method build\(self, model\), .*too many",
+    f"{HEAD}    objective: ClassVar = None\n":
+        r"broken\.py:6: objective must be a method objective\(self, forward\), .*not a callable",
+    f"{HEAD}    rate: float = 1.0\n\n\n@dataclass(frozen=True)\nclass Other(Remedy):\n    pass\n":
+        r"broken\.py:11: a file holds one remedy, here Broken: move Other into a file of its own",
+    "from collapse_bench.remedy import Remedy\n\n\nclass One(Remedy):\n    pass\n":
+        r"broken\.py: .*; expected class Broken",
 }  # fmt: skip
 
 

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from collapse_bench import plugins
-from collapse_bench.errors import UserError
-from collapse_bench.plugins import class_name, remedy_files, summary_of
+from collapse_bench.plugins import class_name, remedy_files, summary_of, why_not
 from collapse_bench.settings import schema_of_file
 
 ALARM = "raise SystemExit('it was run')\n"
@@ -80,36 +79,113 @@ def test_an_installed_remedy_is_found_without_running_it(built_in, install, valu
 
 
 @pytest.mark.parametrize(
-    "value", ["others.free_bits:Other", "others.none:FreeBits", "none.free_bits:FreeBits"]
+    "value",
+    [
+        "others.free_bits:Other",
+        "others.none:FreeBits",
+        "none.free_bits:FreeBits",
+        "others.free_bits",
+        ":FreeBits",
+        "not a module",
+        "",
+    ],
 )
-def test_a_wrong_entry_point_is_told_with_its_package(built_in, install, value):
+def test_a_wrong_entry_point_is_told_with_its_package_and_stops_no_other(built_in, install, value):
     install("free_bits", value)
-    with pytest.raises(UserError, match=f"FreeBits of a Python file, not at {value}.*uninstall"):
-        remedy_files()
+    files = remedy_files()
+    assert files.keys() == {"delta_vae", "word_dropout"}
+    told = files.left_out["free_bits"]
+    assert f"free_bits must point at the class FreeBits of a Python file, not at {value}; " in told
+    assert told.endswith("mend or uninstall others")
 
 
-def test_two_remedies_of_one_name_are_told_with_both_files(built_in, install, tmp_path):
-    path = tmp_path / "word_dropout.py"
+def test_an_installed_remedy_of_an_illegal_name_is_told_with_its_package(built_in, install):
+    install("free-bits", "others.free_bits:FreeBits")
+    told = remedy_files().left_out["free-bits"]
+    assert told == (
+        "the installed remedy free-bits: a remedy's name must have no hyphen, which Python allows"
+        " in no name; write free_bits, or mend or uninstall others"
+    )
+
+
+def test_a_name_that_two_files_claim_is_neither_s(built_in, install, tmp_path):
+    install("free_bits", "others.free_bits:FreeBits")
+    for name, other in {
+        "word_dropout": built_in / "word_dropout.py",
+        "free_bits": tmp_path / "site" / "others" / "free_bits.py",
+        "mine": tmp_path / "mine.py",
+    }.items():
+        path = tmp_path / "own" / f"{name}.py"
+        for each in (path, tmp_path / "mine.py"):
+            each.parent.mkdir(exist_ok=True)
+            each.write_text("")
+        files = remedy_files([tmp_path / "mine.py", path])
+        assert name not in files
+        assert files.left_out == {
+            name: f"two remedies are called {name}: {other} and {path}; rename one"
+        }
+        assert why_not(name, files) == files.left_out[name]
+        assert len(files) == 3 if name == "mine" else 4
+
+
+def test_a_built_in_remedy_keeps_its_name_beside_any_package(built_in, install):
+    site = install("delta_vae", "others.free_bits:DeltaVae")
+    files = remedy_files()
+    assert files["delta_vae"] == built_in / "delta_vae.py"
+    assert files.left_out == {
+        "delta_vae": f"two remedies are called delta_vae: {built_in / 'delta_vae.py'} and"
+        f" {site / 'others' / 'free_bits.py'}; the built-in one is used"
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    {
+        "Mine.py": "small letters, digits and underscores",
+        "my-remedy.py": "no hyphen, which Python allows in no name; write my_remedy",
+        "_mine.py": "a letter first",
+        "3.py": "a letter first",
+        "mine.or.not.py": "small letters",
+        "lambda.py": "not be a word of Python itself",
+        "kind.py": "not be that of a kind of remedies",
+    }.items(),
+)
+def test_a_misnamed_file_is_told_and_stops_no_other(built_in, tmp_path, name, told):
+    (built_in / "kind").mkdir()
+    path, other = tmp_path / name, tmp_path / "mine.py"
     path.write_text("")
-    with pytest.raises(UserError) as caught:
-        remedy_files([path])
-    assert str(built_in / "word_dropout.py") in str(caught.value)
-    assert str(path) in str(caught.value)
-    install("delta_vae", "others.free_bits:DeltaVae")
-    with pytest.raises(UserError, match="two remedies are called delta_vae"):
-        remedy_files()
+    other.write_text("")
+    files = remedy_files([path, other])
+    assert files.keys() == {"delta_vae", "word_dropout", "mine"}
+    problem = files.left_out[path.stem]
+    assert problem.startswith(f"{path}: a remedy's file is called after it, and a remedy's name ")
+    assert told in problem
 
 
-@pytest.mark.parametrize("name", ["Mine.py", "my-remedy.py", "mine.txt", "_mine.py", "3.py"])
-def test_a_misnamed_file_is_refused(built_in, tmp_path, name):
-    (tmp_path / name).write_text("")
-    with pytest.raises(UserError, match=f"{name}: a remedy's file is called after it"):
-        remedy_files([tmp_path / name])
+def test_what_is_no_python_file_is_told(built_in, tmp_path):
+    (tmp_path / "folder.py").mkdir()
+    (tmp_path / "mine.txt").write_text("")
+    for name, told in {
+        "none.py": "no such file; --plugin takes a Python file",
+        "folder.py": "is a folder; --plugin takes a Python file",
+        "mine.txt": "a remedy's file is Python and ends in .py",
+    }.items():
+        path = tmp_path / name
+        assert remedy_files([path]).left_out[path.stem].startswith(f"{path}: {told}")
 
 
-def test_a_missing_file_is_refused(built_in, tmp_path):
-    with pytest.raises(UserError, match=r"none\.py: no such file; --plugin takes"):
-        remedy_files([tmp_path / "none.py"])
+def test_a_file_that_cannot_be_used_is_nobody_else_either(built_in, tmp_path):
+    """Whoever gives a file of this name means it, and not the built-in remedy."""
+    files = remedy_files([tmp_path / "word_dropout.py"])
+    assert "word_dropout" not in files
+    assert "no such file" in why_not("word_dropout", files)
+
+
+def test_an_unknown_name_is_told_with_what_was_left_out(built_in, tmp_path):
+    files = remedy_files([tmp_path / "mien.py"])
+    told = why_not("mine", files)
+    assert told.startswith("unknown remedy 'mine'; legal: delta_vae, word_dropout; --plugin FILE")
+    assert told.endswith(f"left out: {files.left_out['mien']}")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from collapse_bench import __version__
 from collapse_bench.cli import verbs
+from collapse_bench.plugins import LEVERS
 from collapse_bench.rules import AtLeast, Rule, rule_of, way_out
 
 
@@ -108,8 +109,25 @@ def build_parser() -> argparse.ArgumentParser:
     _plugin_argument(check)
     check.set_defaults(verb=verbs.check)
 
+    new = added.add_parser(
+        "new-remedy", help="a remedy's file and its test in this folder, to begin with"
+    )
+    new.add_argument("name", metavar="NAME", help="of the remedy, such as word_dropout")
+    new.add_argument(
+        "--lever",
+        choices=LEVERS,
+        required=True,
+        help="objective: how much each term counts; build: which parts the model has; step: when"
+        " what is updated",
+    )
+    new.set_defaults(verb=verbs.new_remedy)
+
     show = added.add_parser("list", help="what a suite can name")
     show.add_argument("what", choices=("remedies", "corpora", "architectures", "metrics"))
+    show.add_argument("name", nargs="?", metavar="NAME", help="one remedy, with its settings")
+    show.add_argument(
+        "--page", action="store_true", help="the built-in remedies as Markdown: docs/remedies.md"
+    )
     _plugin_argument(show)
     show.set_defaults(verb=verbs.names)
     return parser

@@ -10,17 +10,35 @@ from typing import TYPE_CHECKING, Any, get_args
 from collapse_bench.errors import SuiteError, UserError
 
 if TYPE_CHECKING:
+    from collapse_bench.plugins import RemedyFiles
     from collapse_bench.suite import Suite
 
 PACKAGE = Path(__file__).parents[1]
 
 
-def _load(options: argparse.Namespace) -> "tuple[Suite, dict[str, Path]]":
+def _load(options: argparse.Namespace) -> "tuple[Suite, RemedyFiles]":
+    """A suite, and where the remedies are; those that cannot be used are told if it names none."""
     from collapse_bench.plugins import remedy_files
     from collapse_bench.suite import load_suite
 
     files = remedy_files(options.plugin)
-    return load_suite(options.suite, files), files
+    suite = load_suite(options.suite, files)
+    _tell_left_out(files)
+    return suite, files
+
+
+def _files(options: argparse.Namespace) -> "RemedyFiles":
+    """Where the remedies are, after those that cannot be used have been told."""
+    from collapse_bench.plugins import remedy_files
+
+    files = remedy_files(options.plugin)
+    _tell_left_out(files)
+    return files
+
+
+def _tell_left_out(files: "RemedyFiles") -> None:
+    for why in files.left_out.values():
+        say(f"left out: {why}")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -136,21 +154,20 @@ def _with_present_labels(records: list[dict[str, Any]], suite: "Suite") -> list[
 
 
 def score(options: argparse.Namespace) -> int:
-    codes = {0}
+    codes, files = {0}, _files(options)
     for folder in options.cells:
         try:
-            codes.add(0 if _score_one(folder, options) else 1)
+            codes.add(0 if _score_one(folder, options, files) else 1)
         except UserError as error:  # the other cells are none the worse for it
             say(f"error: {error}")
             codes.add(error.exit_code)
     return max(codes)
 
 
-def _score_one(folder: Path, options: argparse.Namespace) -> bool:
+def _score_one(folder: Path, options: argparse.Namespace, files: "RemedyFiles") -> bool:
     """Score a cell again; tell whether its record agrees, or was written."""
     from collapse_bench.device import resolve_device
     from collapse_bench.metrics import key_of
-    from collapse_bench.plugins import remedy_files
     from collapse_bench.record import SCHEMA
     from collapse_bench.rescoring import (
         read_finished,
@@ -161,7 +178,6 @@ def _score_one(folder: Path, options: argparse.Namespace) -> bool:
         score_model,
     )
 
-    files = remedy_files(options.plugin)
     result = read_finished(folder, oldest=1 if options.write == "model" else SCHEMA)
     if options.write:
         remedies = remedies_of(folder, result, files)
@@ -191,14 +207,13 @@ def _score_one(folder: Path, options: argparse.Namespace) -> bool:
 
 def diagnose(options: argparse.Namespace) -> int:
     from collapse_bench.device import resolve_device
-    from collapse_bench.plugins import remedy_files
     from collapse_bench.rescoring import diagnose_cell
 
     if not options.cell.exists():
         raise UserError(f"{options.cell}: there is no such cell or model file")
     folder = options.cell if options.cell.is_dir() else options.cell.parent
     device = resolve_device(options.device)
-    diagnosis = diagnose_cell(folder, remedy_files(options.plugin), options.data, say, device)
+    diagnosis = diagnose_cell(folder, _files(options), options.data, say, device)
     print(diagnosis)
     asked = options.picture or folder / "diagnosis.png"
     picture = diagnosis.draw(asked, title=folder.resolve().name)
@@ -264,17 +279,24 @@ def _check_remedy(options: argparse.Namespace) -> int:
     return 2 if broken else 0
 
 
-def names(options: argparse.Namespace) -> int:
-    from collapse_bench.plugins import class_name, remedy_files, summary_of
-    from collapse_bench.settings import rule_of, schema_of_file
+def new_remedy(options: argparse.Namespace) -> int:
+    from collapse_bench.new_remedy import write
 
+    remedy, test = write(options.name, options.lever, Path())
+    print(f"written: {remedy}, {test}; they pass as they are, with")
+    print(f"  python -m collapse_bench check {remedy}")
+    print(f"  python -m pytest {test}")
+    return 0
+
+
+def names(options: argparse.Namespace) -> int:
+    from collapse_bench.plugins import summary_of
+
+    if options.what != "remedies" and (options.name or options.page):
+        raise UserError(f"list {options.what}: only remedies are told one by one, or on a page")
     if options.what == "remedies":
-        for name, path in remedy_files(options.plugin).items():
-            print(f"{name}: {summary_of(path)}")
-            for setting in schema_of_file(path, class_name(name)).values():
-                rule = rule_of(setting.annotation).words
-                print(f"    {setting.name} = {setting.default}  ({rule})")
-    elif options.what == "metrics":
+        return _remedies(options)
+    if options.what == "metrics":
         from collapse_bench.metrics import METRICS
 
         for name, metric in METRICS.items():
@@ -290,6 +312,33 @@ def names(options: argparse.Namespace) -> int:
         for name in names:
             print(f"{name}: {summary_of(PACKAGE / folder / f'{name}.py')}")
     return 0
+
+
+def _remedies(options: argparse.Namespace) -> int:
+    """All remedies in a table, one of them, or the page of those that are built in."""
+    from collapse_bench.description import describe
+    from collapse_bench.listing import page, section, table
+    from collapse_bench.plugins import built_in, remedy_files, why_not
+
+    if options.page:
+        print(page([describe(*each) for each in built_in().items()]), end="")
+        return 0
+    files = remedy_files(options.plugin)
+    if options.name:
+        if options.name not in files:
+            raise UserError(why_not(options.name, files))
+        found = describe(options.name, files[options.name])
+        print(f"{found.name}\n\n{section(found, str(found.path))}")
+        return 0
+    told = []
+    for name, path in files.items():
+        try:
+            told.append(describe(name, path))
+        except UserError as problem:
+            files.left_out[name] = str(problem)
+    print(table(told))
+    _tell_left_out(files)
+    return 2 if files.left_out else 0
 
 
 def say(text: str) -> None:

@@ -4,7 +4,14 @@ A law is a function of a remedy in an architecture at a tiny size; its name is t
 docstring what the contract says, and it raises `LawBroken` with what was seen.
 """
 
-from collapse_bench.laws.bench import ARCHITECTURES, Built, make
+from collapse_bench.laws.bench import (
+    ARCHITECTURES,
+    Built,
+    make,
+    noise_of,
+    tiny_batch,
+    tiny_corpus,
+)
 from collapse_bench.laws.check import FIRST, LAWS, Finding, check_file
 from collapse_bench.laws.law import (
     DoesNotApply,
@@ -30,7 +37,10 @@ __all__ = [
     "check_file",
     "contract_of",
     "make",
+    "noise_of",
     "sentence_of",
     "subject",
+    "tiny_batch",
+    "tiny_corpus",
     "tried",
 ]

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import torch
 
+from collapse_bench.errors import UserError
 from collapse_bench.laws import contract, evaluation, stepping, training
 from collapse_bench.laws.law import Outcome, Subject, Try, contract_of, sentence_of, tried
-from collapse_bench.plugins import remedy_files
+from collapse_bench.plugins import remedy_files, why_not
 from collapse_bench.remedy import find_class
 
 FIRST: tuple[Try, ...] = (
@@ -21,6 +22,7 @@ FIRST: tuple[Try, ...] = (
 LAWS: tuple[Try, ...] = (
     *FIRST,
     contract.its_file_names_a_source,
+    contract.its_docstring_explains_it_and_its_settings,
     contract.it_uses_a_lever,
     contract.what_it_sets_by_construction_exists,
     contract.a_setting_outside_its_rule_is_refused,
@@ -76,13 +78,15 @@ def check_file(path: Path, plugins: Sequence[Path] = ()) -> Iterator[Finding]:
     Raises:
         UserError: the file is missing, misnamed or not a remedy's.
     """
-    files = remedy_files([path, *plugins])
-    find_class(path.stem, files[path.stem])
+    files, name = remedy_files([path, *plugins]), path.resolve().stem
+    if name not in files:
+        raise UserError(why_not(name, files))
+    find_class(name, files[name])
     # More threads than one only get in each other's way at this size.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield from _findings(path.stem, files)
+        yield from _findings(name, files)
     finally:
         torch.set_num_threads(threads)
 

@@ -1,26 +1,24 @@
 """Laws of what a remedy's file says and of what its levers hand back."""
 
-import ast
 import re
 from typing import Any, get_args, get_origin
 
 import torch
 
+from collapse_bench.description import describe
 from collapse_bench.errors import UserError
 from collapse_bench.laws.bench import noise_of, tiny_batch
 from collapse_bench.laws.law import DoesNotApply, LawBroken, Subject
 from collapse_bench.metrics import METRICS
 from collapse_bench.model import Forward
 from collapse_bench.model.contract import ContractError, check_tensor
-from collapse_bench.plugins import class_name
+from collapse_bench.plugins import summary_of
 from collapse_bench.settings import (
     Above,
     AtLeast,
     Between,
     Setting,
-    parsed,
     schema_of,
-    schema_of_file,
 )
 
 SOURCE = re.compile(r"[A-Z]\w+.*\b(19|20)\d\d\b|\(new\)")
@@ -35,14 +33,26 @@ COMPUTED = ("states", "features", "q", "z", "p", "decoded")
 def its_file_names_a_source(subject: Subject) -> None:
     """The first line of a remedy's file names the method and where it is from, authors and year,
     such as `Word dropout (Bowman et al. 2016).`, or `(new)` where it is from nobody yet."""
-    first = (ast.get_docstring(parsed(subject.path)) or "").partition("\n")[0]
+    first = summary_of(subject.path)
     if not SOURCE.search(first):
         raise LawBroken(f"{subject.path}:1: the first line is {first!r}")
 
 
+def its_docstring_explains_it_and_its_settings(subject: Subject) -> None:
+    """The docstring of a remedy's class is its page in `list remedies NAME`: first what it does, in
+    a sentence, then what it guarantees, and under `Attributes:` a line for each setting."""
+    told = describe(subject.name, subject.path)
+    where = f"{subject.path}:{told.line}"
+    if not told.text:
+        raise LawBroken(f"{where}: it has no docstring")
+    if missing := [name for name in told.settings if name not in told.explained]:
+        raise LawBroken(f"{where}: the docstring does not say what {', '.join(missing)} is")
+
+
 def its_settings_can_be_read_without_running_it(subject: Subject) -> None:
-    """A setting is an annotated field whose default is a literal, and none is without a default."""
-    schema = schema_of_file(subject.path, class_name(subject.name))
+    """A setting is an annotated field whose default is a literal, and none is without a default.
+    `by_construction`, `neutral` and `architectures` are literals, too."""
+    schema = describe(subject.name, subject.path).settings
     missing = [setting.name for setting in schema.values() if setting.required]
     if missing:
         raise LawBroken(f"{', '.join(missing)} has no default; give the paper's")

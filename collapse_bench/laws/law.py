@@ -8,7 +8,7 @@ from typing import Any
 from collapse_bench.errors import UserError
 from collapse_bench.importing import place
 from collapse_bench.laws.bench import Built, make
-from collapse_bench.plugins import not_for, remedy_files
+from collapse_bench.plugins import not_for, remedy_files, why_not
 from collapse_bench.remedy import Remedy, find_class, levers_of
 
 
@@ -65,9 +65,12 @@ def subject(name: str, architecture: str, *given: Path) -> Subject:
     """A remedy in an architecture, by its name; `given` are files of remedies that are not known.
 
     Raises:
-        UserError: a file is missing or misnamed.
+        UserError: there is no such remedy, or its file is missing or misnamed.
     """
-    return Subject(name, architecture, remedy_files(given))
+    files = remedy_files(given)
+    if name not in files:
+        raise UserError(why_not(name, files))
+    return Subject(name, architecture, files)
 
 
 Try = Callable[[Subject], None]

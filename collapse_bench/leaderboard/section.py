@@ -10,13 +10,10 @@ from collapse_bench.errors import UserError
 from collapse_bench.leaderboard.checking import BOUNDS, check
 from collapse_bench.leaderboard.statistics import Estimate, estimate
 from collapse_bench.metrics import absent, key_of
+from collapse_bench.plugins import LEVERS
 
 Record = Mapping[str, Any]
 CellKey = tuple[str, str, int]  # entry, architecture, seed
-
-# As in remedy.LEVERS, which is out of reach: a page is made from records alone, and importing the
-# remedies would need torch. It keeps other text that a record may hold out of a table's column.
-LEVERS = ("build", "objective", "step")
 
 
 @dataclass(frozen=True)
@@ -24,7 +21,7 @@ class Row:
     """One entry of one architecture.
 
     Attributes:
-        lever: one of LEVERS, "none" (no remedy), "several", or "unknown".
+        lever: one of `LEVERS`, "none" (no remedy), "several", or "unknown".
         cells: seed -> record, None where there is none.
         language_model: seed -> finished record of the control without a latent, whose every
             finished cell is a valid bound.

@@ -103,17 +103,26 @@ def check_prior(owner: str, value: Any, q: Distribution) -> Distribution:
     return value
 
 
-def check_parts(owner: str, parts: Any, slots: Sequence[str]) -> dict[str, nn.Module]:
-    """What a remedy's `build` may return: modules by slot, and one more under its own name.
+def check_owner(owner: str, slots: Sequence[str]) -> None:
+    """A remedy's name, under which a part of its own is kept.
 
     Raises:
-        ContractError: a name is neither, or a part is no module.
+        ContractError: a slot is called so, or what every module has.
     """
     if owner in slots or hasattr(nn.ModuleDict, owner):
         raise ContractError(
             f"{owner}: a remedy cannot be called so, since a part is kept under its name; rename"
             f" its file"
         )
+
+
+def check_parts(owner: str, parts: Any, slots: Sequence[str]) -> dict[str, nn.Module]:
+    """What a remedy's `build` may return: modules by slot, and one more under its own name.
+
+    Raises:
+        ContractError: a name is neither, or a part is no module.
+    """
+    check_owner(owner, slots)
     legal = (*slots, owner)
     if not hasattr(parts, "items"):
         raise ContractError(f"{owner}: build must return a mapping of parts, not {told(parts)}")

@@ -8,17 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
+from collapse_bench.description import Description, describe
 from collapse_bench.errors import UserError
-from collapse_bench.plugins import class_name, fingerprint, not_for
+from collapse_bench.plugins import fingerprint, not_for, why_not
 from collapse_bench.settings import (
     AtLeast,
     Schema,
     Setting,
-    class_variable_of_file,
     problems_of,
     resolve,
     rule_of,
-    schema_of_file,
     shown,
     unknown,
 )
@@ -189,13 +188,11 @@ def _remedy(
             line, f"{owner}: the settings of {shown(name)} must be {rule}, not {shown(values)}"
         )
     if name not in remedies:
-        text = unknown("remedy", name, remedies)
-        report.add(line, f"{owner}: {text}; --plugin FILE adds one of your own")
+        report.add(line, f"{owner}: {why_not(name, remedies)}")
     if not isinstance(values, Section) or name not in remedies:
         return [(RemedySettings(name, {}), None)]
     try:
-        schema = schema_of_file(remedies[name], class_name(name))
-        _check_by_construction(remedies[name], class_name(name))
+        schema = _described(name, remedies).settings
     except UserError as error:
         report.add(line, f"{owner}: {error}")
         return [(RemedySettings(name, {}), None)]
@@ -270,29 +267,28 @@ def check_architectures(
     }
     for entry_name, remedy in used:
         try:
-            allowed = class_variable_of_file(remedies[remedy], class_name(remedy), "architectures")
-        except UserError:  # told of already, or known only when the file is run
+            allowed = describe(remedy, remedies[remedy]).architectures
+        except UserError:  # told of already
             continue
-        if not isinstance(allowed, tuple):
+        if allowed is None:
             continue
         for architecture in architectures:
             if problem := not_for(remedy, allowed, architecture):
                 report.add(root["entries"].lines[entry_name], f"{owner_of(entry_name)}: {problem}")
 
 
-def _check_by_construction(path: Path, class_name: str) -> None:
-    """Refuse metrics that a remedy says it sets, and that there are none of.
+def _described(name: str, remedies: Mapping[str, Path]) -> Description:
+    """Return what a remedy's file says of it.
 
     Raises:
-        UserError: There are no such metrics, or they cannot be read.
+        UserError: It cannot be read, or names metrics that there are none of.
     """
-    names = class_variable_of_file(path, class_name, "by_construction")
-    if not names:
-        return
+    found = describe(name, remedies[name])
+    if not found.by_construction:
+        return found
     from collapse_bench.metrics import METRICS  # needs numpy, which few suites do at this point
 
-    if not isinstance(names, tuple | list):
-        raise UserError(f"{path}: by_construction must be names of metrics, not {shown(names)}")
-    for name in names:
-        if name not in METRICS:
-            raise UserError(f"{path}: by_construction: {unknown('metric', str(name), METRICS)}")
+    for each in found.by_construction:
+        if each not in METRICS:
+            raise UserError(f"{found.path}: by_construction: {unknown('metric', each, METRICS)}")
+    return found

@@ -10,7 +10,12 @@ from collapse_bench.settings import AtLeast
 
 @dataclass(frozen=True)
 class Capacity(Remedy):
-    """The rate is held at a target that rises to `most`."""
+    """The rate is held at a target that rises to `most`.
+
+    Attributes:
+        most: the last target, nats a sentence.
+        weight: of what the rate is off by.
+    """
 
     most: Annotated[float, AtLeast(0)] = 4.0
     weight: Annotated[float, AtLeast(0)] = 2.0

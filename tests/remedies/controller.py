@@ -12,7 +12,12 @@ from collapse_bench.settings import Above
 
 @dataclass(frozen=True)
 class Controller(Remedy):
-    """The rate's weight falls while the rate is below its target, and rises above it."""
+    """The rate's weight falls while the rate is below its target, and rises above it.
+
+    Attributes:
+        target: nats a sentence.
+        speed: change of the weight's logarithm in an update, at most.
+    """
 
     target: Annotated[float, Above(0)] = 3.0
     speed: Annotated[float, Above(0)] = 0.05

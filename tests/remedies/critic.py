@@ -26,7 +26,11 @@ class Scores(nn.Module):
 
 @dataclass(frozen=True)
 class Critic(Remedy):
-    """What the critic cannot tell apart costs."""
+    """What the critic cannot tell apart costs.
+
+    Attributes:
+        weight: of its loss.
+    """
 
     weight: Annotated[float, AtLeast(0)] = 1.0
 

@@ -30,7 +30,11 @@ class NormalisedHead(nn.Module):
 
 @dataclass(frozen=True)
 class NormalisedMeans(Remedy):
-    """The expected rate has a floor."""
+    """The expected rate has a floor.
+
+    Attributes:
+        scale: standard deviation of the means.
+    """
 
     scale: Annotated[float, Above(0)] = 0.6
 

@@ -46,7 +46,11 @@ class CodeChances(nn.Module):
 
 @dataclass(frozen=True)
 class OneCode(Remedy):
-    """z is one of a few vectors."""
+    """z is one of a few vectors.
+
+    Attributes:
+        codes: how many there are.
+    """
 
     codes: Annotated[int, AtLeast(2)] = 6
 

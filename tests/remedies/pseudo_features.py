@@ -56,7 +56,11 @@ class PseudoPrior(nn.Module):
 
 @dataclass(frozen=True)
 class PseudoFeatures(Remedy):
-    """The prior holds the head: its weights are in two slots."""
+    """The prior holds the head: its weights are in two slots.
+
+    Attributes:
+        count: pseudo-sentences.
+    """
 
     count: Annotated[int, AtLeast(1)] = 6
 

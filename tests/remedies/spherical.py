@@ -39,7 +39,11 @@ class Sphere(nn.Module):
 
 @dataclass(frozen=True)
 class Spherical(Remedy):
-    """The rate is a constant."""
+    """The rate is a constant.
+
+    Attributes:
+        concentration: of the posterior.
+    """
 
     concentration: Annotated[float, Above(0)] = 20.0
 
