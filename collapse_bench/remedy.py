@@ -79,6 +79,13 @@ class Run(Protocol):
         """
         ...
 
+    def scale_learning_rate(self, slots: tuple[str, ...], factor: float) -> None:
+        """From now on these slots learn at the suite's rate times `factor`.
+
+        Said again, the last factor holds; the schedule of the rate goes on.
+        """
+        ...
+
     def draw(self) -> Batch:
         """The next training batch."""
         ...
