@@ -1,0 +1,1 @@
+"""What is known of z once the sentence is known."""
