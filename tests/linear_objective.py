@@ -69,8 +69,8 @@ class LinearVAE(nn.Module):
         squares = (self.x - loading * mean).square() + loading.square() * variance
         distortion = (squares / (2 * NOISE)).sum(1)
         return Forward(
-            self, step, progress, batch_of(len(mean)), mean[:, None], mean, q, mean, p, distortion,
-            rate(q, p, mean),
+            self, step, progress, batch_of(len(mean)), mean[:, None], mean, q, mean, p,
+            mean[:, None], distortion, rate(q, p, mean),
         )  # fmt: skip
 
     def optimum(self) -> Optimum:

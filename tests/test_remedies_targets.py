@@ -24,7 +24,7 @@ def pass_of(rates, distortion=0.0, progress=1.0, left=1.0):
     q, p = (diagonal_normal(each, torch.ones_like(mean)) for each in (mean, torch.zeros_like(mean)))
     distortion = torch.full((len(rates),), distortion, dtype=torch.float64)
     kl = left * rate(q, p, mean)  # of N(m, 1) from N(0, 1), m^2 / 2
-    return Forward(None, 0, progress, None, None, None, q, mean, p, distortion, kl)
+    return Forward(None, 0, progress, None, None, None, q, mean, p, None, distortion, kl)
 
 
 class FakeRun:
@@ -206,7 +206,7 @@ class LinearVAE:
         squared = (self.x - self.w * mean).square() + (self.w * s).square()
         distortion = 0.5 * (math.log(2 * math.pi) + squared).sum(1)
         kl = rate(q, p, mean)
-        forward = then(Forward(None, 0, progress, None, None, None, q, mean, p, distortion, kl))
+        forward = then(Forward(None, 0, progress, None, None, None, q, mean, p, None, distortion, kl))
         self.adam.zero_grad()
         forward.loss().backward()
         self.adam.step()
