@@ -1,10 +1,8 @@
 """One cell, from its settings to its record: build, train, evaluate, score, write."""
 
-import hashlib
 import json
 import platform
 import random
-import subprocess
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -16,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-import collapse_bench
 from collapse_bench import record
 from collapse_bench.corpus import Corpus
 from collapse_bench.device import peak_gpu_memory_mib, peak_memory_mib, prepare
@@ -24,6 +21,7 @@ from collapse_bench.evaluation import bound_of, evaluate
 from collapse_bench.metrics import Arrays, score, verdict, versioned
 from collapse_bench.model import Dimensions, Forward, SequenceVAE, build_model
 from collapse_bench.plugins import fingerprint
+from collapse_bench.provenance import CODE, provenance
 from collapse_bench.remedy import (
     Remedy,
     by_construction,
@@ -312,11 +310,6 @@ def _once_a_second(report: Report) -> Callable[[TrainingRun, Forward], None]:
     return after_step
 
 
-def provenance(code: str) -> dict[str, Any]:
-    """Which code did something, for the record; `code` is its digest."""
-    return {"collapse_bench": collapse_bench.__version__, "commit": _commit(), "code": code}
-
-
 def _environment(job: Job) -> dict[str, Any]:
     return {
         **provenance(job.code),
@@ -329,32 +322,3 @@ def _environment(job: Job) -> dict[str, Any]:
         "precision": dict(job.precision),
         "platform": platform.platform(),
     }
-
-
-def code_digest() -> str:
-    """SHA-256 over the package's source: every cell of a run has to come from the same code."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-CODE = code_digest()
-"""Of the code that this process has loaded, whatever is done to the files later."""
-
-
-def _commit() -> str | None:
-    """The commit of the code, with `+` where it has been changed since; None outside git."""
-    root = Path(__file__).parents[1]
-    if not (root / ".git").exists():
-        return None
-    try:
-        head = subprocess.run(
-            ["git", "-C", root, "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"],
-            capture_output=True,
-            text=True,
-            timeout=5,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return head.stdout.strip() or None

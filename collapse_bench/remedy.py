@@ -79,6 +79,13 @@ class Run(Protocol):
         """
         ...
 
+    def scale_learning_rate(self, slots: tuple[str, ...], factor: float) -> None:
+        """From now on these slots learn at the suite's rate times `factor`.
+
+        Said again, the last factor holds; the schedule of the rate goes on.
+        """
+        ...
+
     def draw(self) -> Batch:
         """The next training batch."""
         ...
@@ -105,12 +112,15 @@ class Remedy:
         neutral: settings under which it is the plain VAE to the bit; None where there are none.
         small: settings for the tiny sizes that laws are tried on, where the defaults do not fit.
         architectures: those that it is for, where it cannot be built into all of them.
+        signature: what becomes of a tiny LSTM with it, by task, as measured for every seed that was
+            tried: see `laws.signature`.
     """
 
     by_construction: ClassVar[tuple[str, ...]] = ()
     neutral: ClassVar[Mapping[str, Any] | None] = None
     small: ClassVar[Mapping[str, Any]] = {}
     architectures: ClassVar[tuple[str, ...]] = tuple(ARCHITECTURES)
+    signature: ClassVar[Mapping[str, str]] = {}
 
     def __post_init__(self) -> None:
         settings.check(self)

@@ -7,14 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from collapse_bench import record
-from collapse_bench.cell import (
-    CODE,
-    bound_in_record,
-    build,
-    evaluate_cell,
-    in_record,
-    provenance,
-)
+from collapse_bench.cell import bound_in_record, build, evaluate_cell, in_record
 from collapse_bench.corpus import Corpus, load_corpus
 from collapse_bench.corpus.vocabulary import Vocabulary
 from collapse_bench.device import name_of_device, prepare
@@ -24,6 +17,7 @@ from collapse_bench.metrics import Arrays, ArraysError, IdentityError, Scores, s
 from collapse_bench.model import SequenceVAE
 from collapse_bench.plugins import fingerprint
 from collapse_bench.precision import resolve_precision
+from collapse_bench.provenance import CODE, provenance
 from collapse_bench.remedy import Remedy, by_construction, load_remedy
 from collapse_bench.suite import (
     Cell,

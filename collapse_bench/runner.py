@@ -24,6 +24,7 @@ from collapse_bench.evaluation import wider
 from collapse_bench.importing import place
 from collapse_bench.precision import resolve_precision
 from collapse_bench.progress import Progress
+from collapse_bench.provenance import CODE
 from collapse_bench.remedy import chain
 from collapse_bench.suite import Cell, CorpusSettings, cell_id
 from collapse_bench.training import Selection, TrainingRun, train
@@ -89,7 +90,7 @@ def plan(
     Raises:
         UserError: the device cannot be used, or not compute in the precision that a cell asks for.
     """
-    code, device_name = cells.CODE, name_of_device(device)
+    code, device_name = CODE, name_of_device(device)
     jobs = []
     for each in chosen:
         each = replace(each, training=replace(each.training, threads=each.training.threads or 1))

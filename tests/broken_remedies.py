@@ -49,6 +49,12 @@ def objective(line: str, before: str = "") -> str:
     return file_of(f"def objective(self, forward):\n    {line}", before)
 
 
+def signed(signature: str, weight: float = 0.5) -> str:
+    """A file whose remedy weighs the rate and states a signature."""
+    weighed = f"return replace(forward, kl={weight} * forward.kl)"
+    return file_of(f"signature = {signature}\n\ndef objective(self, forward):\n    {weighed}")
+
+
 def step(body: str) -> str:
     """A file whose remedy changes the step."""
     lines = "".join(f"        {line}\n" for line in body.strip("\n").splitlines())
@@ -345,5 +351,20 @@ BROKEN = [
             "return self.part(replace(given[0], inputs=given[0].targets), given[1])",
         ),
         "its bound is invalid: ",
+    ),
+    (
+        "its_signature_is_as_it_says",
+        signed("{'simple': 'use'}"),
+        "signature names the task 'simple'; there are nothing, hard, easy",
+    ),
+    (
+        "its_signature_is_as_it_says",
+        signed("{'easy': 'healthy'}"),
+        "signature says 'healthy' of easy; legal: 'collapsed', 'rate without use', 'use'",
+    ),
+    (
+        "its_signature_is_as_it_says",
+        signed("{'easy': 'use'}", weight=8),
+        "on easy it is 'collapsed' (R 0.0 ... and not 'use'",
     ),
 ]  # fmt: skip

@@ -78,8 +78,11 @@ def compared(build, corpus, count=40, **how):
 )
 def test_updates_are_those_of_plain_training_bit_for_bit(names, architecture, corpus, replays):
     # The norm is clipped now and then.
-    assert compared(lambda: make(architecture, names), corpus, clip=8.0) == (True, None)
-    assert len(replays) > 10
+    equal, eager = compared(lambda: make(architecture, names), corpus, clip=8.0)
+    assert equal
+    refines = bool({"semi_amortised", "svi"} & set(names))
+    assert eager == ("the head asks for the energy, which the objective makes" if refines else None)
+    assert refines or len(replays) > 10
 
 
 def test_a_thousand_steps_are_those_of_plain_training(architecture, corpus, replays):

@@ -160,7 +160,7 @@ def test_a_model_is_left_as_it_was(tiny):
     model, split = tiny
     batch = next(evaluation_batches(split, 6))
     with evaluating(model), torch.no_grad():
-        q = model.posterior(batch, SentenceNoise(len(split), 1).of(batch, -1))
+        q = model.posterior(batch, SentenceNoise(len(split), 1).of_refinement(batch))
         p = model.prior(q, batch)
         before = model.log_likelihood(batch, q.mean)
         refined = refine(model.log_likelihood, batch, q, p, steps=3)

@@ -96,7 +96,7 @@ def test_the_arrays_by_hand(architecture, corpus):
     noise = SentenceNoise(len(corpus.valid), 5)
     batch = next(evaluation_batches(corpus.valid, 6))
     with torch.no_grad():
-        q = model.posterior(batch, noise.of(batch, -1))
+        q = model.posterior(batch, noise.of_refinement(batch))
         p = model.prior(q, batch)
         z = [q.mean + q.stddev * noise.of(batch, i)(q.mean.shape) for i in range(8)]
         wide = widened(q, p)

@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "corpus": {"errors"},
     "device": {"errors"},
     "precision": {"errors"},
+    "provenance": set(),
     "model": {"corpus", "errors"},
     "remedy": {
         "model", "corpus", "settings", "errors", "plugins", "importing", "description",
@@ -49,16 +50,16 @@ MAY_IMPORT = {
     "record": {"errors"},
     "cell": {
         "suite", "plugins", "remedy", "model", "corpus", "training", "evaluation", "metrics",
-        "record", "device",
+        "record", "device", "provenance",
     },
     "rescoring": {
         "cell", "suite", "plugins", "remedy", "model", "corpus", "metrics", "record", "errors",
-        "diagnosis", "device", "precision",
+        "diagnosis", "device", "precision", "provenance",
     },
     "progress": {"cell", "metrics"},
     "runner": {
         "cell", "progress", "suite", "corpus", "remedy", "training", "record", "errors",
-        "device", "precision", "importing", "evaluation",
+        "device", "precision", "importing", "evaluation", "provenance",
     },
     "laws": {
         "cell", "suite", "remedy", "model", "corpus", "training", "evaluation", "metrics",

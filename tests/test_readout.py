@@ -10,7 +10,6 @@ from collapse_bench.model.readout import (
     ALIGNED,
     ROWS,
     Readout,
-    TokenLogLikelihood,
     token_log_likelihood,
 )
 
@@ -33,7 +32,7 @@ def reference(states, weight, targets):
 @pytest.mark.parametrize("rows", [0, 1, 2, ROWS - 1, ROWS, ROWS + 1, 2 * ROWS, 2 * ROWS + 3])
 def test_token_log_likelihood_is_log_softmax_with_its_gradients(rows):
     states, weight, targets, gradient = tokens_of(rows, dtype=torch.float32)
-    actual = TokenLogLikelihood.apply(states, weight, targets)
+    actual = token_log_likelihood(states, weight, targets)
     expected = reference(states.double(), weight.double(), targets)
     assert actual.shape == (rows,)
     assert actual.dtype == torch.float32
@@ -85,9 +84,39 @@ def test_token_log_likelihood_keeps_its_derivative(rows, kept, keep):
     keep(kept)
     states, weight, targets, _ = tokens_of(rows, hidden=2, words=3)
     assert torch.autograd.gradcheck(
-        lambda *inputs: TokenLogLikelihood.apply(*inputs, targets),
+        lambda *inputs: token_log_likelihood(*inputs, targets),
         (states, weight), eps=1e-6, atol=1e-8, rtol=1e-6, nondet_tol=0.0,
     )  # fmt: skip
+
+
+@in_parts
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_its_gradient_has_a_gradient(dtype, kept, keep):
+    """As a descent on z asks for: without it, a part of the derivative would be missing."""
+    keep(kept)
+    states, weight, targets, gradient = tokens_of(20)
+    pairs = []
+    for function, kind in ((token_log_likelihood, dtype), (reference, torch.float64)):
+        inputs = [each.detach().to(kind).requires_grad_() for each in (states, weight)]
+        nats = function(*inputs, targets)
+        first = torch.autograd.grad(nats, inputs, gradient.to(kind), create_graph=True)
+        towards = [torch.linspace(-1, 1, each.numel(), dtype=kind).view_as(each) for each in first]
+        for slope, direction in zip(first, towards, strict=True):
+            pairs.append(torch.autograd.grad(slope, inputs, direction, retain_graph=True))
+    close = {"rtol": 1e-9, "atol": 1e-9} if dtype == torch.float64 else {"rtol": 1e-3, "atol": 1e-4}
+    for found, expected in zip(pairs[:2], pairs[2:], strict=True):
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one.double(), other, **close)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_where_only_the_gradient_of_the_states_is_asked_for_the_weight_has_no_product(again):
+    states, weight, targets, gradient = tokens_of(20)
+    moved = states * 1  # as the decoder's are, they come from elsewhere
+    with Formed(words=11) as formed:
+        nats = token_log_likelihood(moved, weight, targets)
+        torch.autograd.grad(nats, states, gradient.double(), create_graph=again)
+    assert formed.products == 2
 
 
 @in_parts
@@ -100,7 +129,7 @@ def test_in_double_precision_it_is_exact_in_however_many_parts(rows, needed, kep
     wanted = [each for name, each in inputs.items() if needed in (name, "both")]
     for each in inputs.values():
         each.requires_grad_(any(each is one for one in wanted))
-    actual = TokenLogLikelihood.apply(states, weight, targets)
+    actual = token_log_likelihood(states, weight, targets)
     expected = reference(states, weight, targets)
     assert actual.dtype == torch.float64
     torch.testing.assert_close(actual, expected, rtol=1e-13, atol=1e-13)
@@ -128,10 +157,10 @@ def test_probabilities_are_kept_for_the_weight_alone_and_only_if_they_are_few(ne
 
     with Formed(words=11) as formed:
         with saved_tensors_hooks(pack, lambda tensor: tensor):
-            nats = TokenLogLikelihood.apply(states, weight, targets)
+            nats = token_log_likelihood(states, weight, targets)
         nats.backward(gradient.double())
     few = kept >= 20 * 11
-    wide = [tensor for tensor in saved if tensor.numel() >= 20 * 11]
+    wide = {t.data_ptr(): t for t in saved if t.numel() >= 20 * 11}.values()
     assert len(wide) == (few and needed != "states")
     for probabilities in wide:
         torch.testing.assert_close(probabilities[:, :11], (states @ weight.t()).softmax(1))
@@ -153,9 +182,10 @@ def test_without_a_gradient_the_numbers_are_the_same(dtype, rows, kept, keep):
     keep(kept)
     states, weight, targets, _ = tokens_of(rows)
     states = states.to(dtype)
-    actual = token_log_likelihood(states, weight, targets)
+    with torch.no_grad():
+        actual = token_log_likelihood(states, weight, targets)
     assert actual.dtype == torch.promote_types(dtype, torch.float32)
-    expected = TokenLogLikelihood.apply(states, weight, targets)
+    expected = token_log_likelihood(states, weight, targets)
     torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-6)
 
 
@@ -169,7 +199,7 @@ def test_a_weight_of_more_digits_than_the_states_gets_a_gradient_of_its_own_dtyp
     states, weight, targets, gradient = tokens_of(20, words=words)
     narrow = states.detach().float().requires_grad_()
     exact = reference(states, weight, targets)
-    actual = TokenLogLikelihood.apply(narrow, weight, targets)
+    actual = token_log_likelihood(narrow, weight, targets)
     pairs = zip(
         torch.autograd.grad(actual, (narrow, weight), gradient),
         torch.autograd.grad(exact, (states, weight), gradient.double()),
@@ -189,7 +219,7 @@ def test_certain_and_impossible_targets_have_the_gradient_of_the_limit(dtype, ke
     s = 2.0**20
     states = torch.tensor([[s], [2 * s], [s], [2 * s]], dtype=dtype, requires_grad=True)
     weight = torch.tensor([[0.0], [-1.0], [-2.0]], dtype=dtype, requires_grad=True)
-    actual = TokenLogLikelihood.apply(states, weight, torch.tensor([0, 0, 1, 2]))
+    actual = token_log_likelihood(states, weight, torch.tensor([0, 0, 1, 2]))
     assert actual.tolist() == [0, 0, -s, -4 * s]
     of_states, of_weight = torch.autograd.grad(actual.sum(), (states, weight))
     assert of_states[:, 0].tolist() == [0, 0, -1, -2]
@@ -200,7 +230,7 @@ def test_certain_and_impossible_targets_have_the_gradient_of_the_limit(dtype, ke
 def test_only_the_gradients_that_are_needed_are_formed(frozen):
     states, weight, targets, gradient = tokens_of(5, dtype=torch.float32)
     {"states": states, "weight": weight}[frozen].requires_grad_(False)
-    TokenLogLikelihood.apply(states, weight, targets).backward(gradient)
+    token_log_likelihood(states, weight, targets).backward(gradient)
     assert (states.grad is None) == (frozen == "states")
     assert (weight.grad is None) == (frozen == "weight")
 
@@ -208,7 +238,7 @@ def test_only_the_gradients_that_are_needed_are_formed(frozen):
 def test_large_logits_neither_overflow_nor_vanish():
     states = torch.tensor([[1e4], [-1e4]])
     weight = torch.tensor([[1.0], [-1.0]], requires_grad=True)
-    actual = TokenLogLikelihood.apply(states, weight, torch.tensor([0, 0]))
+    actual = token_log_likelihood(states, weight, torch.tensor([0, 0]))
     assert actual.tolist() == [0.0, -2e4]
 
 
@@ -216,7 +246,7 @@ def test_bfloat16_is_close():
     states, weight, targets, gradient = tokens_of(200, hidden=16, words=50, dtype=torch.float32)
     exact = reference(states, weight, targets)
     rounded = [each.detach().bfloat16().requires_grad_() for each in (states, weight)]
-    actual = TokenLogLikelihood.apply(*rounded, targets)
+    actual = token_log_likelihood(*rounded, targets)
     assert actual.dtype == torch.float32
     torch.testing.assert_close(actual, exact, rtol=0.02, atol=0.15)
     pairs = zip(
@@ -259,9 +289,7 @@ def test_padded_rows_give_what_gathered_ones_give(words, batch):
     readout = Readout(15, words).double()
     states = torch.randn(*batch.mask.shape, 15, dtype=torch.float64, requires_grad=True)
     nats = readout.by_position(states, batch)
-    gathered = TokenLogLikelihood.apply(
-        states[batch.mask], readout.weight, batch.targets[batch.mask]
-    )
+    gathered = token_log_likelihood(states[batch.mask], readout.weight, batch.targets[batch.mask])
     assert not nats[~batch.mask].any()
     torch.testing.assert_close(nats[batch.mask], gathered, rtol=1e-13, atol=1e-13)
     scale = torch.linspace(-1, 2, len(gathered), dtype=torch.float64)

@@ -11,10 +11,11 @@ from dataclasses import replace
 import pytest
 from conftest import SIZES, TRAINING, same_arrays
 
-from collapse_bench.cell import CODE, run_cell
+from collapse_bench.cell import run_cell
 from collapse_bench.cli import build_parser
 from collapse_bench.corpus import load_corpus
 from collapse_bench.plugins import remedy_files
+from collapse_bench.provenance import CODE
 from collapse_bench.record import HISTORY, MODEL, SENTENCES, read_arrays, read_record
 from collapse_bench.runner import plan
 from collapse_bench.suite import Cell, CorpusSettings, Entry, Evaluation, cells_of, load_suite
@@ -22,7 +23,7 @@ from collapse_bench.training import TrainingRun, checkpoint
 
 BUDGET = 700
 
-TIMES = ("attempts", "seconds", "checkpoint_seconds", "peak_memory_mib")
+TIMES = ("attempts", "seconds", "training_seconds", "checkpoint_seconds", "peak_memory_mib")
 
 
 def quiet(told):

@@ -51,13 +51,14 @@ def test_every_decoded_token_is_paid_for_and_the_budget_ends_the_run(
     built = make(architecture, chosen(name))
     counted = count_decoded(built.model)
     run, selection = built.train(corpus, budget=budget)
-    assert run.meter.tokens == sum(counted)
+    spent = run.meter.tokens
+    assert spent == sum(counted)
     assert sum(counted[:-1]) < budget <= sum(counted)
-    assert selection.history[-1]["tokens"] == run.meter.tokens
+    assert selection.history[-1]["tokens"] == spent
     # The meter is off: what is done with the model now costs nothing.
     batch = next(evaluation_batches(corpus.test, 5))
     built.model.train()(batch, torch.zeros)
-    assert run.meter.tokens == sum(counted[:-1])
+    assert run.meter.tokens == spent < sum(counted)
 
 
 def test_inner_loops_spend_the_budget(corpus):
@@ -323,7 +324,8 @@ def test_the_model_ends_with_the_weights_of_the_best_plain_bound(name, architect
     run, selection = built.train(replace(corpus, test=None), budget=900, validations=5)
     bounds = [row["negative_elbo"] for row in selection.history]
     # An inner loop may run past a validation.
-    assert len(bounds) == 5 or (name == "aggressive_inference" and 1 < len(bounds) < 5)
+    inner = name in ("aggressive_inference", "semi_amortised", "svi")
+    assert len(bounds) == 5 or (inner and 1 < len(bounds) < 5)
     assert selection.best == min(bounds)
     best = selection.history[int(np.argmin(bounds))]
     assert selection.best_tokens == best["tokens"]

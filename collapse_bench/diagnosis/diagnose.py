@@ -215,7 +215,7 @@ def _refined_gaps(
     with evaluating(model, gradients=True):
         some = rows_at(split, chosen).to(device_of(model))
         with torch.no_grad():
-            q = model.posterior(some, SentenceNoise(len(nll), seed).of(some, -1))
+            q = model.posterior(some, SentenceNoise(len(nll), seed).of_refinement(some))
             p = model.prior(q, some)
         if (family := family_of(q)) != "normal":
             return f"a posterior of the family {family} has no mean and scale to raise the bound by"
@@ -241,7 +241,7 @@ def by_position(
         for start in range(0, len(chosen), AT_ONCE):
             part = slice(start, start + AT_ONCE)
             batch = rows_at(split, chosen[part]).to(device)
-            shape = shape_of(model.posterior(batch, SentenceNoise(n, seed).of(batch, -1)))
+            shape = shape_of(model.posterior(batch, SentenceNoise(n, seed).of_refinement(batch)))
 
             def nats(which: NDArray[np.int64], batch: Any = batch, shape: Any = shape) -> Any:
                 z = torch.from_numpy(arrays["posterior_sample"][which]).to(device)

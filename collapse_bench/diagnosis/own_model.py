@@ -72,7 +72,7 @@ def check_density(model: Scored, rows: Rows, *, batch: int, seed: int) -> None:
     """
     some = rows.rows(torch.arange(min(batch, len(rows))))
     noise = SentenceNoise(len(rows), seed)
-    q = model.posterior(some, noise.of(some, -1))
+    q = model.posterior(some, noise.of_refinement(some))
     if family_of(q) != "normal":
         _check_broadcast(q, draw(q, noise.of(some, 0)(shape_of(q))))
 

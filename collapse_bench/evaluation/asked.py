@@ -81,7 +81,7 @@ class Asked:
     def infer(self, sentences: Any, numbered: Any = None) -> Inferred:
         """Posterior, prior and a draw; the noise is that of the sentences in `numbered`."""
         numbers = sentences if numbered is None else numbered
-        q = self.model.posterior(sentences, self.noise.of(numbers, -1))
+        q = self.model.posterior(sentences, self.noise.of_refinement(numbers))
         p = self.model.prior(q, sentences)
         z = draw(q, self.noise.of(numbers, 0)(shape_of(q)))
         return Inferred(q, p, z)

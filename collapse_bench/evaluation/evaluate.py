@@ -129,7 +129,7 @@ def evaluate(
     with evaluating(model):
         for sentences in batches_of(split, batch):
             sentences = sentences.to(device)
-            q = model.posterior(sentences, noise.of(sentences, -1))
+            q = model.posterior(sentences, noise.of_refinement(sentences))
             p: Distribution = model.prior(q, sentences)
             z = draw(q, noise.of(sentences, 0)(shape_of(q)))
             arrays = {"index": sentences.index, "tokens": sentences.lengths}
@@ -191,7 +191,7 @@ def _posteriors(
     for start in range(0, len(chosen), batch):
         places = chosen[start : start + batch]
         sentences = rows_at(split, places).to(device_of(model))
-        posteriors.append((places, model.posterior(sentences, noise.of(sentences, -1))))
+        posteriors.append((places, model.posterior(sentences, noise.of_refinement(sentences))))
     return posteriors
 
 

@@ -1,5 +1,6 @@
 """Noise that belongs to a sentence, so that no batch size changes a number."""
 
+from itertools import count
 from typing import Any, Protocol
 
 import torch
@@ -32,7 +33,7 @@ class SentenceNoise:
         self.drawn: dict[tuple[int, torch.Size], Tensor] = {}
 
     def of(self, batch: Sentences, draw: int) -> Noise:
-        """The noise of a batch for the draw of that number; -1 is what a refining head uses."""
+        """The noise of a batch for the draw of that number."""
 
         def noise(shape: torch.Size) -> Tensor:
             key = (draw, shape[1:])
@@ -45,3 +46,9 @@ class SentenceNoise:
             return drawn[batch.index.cpu()].to(batch.index.device)
 
         return noise
+
+    def of_refinement(self, batch: Sentences) -> Noise:
+        """The noise of a batch for a head that refines: at each call that of another draw, none of
+        which is measured by."""
+        number = count(-1, -1)
+        return lambda shape: self.of(batch, next(number))(shape)

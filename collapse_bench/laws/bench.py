@@ -94,6 +94,7 @@ def make(
     *,
     seed: int = 1,
     files: Mapping[str, Path] | None = None,
+    corpus: Corpus | None = None,
     **changes: Any,
 ) -> Built:
     """A model as a cell builds it.
@@ -103,6 +104,7 @@ def make(
         chosen: remedies; one given by name alone has its settings for tiny sizes.
         seed: of the weights.
         files: where remedies are, the known ones if None.
+        corpus: what it is for, the tiny one if None.
         changes: sizes, or `dropout`.
 
     Raises:
@@ -123,7 +125,7 @@ def make(
         training,
         Evaluation(),
     )
-    return Built(*build(cell, tiny_corpus(), files), seed)
+    return Built(*build(cell, corpus or tiny_corpus(), files), seed)
 
 
 @cache

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from collapse_bench.errors import UserError
-from collapse_bench.laws import contract, evaluation, stepping, training
+from collapse_bench.laws import contract, evaluation, signature, stepping, training
 from collapse_bench.laws.law import Outcome, Subject, Try, contract_of, sentence_of, tried
 from collapse_bench.plugins import remedy_files, why_not
 from collapse_bench.remedy import find_class
@@ -47,6 +47,7 @@ LAWS: tuple[Try, ...] = (
     evaluation.padding_changes_nothing,
     evaluation.no_sentence_depends_on_its_neighbours,
     evaluation.its_bound_is_one,
+    signature.its_signature_is_as_it_says,
 )
 
 
@@ -57,7 +58,8 @@ class Finding:
     Attributes:
         law: its name in words.
         contract: what the contract says.
-        status: the worst of the architectures', `ok`, `not applicable` or `BROKEN`.
+        status: `BROKEN` if it is in any architecture, else `ok` if it is in any, else
+            `not applicable`.
         seen: what was seen, or why it does not apply, with the architectures that it was seen in
             unless it is all of them.
     """
@@ -110,7 +112,7 @@ def _findings(name: str, files: Mapping[str, Path]) -> Iterator[Finding]:
 def finding(law: Try, outcomes: dict[str, Outcome]) -> Finding:
     """What came of one law in each architecture, told once where it is the same."""
     status = max(
-        (o.status for o in outcomes.values()), key=["ok", "not applicable", "BROKEN"].index
+        (o.status for o in outcomes.values()), key=["not applicable", "ok", "BROKEN"].index
     )
     told: dict[str, list[str]] = {}
     for architecture, outcome in outcomes.items():

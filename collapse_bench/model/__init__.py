@@ -23,6 +23,7 @@ from collapse_bench.model.vae import (
     Objective,
     SequenceVAE,
     plain,
+    without_rate,
 )
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "build_model",
     "diagonal_normal",
     "plain",
+    "without_rate",
 ]
 
 ARCHITECTURES = {

@@ -5,6 +5,8 @@ One layer each. The latent is concatenated to every input of the decoder and giv
 """
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +29,12 @@ class LSTM(nn.LSTM):
     Autocast turns the inputs of cuDNN's LSTM into float16 whatever it is asked for: without a
     scaled loss, small gradients would be lost, under a record that says bfloat16. And in eval mode
     cuDNN has no gradient, which a head that refines its posterior asks for there too.
+
+    Attributes:
+        by_cells: whether it is computed by torch's own cells, one after the other.
     """
+
+    by_cells = False
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__(width, hidden, batch_first=True)
@@ -36,7 +43,8 @@ class LSTM(nn.LSTM):
         """States [B, T, H]; `first` are state and cell before the first token, [1, B, H] each."""
         kind, dtype = inputs.device.type, inputs.dtype
         if kind != "cuda":
-            states: Tensor = super().forward(inputs, first)[0]
+            with _without_onednn() if self.by_cells else nullcontext():
+                states: Tensor = super().forward(inputs, first)[0]
             return states
         if torch.is_autocast_enabled(kind):
             dtype = lstm_dtype(torch.get_autocast_dtype(kind))
@@ -60,6 +68,28 @@ class LSTM(nn.LSTM):
         found = torch._VF.lstm(inputs.to(dtype), (state, cell), weights, *arguments)
         states: Tensor = found[0]
         return states
+
+
+@contextmanager
+def twice_differentiable() -> Iterator[None]:
+    """Every LSTM inside has a second derivative: cuDNN's has none, and oneDNN's takes half as long
+    again as that of torch's own cells."""
+    LSTM.by_cells = True
+    try:
+        with torch.backends.cudnn.flags(enabled=False):
+            yield
+    finally:
+        LSTM.by_cells = False
+
+
+@contextmanager
+def _without_onednn() -> Iterator[None]:
+    onednn = torch.backends.mkldnn.enabled
+    torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.enabled = onednn
 
 
 def lstm_dtype(wanted: torch.dtype) -> torch.dtype:

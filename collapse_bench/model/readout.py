@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from collapse_bench.corpus import Batch
@@ -22,19 +23,41 @@ ALIGNED = 16
 that writes 10,002 numbers a row takes 1.5 times as long as one whose rows are 10,016 apart."""
 
 
-class TokenLogLikelihood(torch.autograd.Function):
+def token_log_likelihood(states: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """log softmax(states W')[target] of each token, passing over the wide matrix once.
 
     The products are computed in the dtype of the states; the softmax in float32 or better, a few
     rows at a time, and rounded to that dtype where the logits were. With P the probabilities and g
     the gradient of the result, the gradient of the states is g (W[target] - P W) and that of W is
     g states, added up at the targets, less P' (g states): g and the targets act on narrow matrices,
-    so the backward pass has products only; with `create_graph` it is the plain formula's.
+    so the backward pass has products only. Both gradients have one of their own.
+
+    Args:
+        states: [R, H].
+        weight: W, [V, H].
+        targets: [R].
+
+    Returns:
+        Nats [R], float32 or better.
+    """
+    if not torch.is_grad_enabled():
+        return _without_gradients(states, weight, targets)
+    nats, probabilities = _OfStates.apply(states, weight, targets)  # type: ignore[no-untyped-call]
+    # In a tuple torch does not see the states: else this node would be on their way, too.
+    return nats + _OfWeight.apply(weight, (states,), targets, probabilities)  # type: ignore[no-untyped-call, no-any-return]
+
+
+class _OfStates(torch.autograd.Function):
+    """The nats, and their gradient by the states; that by W is another node's, `_OfWeight`.
+
+    Where the gradient of z alone is asked for, that of W would be a third of the work for nothing.
     """
 
     @staticmethod
-    def forward(ctx: Any, states: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-        """States [R, H], weight [V, H] and targets [R] to nats [R], float32 or better."""
+    def forward(
+        ctx: Any, states: Tensor, weight: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Nats [R], and P [R, W], W being V aligned, where it is needed and there is room."""
         of_states, of_weight, _ = ctx.needs_input_grad
         nats = torch.empty(len(states), dtype=_wide(states), device=states.device)
         slope = torch.empty_like(states) if of_states else None
@@ -50,42 +73,120 @@ class TokenLogLikelihood(torch.autograd.Function):
             if of_weight and len(parts) == 1:
                 probabilities = logits
         ctx.save_for_backward(states, weight, targets, slope, probabilities)
-        return nats
+        if probabilities is not None:
+            ctx.mark_non_differentiable(probabilities)
+        ctx.set_materialize_grads(False)  # else there were zeros as wide as the probabilities
+        return nats, probabilities
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        """Gradient [R] to those of states and weight."""
+    def backward(ctx: Any, gradient: Tensor | None, _: None) -> tuple[Tensor | None, None, None]:
+        """Gradient [R] to that of states."""
         states, weight, targets, slope, probabilities = ctx.saved_tensors
+        if slope is None or gradient is None:
+            return None, None, None
         if torch.is_grad_enabled():  # a gradient of the gradient will be asked for
-            return *_plain_gradients(ctx.needs_input_grad, states, weight, targets, gradient), None
-        gradient = gradient[:, None].to(states.dtype)
-        of_states = None if slope is None else gradient * slope
+            slope = _Slope.apply(states, weight, targets, slope, probabilities)  # type: ignore[no-untyped-call]
+        return gradient[:, None].to(slope.dtype) * slope, None, None
+
+
+class _OfWeight(torch.autograd.Function):
+    """Zeros with the gradient of the nats by W."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        weight: Tensor,
+        states: tuple[Tensor],
+        targets: Tensor,
+        probabilities: Tensor | None,
+    ) -> Tensor:
+        """Zeros [R]."""
+        ctx.save_for_backward(weight, targets, probabilities)
+        (ctx.states,) = states
+        return torch.zeros(len(targets), dtype=_wide(ctx.states), device=weight.device)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None, None]:
+        """Gradient [R] to that of the weight."""
+        weight, targets, probabilities = ctx.saved_tensors
+        states = ctx.states
+        if torch.is_grad_enabled():  # a gradient of the gradient will be asked for
+            return _plain_gradient(weight, states, targets, gradient), None, None, None
+        scaled = gradient[:, None].to(states.dtype) * states
+        less, table = -scaled, _table(weight, states.dtype)
+        of_weight = None
+        for part in _parts(states, weight):
+            p = probabilities
+            if p is None:
+                p = _logits(states[part], table, len(weight))
+                _softmax_(p)
+            p = p[:, : len(weight)].t()
+            if of_weight is None:
+                # A sum of many parts would lose digits in a narrow dtype.
+                of_weight = (p @ less[part]).to(_wide(weight))
+            elif of_weight.dtype == p.dtype:
+                of_weight.addmm_(p, less[part])
+            else:
+                of_weight += p @ less[part]
+        assert of_weight is not None
+        of_weight.index_add_(0, targets, scaled.to(of_weight.dtype))
+        return of_weight.to(weight.dtype), None, None, None
+
+
+class _Slope(torch.autograd.Function):
+    """The gradient by the states, W[target] - P W, as `_OfStates` has formed it, with its own.
+
+    Given v [R, H], u = W v and Q = P (u - P u) row by row, it is -Q W by the states; by W it is v,
+    added up at the targets, less P' v and Q' states.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        states: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        slope: Tensor,
+        probabilities: Tensor | None,
+    ) -> Tensor:
+        """The slope [R, H]."""
+        ctx.save_for_backward(states, weight, targets, probabilities)
+        return slope.view_as(slope)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, v: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradient [R, H] to those of states and weight."""
+        states, weight, targets, probabilities = ctx.saved_tensors
+        table, of_states = _table(weight, states.dtype), torch.empty_like(states)
         of_weight = None
         if ctx.needs_input_grad[1]:
-            scaled = gradient * states
-            less, table = -scaled, _table(weight, states.dtype)
-            for part in _parts(states, weight):
-                p = probabilities
-                if p is None:
-                    p = _logits(states[part], table, len(weight))
-                    _softmax_(p)
-                p = p[:, : len(weight)].t()
-                if of_weight is None:
-                    # A sum of many parts would lose digits in a narrow dtype.
-                    of_weight = (p @ less[part]).to(_wide(weight))
-                elif of_weight.dtype == p.dtype:
-                    of_weight.addmm_(p, less[part])
-                else:
-                    of_weight += p @ less[part]
-            assert of_weight is not None
-            of_weight.index_add_(0, targets, scaled.to(of_weight.dtype))
-            of_weight = of_weight.to(weight.dtype)
-        return of_states, of_weight, None
+            of_weight = torch.zeros_like(weight, dtype=_wide(weight)).index_add_(
+                0, targets, v.to(_wide(weight))
+            )
+        for part in _parts(states, weight):
+            p = probabilities
+            if p is None:
+                p = _logits(states[part], table, len(weight))
+                _softmax_(p)
+            p = p[:, : len(table)]
+            q = v[part] @ table.t()
+            q.sub_(torch.linalg.vecdot(p, q)[:, None]).mul_(p)
+            of_states[part] = -(q @ table)
+            if of_weight is not None:
+                for rows, what in ((p, v), (q, states)):
+                    of_weight -= rows[:, : len(weight)].t() @ what[part]
+        return (
+            of_states,
+            None if of_weight is None else of_weight.to(weight.dtype),
+            None,
+            None,
+            None,
+        )
 
 
-@torch.no_grad()
-def token_log_likelihood(states: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """What `TokenLogLikelihood` gives, where no gradient is wanted: the logits are only read."""
+def _without_gradients(states: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """The nats where no gradient is wanted: the logits are only read."""
     table, nats = _table(weight, states.dtype), []
     for part in _parts(states, weight):
         logits = _logits(states[part], table, len(weight))
@@ -94,19 +195,11 @@ def token_log_likelihood(states: Tensor, weight: Tensor, targets: Tensor) -> Ten
     return torch.cat(nats)
 
 
-def _plain_gradients(
-    needed: tuple[bool, ...], states: Tensor, weight: Tensor, targets: Tensor, gradient: Tensor
-) -> tuple[Tensor | None, Tensor | None]:
-    """The gradients as autograd computes them from the plain formula, so that they have one too.
-
-    The fast backward pass hides from autograd how the slope depends on states and weight: a
-    Hessian-vector product would miss that part.
-    """
+def _plain_gradient(weight: Tensor, states: Tensor, targets: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient of the weight as autograd computes it from the plain formula."""
     logits = (states @ weight.to(states.dtype).t()).to(_wide(states))
     nats = logits.log_softmax(1).gather(1, targets[:, None])[:, 0]
-    wanted = [tensor for tensor, need in zip((states, weight), needed, strict=False) if need]
-    found = iter(torch.autograd.grad(nats, wanted, gradient, create_graph=True))
-    return next(found) if needed[0] else None, next(found) if needed[1] else None
+    return torch.autograd.grad(nats, weight, gradient, create_graph=True)[0]
 
 
 def _parts(states: Tensor, weight: Tensor) -> list[slice]:
@@ -207,9 +300,6 @@ class Readout(nn.Module):
         rows, targets = F.pad(rows, (0, 0, 0, -count % ROWS)), F.pad(targets, (0, -count % ROWS))
         if torch.is_autocast_enabled(states.device.type):
             rows = rows.to(torch.get_autocast_dtype(states.device.type))
-        if torch.is_grad_enabled():
-            nats = TokenLogLikelihood.apply(rows, self.weight, targets)  # type: ignore[no-untyped-call]
-        else:
-            nats = token_log_likelihood(rows, self.weight, targets)
+        nats = token_log_likelihood(rows, self.weight, targets)
         tokens: Tensor = nats[:count].view(batch.mask.shape).masked_fill(~batch.mask, 0)
         return tokens

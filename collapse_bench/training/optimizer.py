@@ -1,6 +1,7 @@
 """Adam with a bound on the norm of its gradient, and a look at whether that is finite."""
 
 from collections.abc import Iterable, Mapping
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -29,7 +30,9 @@ class ClippedAdam:
         self.broken = broken
         self.norm: Tensor | None = None
         # An optimiser of nothing is an error to torch.
-        self.adam = torch.optim.Adam([{"params": self.parameters}], lr=learning_rate, fused=True)
+        self.adam = torch.optim.Adam(
+            [{"params": self.parameters, "factor": 1.0}], lr=learning_rate, fused=True
+        )
 
     def look(self) -> None:
         """Measure the gradient; what is not finite breaks all optimisers that share `broken`."""
@@ -47,8 +50,20 @@ class ClippedAdam:
         # the other is 1: no second pass over the gradient, and no wait for a GPU.
         self.adam.grad_scale = (self.norm / self.clip).clamp(min=1)  # type: ignore[attr-defined]
         self.adam.found_inf = self.broken  # type: ignore[attr-defined]
-        self.adam.param_groups[0]["lr"] = learning_rate
+        for group in self.adam.param_groups:
+            group["lr"] = learning_rate * group["factor"]
         self.adam.step()
+
+    def scale(self, parameters: Iterable[nn.Parameter], factor: float) -> None:
+        """From now on these parameters have that factor of the learning rate; 0 keeps them."""
+        groups = self.adam.param_groups
+        factors = {each: group["factor"] for group in groups for each in group["params"]}
+        factors |= dict.fromkeys(parameters, factor)
+        # Neighbours that have the same are one group: the fused optimiser is called once for each.
+        self.adam.param_groups = [
+            groups[0] | {"params": list(of_factor), "factor": each}
+            for each, of_factor in groupby(self.parameters, key=factors.__getitem__)
+        ]
 
     def forget(self, parameters: Iterable[nn.Parameter]) -> None:
         """Drop what it knows of these parameters."""

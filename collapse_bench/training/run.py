@@ -185,6 +185,10 @@ class TrainingRun:
         left = (1 - self.spent) / (1 - DECAY_FROM)
         return self.settings.learning_rate * max(LAST_RATE, min(1.0, left))
 
+    def scale_learning_rate(self, slots: tuple[str, ...], factor: float) -> None:
+        """Give these slots that factor of the learning rate, in place of what they had."""
+        self.optimizer.scale(self.model.parameters_of(slots), factor)
+
     def draw(self) -> Batch:
         """The next training batch, on the model's device."""
         return next(self._batches).to(self.device)

@@ -72,6 +72,12 @@ class LimitedReceptiveField(Remedy):
     )
 
     small: ClassVar[Mapping[str, Any]] = {"window": 2}
+    # On `hard` its window of two words holds the colour before, which it copies.
+    signature: ClassVar[Mapping[str, str]] = {
+        "nothing": "collapsed",
+        "hard": "collapsed",
+        "easy": "use",
+    }
 
     window: Annotated[int, AtLeast(1)] = 4
 

@@ -57,6 +57,7 @@ class WordDropout(Remedy):
     )
 
     neutral: ClassVar[Mapping[str, Any] | None] = {"rate": 0.0}
+    signature: ClassVar[Mapping[str, str]] = {"nothing": "collapsed", "hard": "use", "easy": "use"}
 
     rate: Annotated[float, Between(0, 1)] = 0.25
     warmup: Annotated[float, Between(0, 1)] = 0.0

@@ -22,6 +22,7 @@ class BetaVae(Remedy):
 
     by_construction: ClassVar[tuple[str, ...]] = ("kl",)
     neutral: ClassVar[Mapping[str, Any] | None] = {"beta": 1.0}
+    signature: ClassVar[Mapping[str, str]] = {"nothing": "collapsed", "hard": "use", "easy": "use"}
 
     beta: Annotated[float, AtLeast(0)] = 0.4
 

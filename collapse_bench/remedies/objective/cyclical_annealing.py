@@ -23,6 +23,7 @@ class CyclicalAnnealing(Remedy):
     """
 
     neutral: ClassVar[Mapping[str, Any] | None] = {"ramp": 0.0}
+    signature: ClassVar[Mapping[str, str]] = {"nothing": "collapsed", "hard": "use", "easy": "use"}
 
     cycles: Annotated[int, AtLeast(1)] = 4
     ramp: Annotated[float, Between(0, 1)] = 0.5

@@ -32,6 +32,11 @@ class FreeBits(Remedy):
 
     by_construction: ClassVar[tuple[str, ...]] = ("kl", "active_units")
     neutral: ClassVar[Mapping[str, Any] | None] = {"target": 0.0}
+    signature: ClassVar[Mapping[str, str]] = {
+        "nothing": "rate without use",
+        "hard": "use",
+        "easy": "use",
+    }
 
     target: Annotated[float, AtLeast(0)] = 8.0
     per: Literal["sentence and dimension", "dimension", "sentence", "batch"] = (

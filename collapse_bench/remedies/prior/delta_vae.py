@@ -37,6 +37,8 @@ class DeltaVae(Remedy):
     by_construction: ClassVar[tuple[str, ...]] = ("kl", "marginal_kl", "moment_kl", "dimension_kl")
 
     small: ClassVar[Mapping[str, Any]] = {"length": 4, "stride": 3, "delta": 1.5}
+    # On `hard` seeds disagree: two of five keep the rate and use none of it.
+    signature: ClassVar[Mapping[str, str]] = {"nothing": "rate without use", "easy": "use"}
 
     delta: Annotated[float, Above(0)] = 4.8
     length: Annotated[int, AtLeast(2)] = 8

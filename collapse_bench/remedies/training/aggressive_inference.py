@@ -33,6 +33,7 @@ class AggressiveInference(Remedy):
 
     neutral: ClassVar[Mapping[str, Any] | None] = {"longest": 0}
     small: ClassVar[Mapping[str, Any]] = {"window": 2, "longest": 4}
+    signature: ClassVar[Mapping[str, str]] = {"nothing": "collapsed", "hard": "use", "easy": "use"}
 
     window: Annotated[int, AtLeast(1)] = 15
     longest: Annotated[int, AtLeast(0)] = 100

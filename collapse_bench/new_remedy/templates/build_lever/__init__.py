@@ -1,0 +1,1 @@
+"""A remedy whose lever is `build`."""

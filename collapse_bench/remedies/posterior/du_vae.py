@@ -1,0 +1,67 @@
+"""DU-VAE (Shen, Qin, Wang, Zhu, Chen and Xiong 2021, "Diversity and uncertainty awareness")."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from collapse_bench.model import Energy, SequenceVAE, diagonal_normal
+from collapse_bench.model.distributions import as_normal
+from collapse_bench.model.dropout import Dropout
+from collapse_bench.model.normalised import NormalisedHead
+from collapse_bench.remedy import Remedy
+from collapse_bench.settings import Above, AtLeast, Between
+
+LEAST_VARIANCE = 1 / (2 * math.pi * math.e)
+"""Of a dimension: with less the entropy of a normal is negative."""
+
+
+class DroppedVariance(nn.Module):
+    """A head around another one: in training some variances are dropped, and all have a floor."""
+
+    def __init__(self, head: nn.Module, drop: float) -> None:
+        super().__init__()
+        self.head = head
+        self.dropout = Dropout(drop)
+
+    def forward(self, features: Tensor, energy: Energy) -> Distribution:
+        """Features [B, H] or [B, n, H] to q(z|x)."""
+        q = as_normal(self.head(features, energy))
+        return diagonal_normal(q.mean, (self.dropout(q.variance) + LEAST_VARIANCE).sqrt())
+
+
+@dataclass(frozen=True)
+class DuVae(Remedy):
+    """Means are batch-normalised for diversity; variances are dropped against uncertainty.
+
+    Means as in BN-VAE, but dimensions share out sum_j gamma_j^2 = D gamma^2 as they learn. A
+    variance is g v / (1 - drop) + 1 / (2 pi e), where v is the head's and g is 0 with probability
+    `drop`, in evaluation v + 1 / (2 pi e). A dropped dimension costs 0.95 nats: that much of the
+    rate, and a mean rate of D gamma^2 / 2 from the means, comes whatever is learnt.
+
+    From the authors' code, in which floor and dropout begin with the last epoch of an annealing;
+    here they hold from the start. There gamma is brought back to its norm before each pass, here
+    the norm is divided by, so that gradients know of it. On lengths and averages see BN-VAE.
+
+    Attributes:
+        gamma: root mean square of the standard deviations of the means.
+        drop: probability that a variance is dropped; 1 - p in the paper.
+        recent: batches that the averages reach back; 0 is the published form, which in evaluation
+            has averages of batches (momentum 0.1).
+    """
+
+    by_construction: ClassVar[tuple[str, ...]] = ("kl", "active_units", "mutual_information")
+
+    gamma: Annotated[float, Above(0)] = 0.5
+    drop: Annotated[float, Between(0, 1)] = 0.2
+    recent: Annotated[int, AtLeast(0)] = 10
+
+    def build(self, model: SequenceVAE) -> Mapping[str, nn.Module]:
+        """Wrap the head twice."""
+        head = NormalisedHead(
+            model.head, model.dimensions.latent, self.gamma, self.recent, learnt=True
+        )
+        return {"head": DroppedVariance(head, self.drop)}

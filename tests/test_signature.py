@@ -1,0 +1,105 @@
+"""The three tiny tasks hold what they say, and the plain VAE becomes on them what they are for.
+
+`test_remedies.py` holds every remedy to its signature, as it does to every law.
+"""
+
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from collapse_bench.laws import Subject
+from collapse_bench.laws.check import finding
+from collapse_bench.laws.law import Outcome
+from collapse_bench.laws.signature import (
+    BETWEEN,
+    KINDS,
+    OUTCOMES,
+    TASKS,
+    became,
+    corpus_of,
+    its_signature_is_as_it_says,
+)
+from collapse_bench.plugins import remedy_files
+
+OF_THE_PLAIN_VAE = {"nothing": "collapsed", "hard": "collapsed", "easy": "use"}
+
+FILES = remedy_files()
+
+tasks = pytest.mark.parametrize("name", TASKS)
+
+
+def drawn(name, count=20_000):
+    return [text.split() for text in TASKS[name].draw(count, np.random.default_rng(3))]
+
+
+def colours_of(words):
+    return [word for word in words if word in KINDS]
+
+
+@tasks
+def test_the_plain_vae_is_what_the_task_is_for(name):
+    task = TASKS[name]
+    found = became(Subject("", "lstm", FILES), task)
+    assert found.outcome == OF_THE_PLAIN_VAE[name]
+    # 256 strings of a few hundred, all of the same probability: the entropy is a floor for each.
+    assert found.nll > task.entropy - 0.05
+    assert found.useful <= found.rate + 0.05
+    if name == "hard":  # the decoder copies, so that there is nothing left to gain
+        assert found.nll < task.entropy + 0.1
+
+
+@tasks
+def test_a_string_has_as_many_colours_and_tokens_as_it_says(name):
+    task = TASKS[name]
+    for words in drawn(name, 200):
+        assert len(words) + 1 == task.tokens
+        assert len(colours_of(words)) == task.colours
+        assert set(words) <= {*KINDS, *BETWEEN}
+    split = corpus_of(task).train
+    assert (split.lengths == task.tokens).all()
+
+
+@tasks
+def test_all_strings_are_equally_likely_and_their_number_is_the_entropy(name):
+    counts = Counter(map(" ".join, drawn(name)))
+    possible = math.exp(TASKS[name].entropy)
+    assert possible == pytest.approx(round(possible))
+    assert len(counts) <= round(possible)
+    if possible < 200:
+        assert len(counts) == round(possible)
+        mean = 20_000 / possible
+        assert max(abs(count - mean) for count in counts.values()) < 5 * math.sqrt(mean)
+
+
+@tasks
+def test_colours_share_their_entropy_or_nothing(name):
+    colours = [colours_of(words) for words in drawn(name)]
+    first, last = ([words[place] for words in colours] for place in (0, -1))
+
+    def entropy(values):
+        counts = np.array(list(Counter(values).values()))
+        shares = counts / counts.sum()
+        return -(shares * np.log(shares)).sum()
+
+    shared = entropy(first) + entropy(last) - entropy(zip(first, last, strict=True))
+    assert shared == pytest.approx(TASKS[name].global_information, abs=2e-3)
+
+
+def test_the_tasks_are_told_apart_by_what_there_is_to_tell():
+    information = {name: task.global_information for name, task in TASKS.items()}
+    assert information["nothing"] == 0
+    assert information["hard"] == information["easy"] > 1
+    assert set(OF_THE_PLAIN_VAE) == set(TASKS)
+    assert set(OF_THE_PLAIN_VAE.values()) <= set(OUTCOMES)
+
+
+def test_a_law_that_holds_in_one_architecture_and_has_no_place_in_the_other_is_kept():
+    ok, none = Outcome("ok"), Outcome("not applicable", "signatures are those of the LSTM")
+    found = finding(its_signature_is_as_it_says, {"lstm": ok, "transformer": none})
+    assert (found.status, found.seen) == ("ok", ())
+    broken = Outcome("BROKEN", "on easy it is 'collapsed'")
+    found = finding(its_signature_is_as_it_says, {"lstm": broken, "transformer": none})
+    assert found.status == "BROKEN"
+    assert found.seen == ("lstm: on easy it is 'collapsed'",)
