@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from collapse_bench.corpus import Batch, Corpus, Split, training_batches
 from collapse_bench.errors import UserError
@@ -307,15 +307,18 @@ class TrainingRun:
         """
         if slot not in SLOTS:
             raise ContractError(f"run.reset: must be one of {', '.join(SLOTS)}, not {slot!r}")
-        part: nn.Module = getattr(self.model, slot)
-        for module in part.modules():
+        own = set(self._parameters[slot])  # what is shared with an earlier slot stays
+        for module in getattr(self.model, slot).modules():
+            weights = list(module.parameters(recurse=False))
+            if weights and not own & set(weights):
+                continue
             reset: Any = getattr(module, "reset_parameters", None)
             if reset is not None:
                 reset()
-            elif next(module.parameters(recurse=False), None) is not None:
+            elif weights:
                 raise ContractError(
                     f"run.reset: {type(module).__name__} in {slot} has weights and no"
                     f" reset_parameters to draw them anew"
                 )
         for optimizer in (self.optimizer, self.further_optimizer):
-            optimizer.forget(part.parameters())
+            optimizer.forget(own)

@@ -85,6 +85,7 @@ class DilatedConvolutions(Remedy):
         "useful_rate",
         "shuffle_gap",
         "shuffle_gap_any",
+        "shuffle_gap_later",
     )
 
     size: Literal["small", "medium", "large", "very large"] = "small"

@@ -72,7 +72,7 @@ class IdentifiableDecoder(nn.Module):
 
 @dataclass(frozen=True)
 class InverseLipschitz(Remedy):
-    """Two z never give the same state: their states are `constant` times as far apart as they are.
+    """Two z never give one state: states are at least `constant` times as far apart as the z are.
 
     The paper's sequential model, p(x_t | x_<t, z) of logits g2(beta g1([h(x_<t), z])) with Brenier
     maps g1 and g2: z enters only after the network of the history, whose place for z is given ones,
@@ -88,7 +88,8 @@ class InverseLipschitz(Remedy):
 
     Attributes:
         constant: L of Kinoshita et al. (2023), who choose it for each data set; 1 keeps the
-            distances of z. 0 is the model of Wang et al.: injective, without a bound.
+            distances of z. 0 is the model of Wang et al.: without a bound, and injective
+            where latent is no larger than hidden.
     """
 
     constant: Annotated[float, AtLeast(0)] = 1.0

@@ -1,4 +1,4 @@
-"""Limited receptive field (Chen et al. 2017, "Variational lossy autoencoder", section 2.2).
+"""Limited receptive field (Chen et al. 2017, "Variational lossy autoencoder", section 3.1).
 
 For text a causal convolution, as in the decoders of Yang, Hu, Salakhutdinov and Berg-Kirkpatrick
 (2017), here with a single one so that the window is exact.
@@ -69,6 +69,7 @@ class LimitedReceptiveField(Remedy):
         "useful_rate",
         "shuffle_gap",
         "shuffle_gap_any",
+        "shuffle_gap_later",
     )
 
     small: ClassVar[Mapping[str, Any]] = {"window": 2}

@@ -54,6 +54,7 @@ class WordDropout(Remedy):
         "useful_rate",
         "shuffle_gap",
         "shuffle_gap_any",
+        "shuffle_gap_later",
     )
 
     neutral: ClassVar[Mapping[str, Any] | None] = {"rate": 0.0}

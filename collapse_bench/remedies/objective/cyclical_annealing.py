@@ -30,7 +30,7 @@ class CyclicalAnnealing(Remedy):
 
     def weight(self, progress: float) -> float:
         """The rate's weight when `progress` (0 to 1) of the budget is spent."""
-        within_cycle = progress * self.cycles % 1.0
+        within_cycle = progress * self.cycles % 1.0 if progress < 1 else 1.0
         return within_cycle / self.ramp if within_cycle < self.ramp else 1.0
 
     def objective(self, forward: Forward) -> Forward:

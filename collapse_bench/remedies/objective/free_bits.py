@@ -15,7 +15,8 @@ from collapse_bench.settings import AtLeast
 class FreeBits(Remedy):
     """Rate up to a floor is free: below it the rate has no gradient.
 
-    It guarantees nothing: what is below the floor is not pushed up. Four objects go by this name:
+    It guarantees nothing: what is below the floor is not pushed up. First in a chain that weighs
+    the rate: the floor on a weighed rate is target / weight. Four objects go by this name:
 
     - `sentence and dimension`: sum_j max(target / K, KL_j(x)), as in the code of Li et al. (2019)
     - `dimension`: sum_j max(target / K, mean over the batch of KL_j), Kingma et al. (2016)

@@ -18,7 +18,7 @@ class KlAnnealing(Remedy):
     Attributes:
         warmup: share of the training budget until the weight is 1. He et al. (2019) and Li et al.
             (2019) use 10 of up to 100 epochs.
-        start: first weight of the linear shape; 1 is the plain VAE. The logistic one starts at 0.
+        start: first weight of the linear shape; 1 is the plain VAE.
         shape: `linear`, or `logistic`: 1 / (1 + exp(-k (t - warmup / 2))), with k such that the
             weight runs from 0.01 to 0.99 over the warm-up.
     """

@@ -11,6 +11,7 @@ from torch.distributions import Distribution
 from collapse_bench.corpus import Batch
 from collapse_bench.model import Forward, SequenceVAE
 from collapse_bench.model.distributions import draw, rate, shape_of
+from collapse_bench.model.modes import eval_mode
 from collapse_bench.remedy import Remedy
 from collapse_bench.settings import Between
 
@@ -39,7 +40,8 @@ class TwrVae(Remedy):
     The last posterior alone is decoded from and measured, and weighs 1/T: to the rate of z this is
     a weight below 1, and it guarantees nothing. The authors' code averages over padding, too, and
     reports this mean as the KL beside the reconstruction of the posterior mean: that sum is no
-    bound. A latent sequence has a rate at each of its places already, and stays as it is.
+    bound. A latent sequence has a rate at each of its places already, and stays as it is. With
+    another pool than the last state z's own rate is not among them.
 
     Attributes:
         share: of a sentence's tokens, from its end, whose posteriors count, at least one; 0, the
@@ -65,7 +67,10 @@ class TwrVae(Remedy):
             """An energy without a slope: a head that refines lets a token's posterior be."""
             return 0 * draw(q, torch.ones(shape_of(q), device=device)).flatten(1).sum(1)
 
-        q = model.head(forward.states.flatten(0, 1), flat)  # as of B T sentences
+        with eval_mode(
+            model.head.modules()
+        ):  # a head that learns from what it sees is for sentences
+            q = model.head(forward.states.flatten(0, 1), flat)  # as of B T sentences
         z = draw(q, torch.randn(shape_of(q), device=device))
         kl = rate(q, model.prior(q, batch), z).unflatten(0, batch.mask.shape)  # [B, T, K]
         counted = self.counted(batch)

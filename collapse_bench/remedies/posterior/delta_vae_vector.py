@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from scipy.optimize import brentq
+from scipy.special import lambertw
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
@@ -28,10 +28,8 @@ MOST = 40.0
 def variances_at(delta: float) -> tuple[float, float]:
     """The two variances whose normal of mean 0 is `delta` nats from N(0, 1)."""
 
-    def excess(variance: float) -> float:
-        return math.log(variance) - variance + 1 + 2 * delta
-
-    return brentq(excess, math.exp(-1 - 2 * delta), 1), brentq(excess, 1, 2 + 4 * delta)
+    at = -math.exp(-1 - 2 * delta)  # v - log v = 1 + 2 delta
+    return float(-lambertw(at, 0).real), float(-lambertw(at, -1).real)
 
 
 class CommittedHead(nn.Module):
@@ -52,7 +50,8 @@ class CommittedHead(nn.Module):
         """Features [B, H] or [B, n, H] to q(z|x)."""
         raw = as_normal(self.head(features, energy))
         stddev = self.least + (self.most - self.least) * (2 * raw.stddev.log()).sigmoid()
-        needed = 2 * self.delta + 1 + 2 * stddev.log() - stddev.square()
+        # At either end it is 0, and rounding may be below.
+        needed = (2 * self.delta + 1 + 2 * stddev.log() - stddev.square()).clamp(min=0)
         return diagonal_normal((needed + raw.mean.clamp(min=0) + EPSILON).sqrt(), stddev)
 
 
@@ -64,10 +63,11 @@ class DeltaVaeVector(Remedy):
 
         s = s_l + (s_u - s_l) sigmoid(v),   mean = sqrt(2 delta + 1 + log s^2 - s^2 + max(0, u)),
 
-    so that the rate is delta + max(0, u) / 2. The floor says nothing of whether z is used: a
-    constant posterior meets it. Means have lost their sign: none is negative, so the aggregate
-    posterior cannot be the prior. In the code of Zhu et al. the sigmoid ends at 1/50. It is not
-    `delta_vae`, whose prior is autoregressive and whose means are free.
+    so that the rate is delta + max(0, u) / 2, to a standard normal prior: a learned one can take
+    the floor away. It says nothing of whether z is used: a constant posterior meets it. Means have
+    lost their sign: none is negative, so the aggregate posterior cannot be the prior. In the code
+    of Zhu et al. the sigmoid ends at 1/50. It is not `delta_vae`, whose prior is autoregressive and
+    whose means are free.
 
     Attributes:
         delta: the committed rate, nats a sentence. The default is 0.15 for each of 32 dimensions,

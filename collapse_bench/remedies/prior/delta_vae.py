@@ -23,9 +23,11 @@ class DeltaVae(Remedy):
     """A factorised posterior and an AR(1) prior that it cannot match: the rate has a floor.
 
     The latent becomes a sequence of `length` vectors with `latent / length` channels each, so that
-    its size stays that of the suite. A vector is inferred from the tokens after its first one
+    its size stays that of the suite. A vector is inferred from its first token and those after it
     (anti-causal encoder) and shown to the decoder from there on: it can only add what the past
-    cannot tell. The floor is kept by construction and says nothing of whether z is used.
+    cannot tell. A remedy after it that puts z elsewhere, as `skip_vae` or `inverse_lipschitz`,
+    shows all of it at once: put those first. The floor is kept by construction and says nothing of
+    whether z is used.
 
     Attributes:
         delta: the committed rate, nats per sentence. The default is 0.15 for each of 32 latent

@@ -21,12 +21,13 @@ class FittedPrior(Remedy):
     """The model trains under its own prior; then a new one is fitted to the aggregate posterior.
 
     R = I + KL(q(z) || p(z)): the last term is what a better prior saves, and it alone changes, as
-    nothing but the prior is trained from the switch on. The new prior is an autoregressive flow
-    over the own one and begins near it, so that any will do, that of a latent sequence too. The
-    bound stays one, of a model with another prior; the weights are selected as ever, so that a fit
-    that gains nothing is not kept. In any chain it belongs last. Schedules of the others end at the
-    switch, and their objectives have no part in the fit, which costs budget as training does. What
-    it gains counts against `converged`.
+    nothing but the prior, the own one included, is trained from the switch on. The new prior is an
+    autoregressive flow over the own one and begins near it, so that any will do, that of a latent
+    sequence too. The bound stays one, of a model with another prior; the weights are selected as
+    ever, so that a fit that gains nothing is not kept. In any chain it belongs last: before a
+    remedy with a step it may never fit. Schedules of the others end at the switch, and their
+    objectives have no part in the fit, which costs budget as training does. What it gains counts
+    against `converged`.
 
     To see both sides: the entry without it; the history, in which rate and mutual information of
     the validation split follow each other; and `marginal_kl` in the state of the record, KL(q(z) ||
@@ -59,6 +60,8 @@ class FittedPrior(Remedy):
         prior = next(p for p in run.model.prior.modules() if isinstance(p, SuccessivePrior))
         state = run.state.setdefault("fitted_prior", {"marginal_kl": None})
         run.end(self.share)
+        if state["marginal_kl"] is not None:  # it goes on from after the switch
+            prior.choose(True)
 
         def fitting(
             batch: Batch, *, only: tuple[str, ...] = SLOTS, then: Objective = plain
@@ -69,8 +72,8 @@ class FittedPrior(Remedy):
                 state["marginal_kl"] = run.measure("kl") - run.measure("mutual_information")
                 prior.choose(True)
             with eval_mode(run.model.modules()):
-                # These two say that it is training, which is paid for.
-                run.model.decoder.training = run.model.readout.training = True
+                for part in (*run.model.decoders, run.model.readout):
+                    part.training = True  # which says that what they decode is paid for
                 return step(batch, only=("prior",), then=lambda forward: then(of_rate(forward)))
 
         return fitting

@@ -42,8 +42,9 @@ class FlowPrior(Remedy):
 
     Attributes:
         depth: maps.
-        hidden: width of their networks' two hidden layers; it and the depth are this project's, as
-            the paper's are for images.
+        hidden: width of their networks' two hidden layers; fewer than D - 1 leave some coordinates
+            unseen by those after them. It and the depth are this project's, as the paper's are for
+            images.
     """
 
     # Such a prior fixes no scale of z, which active units are counted by.
