@@ -18,7 +18,7 @@ from collapse_bench.settings import (
     shown,
 )
 
-READ = ("by_construction", "neutral", "architectures")
+READ = ("by_construction", "neutral", "architectures", "signature")
 CLASS_VARIABLES = (*READ, "small")
 """What a remedy's class may say of itself beside its settings."""
 
@@ -43,6 +43,7 @@ class Description:
         by_construction: metrics that it sets or moves whatever is learned.
         neutral: settings under which it is the plain VAE; None if there are none.
         architectures: those that it is for; None if it is for all.
+        signature: what becomes of a tiny model with it, by task; None where it does not say.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Description:
     by_construction: tuple[str, ...]
     neutral: Mapping[str, Any] | None
     architectures: tuple[str, ...] | None
+    signature: Mapping[str, str] | None
 
 
 def describe(name: str, path: Path) -> Description:
@@ -74,12 +76,15 @@ def describe(name: str, path: Path) -> Description:
         raise UserError(no_setting(path, *found))
     source, _, about = (ast.get_docstring(parsed(path)) or "").partition("\n")
     text, explained = _parts(ast.get_docstring(node) or "")
-    says = {each: class_variable_of_file(path, class_name(name), each) for each in READ}
-    metrics, neutral, architectures = says.values()
+    says: dict[str, Any] = {
+        each: class_variable_of_file(path, class_name(name), each) for each in READ
+    }
+    metrics, neutral, architectures, signature = says.values()
     if not isinstance(metrics, tuple | list | None):
         raise UserError(f"{path}: by_construction must be names of metrics, not {shown(metrics)}")
-    if not isinstance(neutral, dict | None):
-        raise UserError(f"{path}: neutral must be settings by name, not {shown(neutral)}")
+    for what, value in {"neutral": neutral, "signature": signature}.items():
+        if not isinstance(value, dict | None):
+            raise UserError(f"{path}: {what} must be a mapping by name, not {shown(value)}")
     inside = path.is_relative_to(BUILT_IN)
     methods = {each.name for each in node.body if isinstance(each, ast.FunctionDef)}
     return Description(
@@ -96,6 +101,7 @@ def describe(name: str, path: Path) -> Description:
         by_construction=tuple(map(str, metrics or ())),
         neutral=neutral,
         architectures=architectures if isinstance(architectures, tuple) else None,
+        signature=signature,
     )
 
 

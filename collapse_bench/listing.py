@@ -20,6 +20,7 @@ INTRODUCTION = """\
 
 All that are built in, {count} of them, by the kind of cure, and each as its own file tells it. \
 What a remedy sets *by construction* says nothing of what was learned; the leaderboard marks it §. \
+A *signature* is [what becomes of a tiny model](adding-a-remedy.md#the-signature) with it. \
 `python -m collapse_bench list remedies` has this table, `list remedies NAME` one of them, and \
 `list remedies --page` writes this page. [A remedy of your own](adding-a-remedy.md) is one file.
 """
@@ -72,7 +73,9 @@ def section(remedy: Description, where: str) -> str:
     if remedy.neutral is not None:
         plain = f"the plain VAE is `{_mapping(remedy.neutral)}`"
     only = f" For {', '.join(remedy.architectures)} only." if remedy.architectures else ""
-    facts = f"Lever: {levers}. By construction: {moved or 'nothing'}; {plain}.{only} File: {where}"
+    became = f" Signature: {_mapping(remedy.signature)}." if remedy.signature else ""
+    facts = f"Lever: {levers}. By construction: {moved or 'nothing'}; {plain}.{only}{became}"
+    facts += f" File: {where}"
     settings = [_setting(each, remedy.explained) for each in remedy.settings.values()]
     parts = [remedy.source, remedy.about, remedy.text, "\n".join(settings), facts]
     return "\n\n".join(filter(None, parts))

@@ -39,7 +39,7 @@ BROKEN = {
     "no annotation": (f"{HEAD}    rate = 0.5\n".encode(), "broken.py:12: rate has no annotation"),
     "annotation": (f"{HEAD}    rate: dict = None\n".encode(), "broken.py:12: the annotation of"),
     "metric": (f"{HEAD}    by_construction = 'kl'\n".encode(), "must be names of metrics"),
-    "neutral": (f"{HEAD}    neutral = ('rate',)\n".encode(), "neutral must be settings by name"),
+    "neutral": (f"{HEAD}    neutral = ('rate',)\n".encode(), "neutral must be a mapping by name"),
 }
 """What can be told without running a file."""
 

@@ -5,10 +5,10 @@ import re
 import pytest
 
 from collapse_bench.cli import main
-from collapse_bench.description import describe
+from collapse_bench.description import CLASS_VARIABLES, describe
 from collapse_bench.listing import of_kinds, page, section, table
 from collapse_bench.plugins import BUILT_IN, KINDS, built_in
-from collapse_bench.remedy import find_class, levers_of
+from collapse_bench.remedy import Remedy, find_class, levers_of
 
 FILE = '''"""A method (Anybody 2026).
 
@@ -39,6 +39,7 @@ class Mine(Remedy):
     by_construction: ClassVar[tuple[str, ...]] = ("kl",)
     neutral: ClassVar = {"rate": 0.0, "kind": "one"}
     architectures: ClassVar[tuple[str, ...]] = ("lstm",)
+    signature: ClassVar = {"hard": "use"}
 
     rate: Annotated[float, AtLeast(0)] = 0.5
     low: float = 0.0
@@ -75,6 +76,12 @@ def test_a_file_is_described_without_being_run(mine):
     assert mine.by_construction == ("kl",)
     assert mine.neutral == {"rate": 0.0, "kind": "one"}
     assert mine.architectures == ("lstm",)
+    assert mine.signature == {"hard": "use"}
+
+
+def test_a_description_knows_every_class_variable_of_a_remedy():
+    annotated = {name for name in vars(Remedy)["__annotations__"] if not name.startswith("_")}
+    assert set(CLASS_VARIABLES) == annotated
 
 
 def test_a_file_without_docstrings_has_an_empty_description(tmp_path):
@@ -93,6 +100,7 @@ def test_a_built_in_remedy_is_what_its_description_says(name):
     assert told.by_construction == remedy.by_construction
     assert told.neutral == remedy.neutral
     assert told.architectures in (None, remedy.architectures)
+    assert (told.signature or {}) == remedy.signature
     assert told.kind in KINDS
 
 
@@ -113,7 +121,7 @@ def test_a_section_tells_everything(mine):
     ]
     assert facts == (
         "Lever: `build`, `step`. By construction: `kl`; the plain VAE is"
-        ' `{rate: 0.0, kind: "one"}`. For lstm only. File: HERE'
+        ' `{rate: 0.0, kind: "one"}`. For lstm only. Signature: {hard: "use"}. File: HERE'
     )
 
 

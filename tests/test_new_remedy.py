@@ -34,7 +34,7 @@ def test_what_is_written_keeps_every_law_and_its_own_test(here, capsys, lever):
 
 def test_there_is_a_template_for_every_lever_and_its_name_is_nowhere_left(here):
     folders = {path.name for path in TEMPLATES.iterdir() if not path.name.startswith("_")}
-    assert folders == set(LEVERS)
+    assert folders == {f"{lever}_lever" for lever in LEVERS}
     for lever in LEVERS:
         main(["new-remedy", f"mine_{lever}", "--lever", lever])
     for path in here.iterdir():

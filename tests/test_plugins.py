@@ -125,7 +125,7 @@ def test_a_name_that_two_files_claim_is_neither_s(built_in, install, tmp_path):
             name: f"two remedies are called {name}: {other} and {path}; rename one"
         }
         assert why_not(name, files) == files.left_out[name]
-        assert len(files) == 3 if name == "mine" else 4
+        assert len(files) == 3
 
 
 def test_a_built_in_remedy_keeps_its_name_beside_any_package(built_in, install):

@@ -30,7 +30,9 @@ def write(name: str, lever: str, folder: Path) -> tuple[Path, Path]:
     if name in files:
         raise UserError(f"{name}: there is a remedy of this name, {files[name]}; choose another")
     written = {
-        folder / f"{stem.replace('my_remedy', name)}.py": TEMPLATES / lever / f"{stem}.py"
+        folder / f"{stem.replace('my_remedy', name)}.py": TEMPLATES
+        / f"{lever}_lever"
+        / f"{stem}.py"
         for stem in ("my_remedy", "test_my_remedy")
     }
     for path in written:
