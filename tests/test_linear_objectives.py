@@ -42,6 +42,9 @@ TABLE = [
     (FreeBits(target=2.0, per="batch"), least_rate(2.0)),
 ]
 
+OF_WHAT_IT_HAS_NOT = {"cosine_features", "fraternal_dropout"}
+"""Terms of an encoder's features and of a decoder's dropout, which a linear VAE is without."""
+
 
 def told(remedy):
     settings = {k: v for k, v in vars(remedy).items() if v != getattr(type(remedy)(), k)}
@@ -61,7 +64,7 @@ def test_an_objective_ends_at_the_closed_form(remedy, levels):
 def test_every_remedy_that_is_an_objective_is_in_the_table():
     made = {name: find_class(name, path)() for name, path in FILES.items()}
     objectives = {name for name, remedy in made.items() if levers_of([remedy]) == ["objective"]}
-    assert objectives == {name_of(remedy) for remedy, _ in TABLE}
+    assert objectives == {name_of(remedy) for remedy, _ in TABLE} | OF_WHAT_IT_HAS_NOT
 
 
 def test_the_plain_objective_ends_at_the_optimum_of_the_linear_vae():

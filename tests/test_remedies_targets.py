@@ -206,7 +206,9 @@ class LinearVAE:
         squared = (self.x - self.w * mean).square() + (self.w * s).square()
         distortion = 0.5 * (math.log(2 * math.pi) + squared).sum(1)
         kl = rate(q, p, mean)
-        forward = then(Forward(None, 0, progress, None, None, None, q, mean, p, None, distortion, kl))
+        forward = then(
+            Forward(None, 0, progress, None, None, None, q, mean, p, None, distortion, kl)
+        )
         self.adam.zero_grad()
         forward.loss().backward()
         self.adam.step()
