@@ -5,6 +5,7 @@
 
 import math
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,6 +27,8 @@ from collapse_bench.plugins import remedy_files
 OF_THE_PLAIN_VAE = {"nothing": "collapsed", "hard": "collapsed", "easy": "use"}
 
 FILES = remedy_files()
+
+SUITES = Path(__file__).parents[1] / "suites"
 
 tasks = pytest.mark.parametrize("name", TASKS)
 
@@ -103,3 +106,18 @@ def test_a_law_that_holds_in_one_architecture_and_has_no_place_in_the_other_is_k
     found = finding(its_signature_is_as_it_says, {"lstm": broken, "transformer": none})
     assert found.status == "BROKEN"
     assert found.seen == ("lstm: on easy it is 'collapsed'",)
+
+
+def test_the_colours_of_the_positive_suite_are_as_it_says():
+    for split, count in {"train": 2000, "valid": 200, "test": 400}.items():
+        lines = (SUITES / "colours" / f"{split}.txt").read_text(encoding="utf-8").splitlines()
+        assert len(lines) == count
+        shown = Counter()
+        for line in lines:
+            [colour] = {word for word in line.split() if word in KINDS}
+            shown[colour] += 1
+            words = ["C" if word == colour else "B" for word in line.split()]
+            assert "".join(words) == "BBBCBCBCBC"
+            assert set(line.split()) - {colour} <= set(BETWEEN)
+        assert set(shown) == set(KINDS)
+        assert max(shown.values()) < 1.3 * count / len(KINDS)

@@ -1,8 +1,8 @@
 """Three tiny tasks whose answer is known, and what becomes of a remedy on each.
 
 A law of form cannot tell a remedy from one that does nothing, or from one that throws z away. Here
-a small LSTM is trained for about a hundred updates, a second of one processor, on strings in which
-what there is to tell is known exactly, and one word is said of what it has become. That word is
+a small LSTM is trained for about a hundred updates, a second or two, on strings in which what there
+is to tell is known exactly, and one word is said of what it has become. That word is
 measured, not derived, and other machines round otherwise: so a remedy states what came of all of
 the seeds 1 to 5, and leaves out a task on which they disagree. Of the plain VAE came `collapsed`,
 `collapsed` and `use`.
@@ -28,7 +28,7 @@ BETWEEN = ("and", "or", "but")
 SENTENCES = {"train": 4000, "valid": 128, "test": 256}
 
 HIDDEN, BATCH, LEARNING_RATE = 40, 64, 0.04
-"""So wide and so fast that a decoder learns to copy a word over one other in some forty updates."""
+"""So wide and so fast that a decoder copies a word from two before within a hundred updates."""
 
 OUTCOMES = ("collapsed", "rate without use", "use")
 """Useful information below `COLLAPSED`, of these a rate of `NOTABLE_RATE` or more; and the rest."""
@@ -44,7 +44,7 @@ class Task:
         between: whether one of `BETWEEN` stands between two of them, at random.
         embedding: width of a word's vector.
         dropout: share of the decoder's embeddings and outputs that is dropped in training.
-        updates: of the plain VAE; whatever else a remedy decodes comes out of their tokens.
+        updates: of the plain VAE; their tokens are the budget, whatever a remedy does with them.
     """
 
     colours: int
