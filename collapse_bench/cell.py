@@ -256,6 +256,7 @@ def evaluate_cell(cell: Cell, model: SequenceVAE, corpus: Corpus) -> dict[str, N
         batch=cell.evaluation.batch,
         seed=stream_seed(cell.seed, "test"),
         precision=cell.evaluation.precision,
+        refinement=cell.evaluation.refinement if cell.sizes.latent else 0,
     )
 
 

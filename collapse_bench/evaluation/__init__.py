@@ -7,7 +7,6 @@ from collapse_bench.evaluation.evaluate import (
     evaluate,
     evaluating,
     negative_elbo,
-    partners,
     rows_at,
 )
 from collapse_bench.evaluation.honesty import (
@@ -22,6 +21,7 @@ from collapse_bench.evaluation.honesty import (
 )
 from collapse_bench.evaluation.importance import FIRST_ROUND, rounds_of_draws
 from collapse_bench.evaluation.noise import SentenceNoise, Sentences
+from collapse_bench.evaluation.partners import partners
 
 __all__ = [
     "FIRST_ROUND",

@@ -18,8 +18,10 @@ from torch.distributions import Distribution
 from collapse_bench.corpus import Split, evaluation_batches
 from collapse_bench.corpus.batches import MOST_PADDED, collate
 from collapse_bench.evaluation.aggregate import sentences_of_aggregate, terms_of_aggregate
-from collapse_bench.evaluation.importance import importance_weights, strata_of
+from collapse_bench.evaluation.importance import first_draws, importance_weights, strata_of
 from collapse_bench.evaluation.noise import SentenceNoise, Sentences
+from collapse_bench.evaluation.partners import partners
+from collapse_bench.evaluation.refined import refined_terms
 from collapse_bench.latent_model import Rows
 from collapse_bench.model import Noise
 from collapse_bench.model.distributions import (
@@ -74,6 +76,7 @@ def evaluate(
     standard_error: float = 0.0,
     precision: str = "float32",
     shuffled: bool = True,
+    refinement: int = 0,
 ) -> dict[str, NDArray[Any]]:
     """Score every sentence of a split, in the split's order.
 
@@ -92,6 +95,7 @@ def evaluate(
             large weight that no draw has hit.
         precision: of the decoder's products; posteriors are in float32 whatever it is.
         shuffled: whether each sentence is also decoded with another one's z.
+        refinement: steps of a descent that refines each posterior; 0 leaves the refined ones out.
 
     Returns:
         Nats, in the model's dtype; a latent sequence is flattened.
@@ -106,6 +110,7 @@ def evaluate(
           in the first round of -log p(x|z) and of log q(z|x) - log p(z); `log_weights` [N, S],
           stratum after stratum, those of posterior draws first, -inf where nothing was drawn;
           `draws` [N], their number, and how many `strata` there are, see `strata_of`;
+        - of a refined normal `refined_distortion` [N] and `refined_kl` [N, K], see `refined_terms`;
         - if `shuffled`, log p(x|z') with z' the posterior sample of another sentence, [N]:
           `shuffled_log_likelihood` of the same length, NaN for a sentence alone in its length;
           `shuffled_any_log_likelihood` of any length, of `LOOKED_AT` sentences, NaN for the others;
@@ -148,6 +153,11 @@ def evaluate(
                 )
                 if closed_rate(q, p) is None:
                     arrays["kl"] = arrays["log_ratio"][:, None]
+                if refinement:
+                    drawn = first_draws(samples, standard_error, len(strata))
+                    arrays |= refined_terms(
+                        log_likelihood, sentences, q, p, noise, steps=refinement, draws=drawn
+                    )
             parts.append({name: array.cpu() for name, array in arrays.items()})
         found = _in_order(parts) | {"family": np.asarray(family_of(q))}
         if samples:
@@ -296,28 +306,6 @@ def device_of(model: Evaluable) -> torch.device:
 def batches_of(split: Split | Rows, size: int) -> Iterator[Any]:
     """Every sentence once, from short to long, as the model takes them."""
     return split.batches(size) if isinstance(split, Rows) else evaluation_batches(split, size)
-
-
-def partners(tokens: NDArray[np.integer], seed: int) -> NDArray[np.int64]:
-    """For each sentence another one, of the same length where there is one, at random.
-
-    A sentence without one gets a neighbour in length, and a single sentence itself.
-
-    Args:
-        tokens: `[N]`.
-        seed: of the choice.
-
-    Returns:
-        `[N]` indices, none its own but for N = 1.
-    """
-    shuffled = np.random.default_rng(seed).permutation(len(tokens))
-    order = shuffled[np.argsort(tokens[shuffled], kind="stable")]
-    partner = np.empty(len(tokens), dtype=np.int64)
-    partner[order] = np.roll(order, 1)
-    for group in np.split(order, np.flatnonzero(np.diff(tokens[order])) + 1):
-        if len(group) > 1:
-            partner[group] = np.roll(group, 1)
-    return partner
 
 
 def _in_order(parts: list[dict[str, Tensor]]) -> dict[str, NDArray[Any]]:

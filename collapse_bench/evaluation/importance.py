@@ -78,7 +78,7 @@ def importance_weights(
         proposal = torch.logsumexp(densities + shares[:, None, None], dim=0)
         log_weights[going_on] = (likelihood + of_p - proposal)[going_on]
         draws[going_on] = total
-        if not any(done):
+        if not any(done):  # of these draws, see `first_draws`
             distortion = -likelihood[:, : counts[0]].mean(1)
             log_ratio = (of_q - of_p)[:, : counts[0]].mean(1)
         known = log_weights[going_on].cpu().numpy()
@@ -95,6 +95,12 @@ def importance_weights(
         "log_weights": log_weights,
         "draws": draws,
     }
+
+
+def first_draws(samples: int, standard_error: float, strata: int) -> int:
+    """How many draws of its posterior a sentence has in the first round: those of its distortion,
+    numbers 0 and on."""
+    return proposal_draws(rounds_of_draws(samples, standard_error)[0], strata)[0]
 
 
 def rounds_of_draws(samples: int, standard_error: float) -> list[int]:

@@ -1,7 +1,7 @@
 """The columns of the tables. One list of them makes both a table and its legend."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from collapse_bench.leaderboard.markdown import NONE, escape, number, shown
@@ -280,3 +280,14 @@ DIAGNOSTICS = (
         lambda r: f"{len(r.done)}/{len(r.cells)}",
     ),
 )
+
+REFINED = (
+    of_metric("refined R + D", "refined_bound"),
+    of_metric("gain of refining", "refinement_gain"),
+)
+
+
+def of_diagnostics(rows: Iterable[Row]) -> tuple[Column, ...]:
+    """The columns of the last table; those of refined posteriors where a record has any."""
+    refined = any(row.metric("refined_bound") for row in rows)
+    return (*DIAGNOSTICS, *(REFINED if refined else ()))

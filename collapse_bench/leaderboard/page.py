@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from collapse_bench.errors import UserError
 from collapse_bench.leaderboard import reading
-from collapse_bench.leaderboard.columns import DIAGNOSTICS, MAIN, TOLD_OF_WHAT
+from collapse_bench.leaderboard.columns import MAIN, TOLD_OF_WHAT, of_diagnostics
 from collapse_bench.leaderboard.comparison import against_plain_vae, matched, over_tasks
 from collapse_bench.leaderboard.curves import swept
 from collapse_bench.leaderboard.figure import draw
@@ -114,7 +114,8 @@ def render(
     lines += ["## How to read this", "", reading.READING, "", *signs(), ""]
     lines += ["## Columns", "", "Nats are nats a sentence.", "", *legend(MAIN), ""]
     lines += [f"### {TAKEN_APART}", "", *legend(TOLD_OF_WHAT[1:]), ""]
-    lines += ["### Diagnostics", "", *legend(DIAGNOSTICS[1:])]
+    shown = of_diagnostics([row for section in sections for row in section.rows])
+    lines += ["### Diagnostics", "", *legend(shown[1:])]
     return "\n".join(lines) + "\n"
 
 

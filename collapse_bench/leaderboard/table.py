@@ -5,11 +5,11 @@ from collections.abc import Iterable, Sequence
 from collapse_bench.leaderboard.columns import (
     BEYOND_A_RECORD,
     BOUND_IN_WORDS,
-    DIAGNOSTICS,
     MAIN,
     TOLD_OF_WHAT,
     Column,
     measured,
+    of_diagnostics,
 )
 from collapse_bench.leaderboard.markdown import escape, markdown
 from collapse_bench.leaderboard.marks import MARKS, named
@@ -52,10 +52,11 @@ def told_of_what(rows: Iterable[Row]) -> list[str]:
     return markdown([column.title for column in TOLD_OF_WHAT], lines, numeric=1)
 
 
-def diagnostics(rows: Iterable[Row]) -> list[str]:
+def diagnostics(rows: Sequence[Row]) -> list[str]:
     """The last table of one architecture: what to look at before believing the first."""
-    lines = [[column.text(row) for column in DIAGNOSTICS] for row in rows]
-    return markdown([column.title for column in DIAGNOSTICS], lines, numeric=1)
+    columns = of_diagnostics(rows)
+    lines = [[column.text(row) for column in columns] for row in rows]
+    return markdown([column.title for column in columns], lines, numeric=1)
 
 
 def attributes(rows: Sequence[Row]) -> list[str]:

@@ -91,6 +91,18 @@ METRICS: dict[str, Metric] = {
         version=2,
     ),
     "negative_elbo": Metric("nats", "distortion + rate", "which of the two it is made of"),
+    "refined_bound": Metric(
+        "nats",
+        "distortion + rate of posteriors that each sentence's own descent has refined under the"
+        " frozen decoder (Kim et al. 2018)",
+        "what the steps do not reach",
+    ),
+    "refinement_gain": Metric(
+        "nats",
+        "distortion + rate less the refined bound: the amortisation gap (Cremer et al. 2018), or"
+        " the part of it that the descent closes",
+        "what the steps do not reach; below 0 where they lead astray",
+    ),
     "distortion": Metric(
         "nats",
         "D = -log p(x|z) for z from the posterior",
@@ -247,6 +259,7 @@ METRICS: dict[str, Metric] = {
 
 
 _NEEDS_SCALE = "needs the scale of each dimension, which only a diagonal normal has"
+_NEEDS_NORMAL = "a descent refines mean and scale, which only a diagonal normal has"
 _NEEDS_DIMENSIONS = "needs the density of single dimensions, which this family has not"
 _NEEDS_MEAN = "the posterior has no known mean"
 _OF_NORMALS = "is of the code of He et al. 2019, which is for diagonal normals"
@@ -258,6 +271,8 @@ _WITHOUT_DIMENSIONS = {
 }
 _UNITS = ("active_units", *(f"active_units_{threshold:g}" for threshold in THRESHOLDS))
 _WITHOUT_SCALE = {
+    "refined_bound": _NEEDS_NORMAL,
+    "refinement_gain": _NEEDS_NORMAL,
     "relative_active_units": _NEEDS_SCALE,
     "whitened_active_units": _NEEDS_SCALE,
     "mutual_information_he2019": _OF_NORMALS,

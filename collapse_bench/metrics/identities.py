@@ -28,6 +28,9 @@ _MIXTURES = {
     "log_aggregate": "N", "log_others": "N", "log_aggregate_given_length": "N",
     "log_others_given_length": "N", "aggregate_size": "",
 }  # fmt: skip
+REFINED = {"refined_distortion": "N", "refined_kl": "NK"}
+"""Arrays that are there where posteriors have been refined, of normals only."""
+
 SHAPES = {
     "normal": _EVERY | {"posterior_mean": "ND", "posterior_scale": "ND"},
     "codes": _EVERY | _MIXTURES | {"posterior_mean": "ND", "codes": "NP"},
@@ -77,6 +80,8 @@ def check_arrays(arrays: Mapping[str, NDArray[Any]]) -> None:
             message names the array and the first sentence.
     """
     shapes = dict(SHAPES[family_of(arrays)])
+    if arrays.keys() & REFINED.keys():
+        shapes |= REFINED
     if missing := [name for name in shapes if name not in arrays]:
         raise ArraysError(f"no array {', '.join(missing)}: of another version, or not complete")
     if "posterior_mean" in arrays:

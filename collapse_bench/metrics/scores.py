@@ -195,6 +195,10 @@ def _of_likelihood(arrays: Arrays, nll: NDArray[Any]) -> Terms:
     later = _known(arrays["later_log_likelihood"] - arrays["shuffled_later_log_likelihood"])
     if len(later):
         terms["shuffle_gap_later"] = later
+    if "refined_kl" in arrays:
+        rate = arrays["refined_kl"].sum(axis=1, dtype=np.float64)
+        terms["refined_bound"] = arrays["refined_distortion"].astype(np.float64) + rate
+        terms["refinement_gain"] = terms["negative_elbo"] - terms["refined_bound"]
     if draws.min() > 1:
         terms["nll_monte_carlo_error"] = monte_carlo_errors(*of_draws)
     if draws.min() > 2:

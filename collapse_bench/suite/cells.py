@@ -120,7 +120,7 @@ def cell_id(
 
     What is as it was before there was a setting leaves no trace in it, so that such a cell is the
     same as then: no labels, nothing told, one thread, operations that need not repeat, no captures,
-    a constant word dropout.
+    a constant word dropout, no refined posteriors.
     """
     settings = identity(cell, corpus_name, corpus_sha256, labels_sha256, budget)
     for part, name, before in (
@@ -129,6 +129,7 @@ def cell_id(
         (settings["training"], "threads", (None, 1)),
         (settings["training"], "deterministic", (False,)),
         (settings["training"], "captured", (False,)),
+        (settings["evaluation"], "refinement", (0,)),
     ):
         if part[name] in before:
             del part[name]

@@ -102,12 +102,15 @@ class Evaluation:
             further draws; at 0 every sentence gets all of them.
         batch: Sentences decoded at a time; a GPU, which these leave idle, decodes as many as fit.
         precision: Of the decoder's products, as in training.
+        refinement: Steps of a descent on each test sentence's own posterior, whose bound is told
+            beside the encoder's; 0 leaves it out.
     """
 
     samples: Annotated[int, AtLeast(1)] = 64
     standard_error: Annotated[float, AtLeast(0)] = 0.05
     batch: Annotated[int, AtLeast(1)] = 64
     precision: Precision = "auto"
+    refinement: Annotated[int, AtLeast(0)] = 0
 
 
 @dataclass(frozen=True)

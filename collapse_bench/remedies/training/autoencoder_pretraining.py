@@ -33,6 +33,7 @@ class AutoencoderPretraining(Remedy):
     """
 
     neutral: ClassVar[Mapping[str, Any] | None] = {"share": 0.0}
+    # Steps of both stages are among those that a law makes.
     small: ClassVar[Mapping[str, Any]] = {"share": 0.04}
 
     share: Annotated[float, Between(0, 1)] = 0.25

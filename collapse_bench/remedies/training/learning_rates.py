@@ -1,7 +1,7 @@
 """Encoder and decoder at rates of their own (two time scales, as in Heusel et al. 2017 for GANs).
 
-For VAEs a practice rather than a paper: He, Spokoyny, Neubig and Berg-Kirkpatrick (2019) give each
-side its optimiser, and Marino, Cvitkovic and Yue (2018) its learning rate.
+For VAEs it is found in code: that of He, Spokoyny, Neubig and Berg-Kirkpatrick (2019) has an
+optimiser for each side, and that of Marino, Cvitkovic and Yue (2018) a learning rate.
 """
 
 from collections.abc import Mapping
@@ -17,8 +17,9 @@ from collapse_bench.settings import AtLeast
 class LearningRates(Remedy):
     """The decoder learns more slowly than the encoder, which so lags less behind it.
 
-    Aggressive inference is the limit: the encoder is then done before the decoder moves at all. The
-    decoder has seen no fewer sentences here, but has made less of them. It guarantees nothing.
+    Aggressive inference is the limit, where the encoder is done before the decoder moves at all.
+    Here the decoder sees as many sentences as ever, and learns less from each. It guarantees
+    nothing.
 
     Attributes:
         encoder: factor of the suite's learning rate for encoder, pool and head. At 0 they stay as

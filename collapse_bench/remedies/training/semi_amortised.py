@@ -41,14 +41,14 @@ class SemiAmortised(Remedy):
     sentence; other entries have the encoder's alone. In training these are paid for. It guarantees
     nothing.
 
-    The gradient is exact. The authors' code takes differences of gradients, of which those at one
-    end only are clipped. Their step is 1 down the mean over a batch of 32, clipped as a whole; here
-    a sentence's steps do not depend on the others.
+    The gradient is exact; the authors' code takes differences of gradients, and clips the two in
+    different ways. Their steps go down the mean over a batch, whose gradient they clip as a whole;
+    here a sentence's do not depend on the others. Each has a draw and a dropout mask of its own.
 
     Attributes:
-        steps: of the descent; 0 is the plain VAE. Kim et al. report 10 and 20, which differ by 0.1
-            nats, and He et al. (2019) use 10.
-        step_size: 1/32 of a sentence's gradient is 1 of that of a mean over 32.
+        steps: of the descent; 0 is the plain VAE. Kim et al. report 10 and 20; He et al. (2019) use
+            10.
+        step_size: the authors' 1 for the mean over 32 sentences is 1/32 for each.
         momentum: as in the authors' code.
         clip: largest norm of a sentence's gradient, by mean and by log variance each. The authors'
             5 for the mean over 32 sentences is 28 for each of 32 that are alike.

@@ -76,7 +76,7 @@ class Svi(Remedy):
         encoder: what it is trained by. `bound`: the objective at its own posterior (VAE+SVI).
             `refined posterior`: the divergence KL(q_0 || q_K) of its own posterior from the refined
             one, which stays as it is (VAE+SVI+KL).
-        step_size: 1/32 of a sentence's gradient is 1 of that of a mean over 32.
+        step_size: the authors' 1 for the mean over 32 sentences is 1/32 for each.
         momentum: as in the authors' code.
         clip: largest norm of a sentence's gradient, by mean and by log variance each. The authors'
             5 for the mean over 32 sentences is 28 for each of 32 that are alike.
