@@ -10,6 +10,7 @@ from torch.distributions import kl_divergence
 from collapse_bench.evaluation.noise import SentenceNoise
 from collapse_bench.laws.bench import tiny_batch
 from collapse_bench.model.distributions import diagonal_normal, draw, shape_of
+from collapse_bench.model.lstm import LSTM, twice_differentiable
 from collapse_bench.model.refinement import Descent, gradients_of, normal_of, parameters_of
 from collapse_bench.precision import products_in
 
@@ -127,6 +128,19 @@ def test_the_noise_of_each_step_is_another_and_always_the_same():
     measured = [noise.of(batch, n)(shape) for n in range(3)]
     different = [*drawn, *measured]
     assert len({float(each[0, 0]) for each in different}) == len(different)
+
+
+def test_where_a_second_derivative_is_needed_the_lstm_is_that_of_torchs_cells():
+    lstm, inputs = LSTM(6, 4), torch.randn(5, 7, 6)
+    before = torch.backends.mkldnn.enabled, torch.backends.cudnn.enabled
+    expected = lstm(inputs)
+    with twice_differentiable():
+        torch.testing.assert_close(lstm(inputs), expected)
+        assert LSTM.by_cells
+        assert not torch.backends.cudnn.enabled
+        assert torch.backends.mkldnn.enabled == before[0]  # but for the LSTM itself
+    assert not LSTM.by_cells
+    assert (torch.backends.mkldnn.enabled, torch.backends.cudnn.enabled) == before
 
 
 # Through a whole model

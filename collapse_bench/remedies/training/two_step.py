@@ -58,8 +58,8 @@ class TwoStep(Remedy):
     first trained alone, on z = 0, so that the weights that take z in stay as they were drawn. Then
     follow their two phases: the encoder alone, while the decoder stays as it is and the rate has no
     weight; and everything. Progress counts from there, as their annealing does. Fang, Zeng, Liu,
-    Bo, Dong and Chen (2021) also begin with a decoder that is done, which they keep as it is for a
-    tenth of the training. It guarantees nothing.
+    Bo, Dong and Chen (2021) also begin with a language model, whose weights they keep for a tenth
+    of the training, but train the ways in for z from the start. It guarantees nothing.
 
     Their code swaps words and mask where it drops words of the encoder; that part is left out, and
     so are their floor under the rate and their pooling, which are remedies of their own.
