@@ -39,7 +39,7 @@ class DgVae(Remedy):
 
     share: Annotated[float, Between(0, 1)] = 1.0
     draws: Annotated[int, AtLeast(1)] = 1
-    recent: Annotated[int, AtLeast(0)] = 1024
+    recent: Annotated[int, AtLeast(0)] = 512
 
     def build(self, model: SequenceVAE) -> Mapping[str, nn.Module]:
         """The memory, which no slot calls."""

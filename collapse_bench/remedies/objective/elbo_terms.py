@@ -66,7 +66,7 @@ class ElboTerms(Remedy):
     anchored: Annotated[float, AtLeast(0)] = 0.0
     anchors: Annotated[int, AtLeast(1)] = 1
     divergence: Literal["kl", "rbf", "imq"] = "kl"
-    recent: Annotated[int, AtLeast(0)] = 1024
+    recent: Annotated[int, AtLeast(0)] = 512
 
     def __post_init__(self) -> None:
         super().__post_init__()
