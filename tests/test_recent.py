@@ -141,6 +141,7 @@ def test_the_variance_is_that_of_the_means_within_and_between_batches_but_not_th
 def test_a_memory_of_nothing_has_no_variance():
     assert not Recent(8, N, D).variance(4).any()
     assert not Recent(8, N, D).variance(9).any()
+    assert memory(*posteriors(), size=8).variance(7).all()
 
 
 # What it tells of q(z)

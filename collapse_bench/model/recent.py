@@ -80,18 +80,18 @@ class Recent(nn.Module):
     def variance(self, batch: int) -> Tensor:
         """Of the posterior means within and between batches, [D], without what they have drifted.
 
-        Half the mean square of the differences from one batch to the next (von Neumann 1941): means
-        of an encoder at its start drift in a few updates by more than they scatter.
+        Half the mean square of the differences from one batch to the next (von Neumann 1941). In
+        its first updates an encoder's means drift by more than they scatter.
 
         Args:
-            batch: how many were written at once.
+            batch: how many were written at once; the memory should hold two of them.
         """
-        age = (self.place + torch.arange(len(self.sentence), device=self.place.device)) % len(
-            self.sentence
-        )
+        size = len(self.sentence)
+        lag = max(1, min(batch, size // 2))
+        age = (self.place + torch.arange(size, device=self.place.device)) % size
         mean, there = self.mean[age], self.sentence[age] >= 0  # from the oldest to the newest
-        pairs = (there[batch:] & there[:-batch]).to(mean)[:, None]
-        squares = (mean[batch:] - mean[:-batch]).square() / 2
+        pairs = (there[lag:] & there[:-lag]).to(mean)[:, None]
+        squares = (mean[lag:] - mean[:-lag]).square() / 2
         return (pairs * squares).sum(0) / pairs.sum().clamp(min=1)
 
 

@@ -25,15 +25,16 @@ class MuForcing(Remedy):
 
     A batch is of one length. The scatter that is held against the margin is that of recent
     posteriors, between lengths too; its gradient is that of a batch's own, around its own mean.
-    Around a mean of the past a batch could move away as one: so it did, to a rate of 30 nats that
-    told nothing. Without any mean, as in a copy of this method, one shift of all is enough.
+    Around a mean of the past a batch could move away as one, and did, to a rate of 30 nats that
+    told nothing. Around 0, as in one public copy of the method, a shift of all would do.
 
     Attributes:
         margin: nats a sentence; 0 is the plain VAE. The authors' code has a variance of 1.5 to 3
             for each of 16 dimensions, 12 to 24 nats.
-        weight: of the hinge. The code has 2/D beside a rate that is weighed by 0.1, and tokens'
-            mean in place of their sum: 1.25 of the rate's weight.
-        recent: posteriors that are remembered; with 0 it is the batch's scatter, as published.
+        weight: of the hinge. The code takes a mean over dimensions, which is a weight of 2/D, and
+            weighs the rate by 0.1: the ratio of the two is 1.25.
+        recent: posteriors that are remembered, two batches or more; with 0 it is the scatter of
+            the batch, as published.
     """
 
     by_construction: ClassVar[tuple[str, ...]] = ("kl", "active_units", "mutual_information")
