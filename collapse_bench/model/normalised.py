@@ -17,13 +17,13 @@ class RecentNorm(nn.Module):
     in evaluation.
 
     Batches are of one length each, so the variance of the whole is that within a batch and that
-    between batches. The latter is taken from the difference of each to the one before, half its
-    square (von Neumann 1941): lengths come in random order, so it has all of theirs, and not what
-    the encoder drifts in the long run, which is often more than the means of an encoder scatter.
+    between batches. The latter is half the squared difference of a batch's mean to the one before
+    (von Neumann 1941): lengths come in random order, so it has all of theirs, and little of what
+    the encoder drifts, which in tens of updates can be as much as its means scatter.
 
     Values are those of the recent statistics, gradients those of the batch's own (batch
-    renormalisation, Ioffe 2017). Without these the rate would shrink what comes in, update after
-    update, ahead of the statistics.
+    renormalisation, Ioffe 2017). Were the statistics constants to the gradient, the rate would
+    shrink what comes in, update after update, and they would be too large for it all along.
 
     Args:
         width: W.

@@ -21,16 +21,15 @@ class DgVae(Remedy):
         sum_j KL(q(z_j) || p(z_j)),  the mean of log prod_j q(z_j) / p(z) at draws of q(z),
 
     is all that is left of the rate, as in the authors' code: neither information nor what
-    dimensions have in common costs anything. It is no bound, and training minimises none. Nothing
-    is guaranteed: an encoder may tell what it likes to a decoder that does not listen.
+    dimensions have in common costs anything. The objective is no bound. Nothing is guaranteed: an
+    encoder may tell what it likes to a decoder that does not listen.
 
-    `elbo_terms` with weights 0, 0 and 1 has the same mean and another estimate of it. A batch is of
-    one length, so q(z_j) is that of recent posteriors; the published one is a batch's mixture.
+    `elbo_terms` with weights 0, 0 and 1 estimates the same otherwise. A batch is of one length, so
+    q(z_j) is that of recent posteriors here.
 
     Attributes:
         share: of the rate that is replaced; 0 is the plain VAE.
-        draws: of each posterior. The authors take 32, and 32 posteriors: as many pairs as one draw
-            has with a thousand.
+        draws: of each posterior. The authors take 32, from a mixture of 32.
         recent: posteriors that are remembered; with 0 q(z) is the batch's mixture, as published.
     """
 
@@ -39,7 +38,7 @@ class DgVae(Remedy):
 
     share: Annotated[float, Between(0, 1)] = 1.0
     draws: Annotated[int, AtLeast(1)] = 1
-    recent: Annotated[int, AtLeast(0)] = 1024
+    recent: Annotated[int, AtLeast(0)] = 512
 
     def build(self, model: SequenceVAE) -> Mapping[str, nn.Module]:
         """The memory, which no slot calls."""

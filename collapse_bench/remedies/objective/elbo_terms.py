@@ -53,7 +53,7 @@ class ElboTerms(Remedy):
         anchored: weight of the information of A, which is asked for.
         anchors: dimensions of A, the first of z.
         divergence: `kl`, or a kernel; b and c are then equal, and (b - a) KL(q(z) || p(z)) becomes
-            (b - a) MMD^2. That is below 2, and no nats: Zhao et al. weigh it by 1000.
+            (b - a) MMD^2. That is below 2, and no nats: weights of 10 to 1000 are usual.
         recent: posteriors that are remembered; with 0 it is the others of the batch, as published.
     """
 
@@ -66,7 +66,7 @@ class ElboTerms(Remedy):
     anchored: Annotated[float, AtLeast(0)] = 0.0
     anchors: Annotated[int, AtLeast(1)] = 1
     divergence: Literal["kl", "rbf", "imq"] = "kl"
-    recent: Annotated[int, AtLeast(0)] = 1024
+    recent: Annotated[int, AtLeast(0)] = 512
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -97,7 +97,7 @@ class ElboTerms(Remedy):
         if self.divergence != "kl":
             p = draw(forward.p, torch.randn(shape_of(forward.p), device=further.device))
             further = further + (b - a) * discrepancy(densities, p.flatten(1), self.divergence)
-            b = c = a
+            b = c = a  # what is left is a R
         if a != b:
             further = further + (a - b) * densities.information()
         if b != c:

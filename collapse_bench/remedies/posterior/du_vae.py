@@ -37,14 +37,14 @@ class DroppedVariance(nn.Module):
 class DuVae(Remedy):
     """Means are batch-normalised for diversity; variances are dropped against uncertainty.
 
-    Means as in BN-VAE, but dimensions share out sum_j gamma_j^2 = D gamma^2 as they learn. A
-    variance is g v / (1 - drop) + 1 / (2 pi e), where v is the head's and g is 0 with probability
-    `drop`, in evaluation v + 1 / (2 pi e). A dropped dimension costs 0.95 nats: that much of the
-    rate, and a mean rate of D gamma^2 / 2 from the means, comes whatever is learnt.
+    Means are as in BN-VAE, but dimensions share out sum_j gamma_j^2 = D gamma^2 as they learn. So
+    the mean rate is at least D gamma^2 / 2, whether z is used or not. With v the head's variance, a
+    variance is v + 1 / (2 pi e) in evaluation and g v / (1 - drop) + 1 / (2 pi e) in training; g is
+    0 with probability `drop`, else 1. A dropped dimension costs at least 0.95 nats of rate.
 
-    From the authors' code, in which floor and dropout begin with the last epoch of an annealing;
-    here they hold from the start. There gamma is brought back to its norm before each pass, here
-    the norm is divided by, so that gradients know of it. On lengths and averages see BN-VAE.
+    As in the authors' code, but for three things. There floor and dropout begin when an annealing
+    of the rate is over, here at once. There gamma is scaled back to its norm before each pass, here
+    it is divided by its norm, so that gradients know of it. Statistics are those of BN-VAE here.
 
     Attributes:
         gamma: root mean square of the standard deviations of the means.
