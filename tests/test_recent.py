@@ -275,7 +275,7 @@ def test_linear_gaussian_terms_are_those_in_closed_form():
 def test_the_gradient_through_the_draws_alone_is_the_whole_one():
     mean, stddev = posteriors(count=12, latent=3)
     noise = torch.randn(
-        4000, 12, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(4)
+        16000, 12, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(4)
     )
     factors = torch.ones(2, 3, dtype=torch.float64, requires_grad=True)
     q = mean * factors[0], stddev * factors[1]

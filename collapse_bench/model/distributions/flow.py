@@ -159,7 +159,8 @@ class MaskedAffine(Transform):
         self.axes = axes
         self.backwards = backwards
         self.domain = self.codomain = constraints.independent(constraints.real, axes)
-        self._inverted: tuple[Tensor, Tensor] | None = None  # z and sum_i a_i, for the density
+        self._inverted: Tensor | None = None  # the last z, and its sum_i a_i
+        self._log_scale: Tensor | None = None
 
     def _call(self, y: Tensor) -> Tensor:
         row = self._row(y)
@@ -173,13 +174,13 @@ class MaskedAffine(Transform):
     def _inverse(self, z: Tensor) -> Tensor:
         row = self._row(z)
         shift, log_scale = self.conditioner(row)
-        self._inverted = z, log_scale.sum(-1)
+        self._inverted, self._log_scale = z, log_scale.sum(-1)
         return self._event((row - shift) * torch.exp(-log_scale), z)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         """sum_i a_i at y, which x is mapped to, [..., D] to [...], nats."""
-        if self._inverted is not None and y is self._inverted[0]:
-            return self._inverted[1]
+        if self._log_scale is not None and y is self._inverted:
+            return self._log_scale
         return self.conditioner(self._row(y))[1].sum(-1)
 
     def _row(self, event: Tensor) -> Tensor:
