@@ -53,25 +53,26 @@ class RecentNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x [B, W] normalised."""
         if not self.training:
-            return (x - self.mean) / self._scale(self.variance)
-        mean, spread = x.mean(0), self._scale(x.var(0, correction=0))
-        self._learn(mean.detach(), x.detach().var(0, correction=0))
-        scale = self._scale(self.variance)
+            return (x - self.mean) / self.scale()
+        self.learn(x)
+        mean, spread = x.mean(0), (x.var(0, correction=0) + EPSILON).sqrt()
         own = (x - mean) * (spread.detach() / spread)
-        return (own + mean.detach() - self.mean) / scale
+        return (own + mean.detach() - self.mean) / self.scale()
+
+    def scale(self) -> Tensor:
+        """The standard deviation over recent batches, [W]."""
+        return (self.variance + EPSILON).sqrt()
 
     @torch.no_grad()
-    def _learn(self, mean: Tensor, variance: Tensor) -> None:
-        """Take a batch into the averages, in place: a captured pass knows them by their memory."""
+    def learn(self, x: Tensor) -> None:
+        """Take x [B, W] into the averages, in place: a captured pass knows them by their memory."""
+        mean, variance = x.mean(0), x.var(0, correction=0)
         between = torch.where(self.count > 0, (mean - self.last).square() / 2, 0)
         self.count.add_(1)
         share = (1 / self.count).clamp(min=1 / self.batches)
         self.mean.lerp_(mean, share)
         self.variance.lerp_(variance + between, share)
         self.last.copy_(mean)
-
-    def _scale(self, variance: Tensor) -> Tensor:
-        return (variance + EPSILON).sqrt()
 
 
 def norm(width: int, batches: int) -> nn.Module:

@@ -9,17 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
-import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from collapse_bench.model import Energy, Forward, SequenceVAE, diagonal_normal
 from collapse_bench.model.distributions import as_normal, rate
+from collapse_bench.model.normalised import RecentNorm
 from collapse_bench.remedy import Remedy
 from collapse_bench.settings import Above
-
-EPSILON = 1e-12
-"""Added to a variance: that of the means of a collapsed encoder was 4e-8 when measured."""
 
 RECENT = 20
 """Batches that the averages reach back to."""
@@ -28,43 +25,23 @@ RECENT = 20
 class ScaledHead(nn.Module):
     """A head around another one: means times a factor a dimension, the scales as they are."""
 
-    mean: Tensor
-    variance: Tensor
-    batches: Tensor
-
     def __init__(self, head: nn.Module, latent: int, stddev: float) -> None:
         super().__init__()
         self.head = head
         self.stddev = stddev
-        self.register_buffer("mean", torch.zeros(latent))
-        self.register_buffer("variance", torch.ones(latent))
-        self.register_buffer("batches", torch.zeros(()))
-
-    def reset_parameters(self) -> None:
-        """Forget all batches."""
-        self.mean.zero_()
-        self.variance.fill_(1)
-        self.batches.zero_()
+        self.norm = RecentNorm(latent, RECENT)
 
     def factor(self) -> Tensor:
         """[D]."""
-        return self.stddev / (self.variance + EPSILON).sqrt()
+        return self.stddev / self.norm.scale()
 
     def forward(self, features: Tensor, energy: Energy) -> Distribution:
         """Features [B, H] or [B, n, H] to q(z|x)."""
         q = as_normal(self.head(features, energy))
         means = q.mean.flatten(1)
         if self.training:
-            self.learn(means.detach())
+            self.norm.learn(means)
         return diagonal_normal((self.factor() * means).view_as(q.mean), q.stddev)
-
-    @torch.no_grad()
-    def learn(self, means: Tensor) -> None:
-        """Move the averages of mean and variance towards those of a batch [B, D]."""
-        self.batches.add_(1)
-        share = (1 / self.batches).clamp(min=1 / RECENT)
-        self.mean.lerp_(means.mean(0), share)
-        self.variance.lerp_((means - self.mean).square().mean(0), share)
 
 
 @dataclass(frozen=True)
