@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import reference
-from benchmarks.conftest import ROOT, SIDES, pick, quiet
+from benchmarks.conftest import ROOT, pick, quiet
 from collapse_bench import runner
 from collapse_bench.cell import run_cell
 from collapse_bench.corpus import load_corpus
@@ -24,9 +24,8 @@ SMOKE = ROOT / "suites" / "smoke.yaml"
 FIRST_STEP = Path(__file__).with_name("first_step.py")
 
 
-@SIDES
 @pytest.mark.benchmark(group="cell")
-def test_cell(side, race, cells, corpus, suite, source, texts, tmp_path):
+def test_cell(race, cells, corpus, suite, source, texts, tmp_path):
     cell = cells["lstm"]
     budget = suite.training.budget_for(corpus.name) // SHARE
 
@@ -51,9 +50,8 @@ def test_cell(side, race, cells, corpus, suite, source, texts, tmp_path):
     )  # fmt: skip
 
 
-@SIDES
 @pytest.mark.benchmark(group="corpus_loading")
-def test_corpus_loading(side, race, corpus, source, texts):
+def test_corpus_loading(race, corpus, source, texts):
     words = sum(len(split.tokens) for split in (corpus.train, corpus.valid, corpus.test))
     race(
         reference=lambda: reference.load(texts)[0],
@@ -76,19 +74,16 @@ def start_up(benchmark, *arguments):
     return benchmark.pedantic(run, rounds=START_UP_ROUNDS, warmup_rounds=1)
 
 
-@pytest.mark.parametrize("side", ["bench"])
 @pytest.mark.benchmark(group="start_up_help")
-def test_help(side, benchmark):
+def test_help(benchmark):
     start_up(benchmark, "-m", "collapse_bench", "--help")
 
 
-@pytest.mark.parametrize("side", ["bench"])
 @pytest.mark.benchmark(group="start_up_check")
-def test_check(side, benchmark):
+def test_check(benchmark):
     start_up(benchmark, "-m", "collapse_bench", "check", SMOKE)
 
 
-@pytest.mark.parametrize("side", ["bench"])
 @pytest.mark.benchmark(group="start_up_first_step")
-def test_first_step(side, benchmark):
+def test_first_step(benchmark):
     benchmark.extra_info.update(json.loads(start_up(benchmark, FIRST_STEP)))

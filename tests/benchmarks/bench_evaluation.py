@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks import reference
-from benchmarks.conftest import SIDES, pick
+from benchmarks.conftest import pick
 from collapse_bench.evaluation import evaluate
 from collapse_bench.metrics import posterior_scores
 from collapse_bench.metrics.likelihood import importance_weighted_nll
@@ -63,9 +63,8 @@ def of_every_length(split):
     return pick(split, by_length[steps.astype(int)])
 
 
-@SIDES
 @pytest.mark.benchmark(group="nll")
-def test_nll(side, race, benchmark, collapsing, corpus, suite):
+def test_nll(race, benchmark, collapsing, corpus, suite):
     split = of_average_length(corpus.test)
     likelihood(
         race, benchmark, collapsing, split, suite.evaluation.batch, ROUNDS,
@@ -73,15 +72,13 @@ def test_nll(side, race, benchmark, collapsing, corpus, suite):
     )  # fmt: skip
 
 
-@SIDES
 @pytest.mark.benchmark(group="nll_to_standard_error")
-def test_nll_to_standard_error(side, race, benchmark, collapsing, corpus, suite):
+def test_nll_to_standard_error(race, benchmark, collapsing, corpus, suite):
     to_standard_error(race, benchmark, collapsing, corpus, suite)
 
 
-@SIDES
 @pytest.mark.benchmark(group="nll_to_standard_error_informative")
-def test_nll_to_standard_error_informative(side, race, benchmark, informative, corpus, suite):
+def test_nll_to_standard_error_informative(race, benchmark, informative, corpus, suite):
     """Where the latent says something, so that sentences need many draws."""
     arrays = evaluate(informative.bench, corpus.test, samples=0, batch=64, seed=SEED)
     information = posterior_scores(arrays).metrics["mutual_information"]
@@ -106,18 +103,16 @@ def posterior_metric(race, pair, split, batch, plain, metric):
     )
 
 
-@SIDES
 @pytest.mark.benchmark(group="mutual_information")
-def test_mutual_information(side, race, collapsing, corpus, suite):
+def test_mutual_information(race, collapsing, corpus, suite):
     posterior_metric(
         race, collapsing, corpus.test, suite.evaluation.batch,
         reference.mutual_information, "mutual_information",
     )  # fmt: skip
 
 
-@SIDES
 @pytest.mark.benchmark(group="active_units")
-def test_active_units(side, race, collapsing, corpus, suite):
+def test_active_units(race, collapsing, corpus, suite):
     posterior_metric(
         race, collapsing, corpus.test, suite.evaluation.batch,
         reference.active_units, "active_units",

@@ -35,7 +35,6 @@ INFORMED, LIGHT_RATE, UNKNOWN = 600, 0.1, 0.9
 the words that its decoder does not see. It ends with more than a nat of mutual information."""
 CEILING_WIDTH, CEILING_PRODUCTS = 2048, 10
 
-SIDES = pytest.mark.parametrize("side", ["reference", "bench"])
 FACTS = pytest.StashKey[dict[str, Any]]()
 
 
@@ -109,12 +108,12 @@ def pytest_benchmark_update_machine_info(config, machine_info) -> None:
 
 
 @pytest.fixture
-def race(benchmark, side):
-    """Time one side, with a round of the other before every round of it.
+def race(benchmark):
+    """Time the bench, with a round of the reference before every round of it.
 
     Both sides then see the same machine: its clock, its temperature, its caches and allocator, and
     whatever else runs on it change in the course of minutes, which is more than what is measured.
-    What the other side's rounds took is kept too, so that ratios can be taken pair by pair.
+    What the reference's rounds took is kept beside them, so that ratios are taken pair by pair.
     """
 
     def run(
@@ -124,24 +123,21 @@ def race(benchmark, side):
         rounds: int,
         warmup_rounds: int = 1,
         **facts: Any,
-    ) -> Any:
-        timed, other = (reference, bench) if side == "reference" else (bench, reference)
-
+    ) -> None:
         seconds: list[float] = []
+        values: list[Any] = []
 
-        def one_round_of_the_other() -> None:  # pedantic() takes what it returns for arguments
+        def one_round_of_the_reference() -> None:  # pedantic() takes what it returns for arguments
             began = time.perf_counter()
-            other()
+            values.append(reference())
             seconds.append(time.perf_counter() - began)
 
-        benchmark.extra_info.update(facts)
-        result = benchmark.pedantic(
-            timed, setup=one_round_of_the_other, rounds=rounds, warmup_rounds=warmup_rounds
+        value = benchmark.pedantic(
+            bench, setup=one_round_of_the_reference, rounds=rounds, warmup_rounds=warmup_rounds
         )
-        benchmark.extra_info["other_seconds"] = seconds[-rounds:]
-        if isinstance(result, int | float):
-            benchmark.extra_info["value"] = float(result)
-        return result
+        benchmark.extra_info.update(facts, reference_seconds=seconds[-rounds:])
+        if isinstance(value, int | float):
+            benchmark.extra_info["values"] = [float(values[-1]), float(value)]
 
     return run
 

@@ -4,6 +4,7 @@ import argparse
 import json
 import statistics
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,40 @@ PUBLIC = {"train_step_lstm_sgd": 5136.0, "nll": 15400.0, "corpus_loading": 1_036
 """What the closest public code does a second, on the Penn Treebank and two cores with AVX-512 and
 bfloat16 (float32 164, bfloat16 675 GFLOP/s): tokens trained, token evaluations, words loaded."""
 
-Sides = dict[str, dict[str, Any]]
+SIDES = ("reference", "bench")
+
+
+@dataclass
+class Group:
+    """One benchmark.
+
+    Attributes:
+        seconds: of every timed round, by side; a round of the bench follows one of the reference.
+        facts: what the benchmark says of itself.
+    """
+
+    seconds: dict[str, list[float]]
+    facts: dict[str, Any]
+
+    def median(self, side: str) -> float | None:
+        """Seconds of a round; None for a side that is not in the benchmark."""
+        return statistics.median(self.seconds[side]) if side in self.seconds else None
+
+    def rate(self, side: str) -> float | None:
+        """Work a second at the median."""
+        seconds = self.median(side)
+        return None if seconds is None else float(self.facts["work"] / seconds)
+
+    @property
+    def ratios(self) -> list[float]:
+        """Reference over bench, round by round."""
+        if any(side not in self.seconds for side in SIDES):
+            return []
+        pairs = zip(self.seconds["reference"], self.seconds["bench"], strict=True)
+        return [reference / bench for reference, bench in pairs]
+
+
+Groups = dict[str, Group]
 
 
 def main() -> None:
@@ -55,17 +89,20 @@ def main() -> None:
     print(text)
 
 
-def by_group(benchmarks: list[dict[str, Any]]) -> dict[str, Sides]:
-    """Benchmarks by group and side, the groups with a target first."""
-    groups: dict[str, Sides] = {}
+def by_group(benchmarks: list[dict[str, Any]]) -> Groups:
+    """Benchmarks by group, those with a target first."""
+    groups: Groups = {}
     for each in benchmarks:
-        side = each["name"].rpartition("[")[2].rstrip("]")
-        groups.setdefault(each["group"], {})[side] = each
+        facts = each["extra_info"]
+        seconds = {facts.get("only", "bench"): each["stats"]["data"]}
+        if "reference_seconds" in facts:
+            seconds["reference"] = facts["reference_seconds"]
+        groups[each["group"]] = Group(seconds, facts)
     known = {name: groups.pop(name) for name in TARGETS if name in groups}
     return known | groups
 
 
-def report(groups: dict[str, Sides], machine: dict[str, Any]) -> str:
+def report(groups: Groups, machine: dict[str, Any]) -> str:
     """All tables, and the machine they are from."""
     return "\n\n".join([
         ratio_table(groups), rate_table(groups), value_table(groups),
@@ -73,20 +110,20 @@ def report(groups: dict[str, Sides], machine: dict[str, Any]) -> str:
     ])  # fmt: skip
 
 
-def ratio_table(groups: dict[str, Sides]) -> str:
+def ratio_table(groups: Groups) -> str:
     """Medians, their ratio and its target."""
     rows = []
-    for name, sides in groups.items():
-        medians = {side: each["stats"]["median"] for side, each in sides.items()}
-        target = TARGETS.get(name)
-        ratio = medians["reference"] / medians["bench"] if len(medians) == 2 else None
-        pairs = paired_ratios(sides) if ratio else []
+    for name, group in groups.items():
+        medians, target = {side: group.median(side) for side in SIDES}, TARGETS.get(name)
+        reference, bench = medians.values()
+        ratio = reference / bench if reference and bench else None
+        pairs = group.ratios
         paired = (
             f"{statistics.median(pairs):.2f} ({min(pairs):.2f}-{max(pairs):.2f})" if pairs else ""
         )
         met = "" if target is None or ratio is None else "yes" if ratio >= target else "no"
         rows.append([
-            name, *(seconds(medians.get(side)) for side in ("reference", "bench")),
+            name, seconds(reference), seconds(bench),
             "" if ratio is None else f"{ratio:.2f}", paired,
             "" if target is None else f"{target:g}", met,
         ])  # fmt: skip
@@ -96,44 +133,32 @@ def ratio_table(groups: dict[str, Sides]) -> str:
     return table(head, rows)
 
 
-def paired_ratios(sides: Sides) -> list[float]:
-    """Reference over bench for every timed round and the round of the other side before it."""
-    ratios = []
-    for side, each in sides.items():
-        other = each["extra_info"]["other_seconds"]
-        for own_seconds, other_seconds in zip(each["stats"]["data"], other, strict=True):
-            ratio = own_seconds / other_seconds
-            ratios.append(ratio if side == "reference" else 1 / ratio)
-    return ratios
-
-
-def rate_table(groups: dict[str, Sides]) -> str:
+def rate_table(groups: Groups) -> str:
     """What was done a second: tokens, token evaluations, sentences, GFLOP."""
     rows = []
-    for name, sides in groups.items():
-        if units := {each["extra_info"].get("unit") for each in sides.values()} - {None}:
-            rates = [f"{rate(sides[s]):,.0f}" if s in sides else "" for s in ("reference", "bench")]
-            rows.append([name, f"{units.pop()}/s", *rates])
-    return table(["group", "unit", "reference", "bench"], rows)
+    for name, group in groups.items():
+        if unit := group.facts.get("unit"):
+            rates = [group.rate(side) for side in SIDES]
+            rows.append([name, f"{unit}/s", *("" if r is None else f"{r:,.0f}" for r in rates)])
+    return table(["group", "unit", *SIDES], rows)
 
 
-def value_table(groups: dict[str, Sides]) -> str:
+def value_table(groups: Groups) -> str:
     """What came out: the draws differ between the sides, what they estimate does not."""
     rows = [
-        [name, *(f"{sides[s]['extra_info']['value']:.6g}" for s in ("reference", "bench"))]
-        for name, sides in groups.items()
-        if len(sides) == 2 and all("value" in each["extra_info"] for each in sides.values())
+        [name, *(f"{value:.6g}" for value in group.facts["values"])]
+        for name, group in groups.items()
+        if "values" in group.facts
     ]
-    return table(["value computed", "reference", "bench"], rows)
+    return table(["value computed", *SIDES], rows)
 
 
-def public_table(groups: dict[str, Sides], machine: dict[str, Any]) -> str:
+def public_table(groups: Groups, machine: dict[str, Any]) -> str:
     """The reference beside the public code that it stands for."""
     rows = [
         [name, f"{public:,.0f}", f"{measured:,.0f}", f"{measured / public:.2f}"]
         for name, public in PUBLIC.items()
-        if "reference" in groups.get(name, {})
-        for measured in [rate(groups[name]["reference"])]
+        if name in groups and (measured := groups[name].rate("reference"))
     ]
     text = table(["group, units a second", "public code", "reference here", "share"], rows)
     if machine.get("corpus") != "ptb":
@@ -141,7 +166,7 @@ def public_table(groups: dict[str, Sides], machine: dict[str, Any]) -> str:
     return text
 
 
-def machine_lines(groups: dict[str, Sides], machine: dict[str, Any]) -> str:
+def machine_lines(groups: Groups, machine: dict[str, Any]) -> str:
     """Where, on what, and how close to what the machine can do."""
     ceilings = {
         dtype: machine[f"gflop_per_s_{dtype}"]
@@ -155,8 +180,8 @@ def machine_lines(groups: dict[str, Sides], machine: dict[str, Any]) -> str:
         "2048^3 product: "
         + ", ".join(f"{dtype} {gflops:,.0f} GFLOP/s" for dtype, gflops in ceilings.items()),
     ]
-    if product := groups.get("vocabulary_product", {}).get("bench"):
-        share, precision = (product["extra_info"][k] for k in ("share_of_ceiling", "precision"))
+    if product := groups.get("vocabulary_product"):
+        share, precision = (product.facts[key] for key in ("share_of_ceiling", "precision"))
         lines.append(
             f"vocabulary product of the bench: {share:.0%} of the {precision} ceiling "
             f"(target {SHARE_TARGET:.0%})"
@@ -168,20 +193,16 @@ def machine_lines(groups: dict[str, Sides], machine: dict[str, Any]) -> str:
             f"**not a quiet machine: other processes used {others:.1f} cores** meanwhile; ratios"
             " pair by pair still hold, times and rates do not",
         )
-    for name, sides in groups.items():
-        drawn = sides.get("bench", {}).get("extra_info", {}).get("draws_of_bench")
-        if drawn is not None:
+    for name, group in groups.items():
+        if drawn := group.facts.get("draws_of_bench"):
             lines.append(f"{name}: the bench drew {drawn:.0f} times a sentence")
-    if first := groups.get("start_up_first_step", {}).get("bench"):
+        if told := group.facts.get("mutual_information"):
+            lines.append(f"{name}: mutual information {told:.2f} nats")
+    if first := groups.get("start_up_first_step"):
         parts = ("import", "build", "step")
-        times = (f"{part} {first['extra_info'][f'{part}_seconds']:.2f} s" for part in parts)
+        times = (f"{part} {first.facts[f'{part}_seconds']:.2f} s" for part in parts)
         lines.append("first step of a process: " + ", ".join(times))
     return "\n".join(f"- {line}" for line in lines)
-
-
-def rate(each: dict[str, Any]) -> float:
-    """Work a second at the median."""
-    return float(each["extra_info"]["work"] / each["stats"]["median"])
 
 
 def seconds(value: float | None) -> str:
