@@ -98,6 +98,10 @@ class Run(Protocol):
         """Draw the weights of a slot anew and forget what the optimiser knew of them."""
         ...
 
+    def forget(self, slots: tuple[str, ...]) -> None:
+        """Forget what the optimiser knows of these slots: a stage begins with a new one."""
+        ...
+
 
 @dataclass(frozen=True)
 class Remedy:

@@ -9,6 +9,7 @@ import dataclasses
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -110,13 +111,19 @@ def parsed(path: Path) -> ast.Module:
         UserError: The file cannot be read or is not Python.
     """
     try:
-        return ast.parse(path.read_bytes(), str(path))
+        return _tree(path.read_bytes(), str(path))
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except SyntaxError as error:
         raise UserError(_not_python(path, error.lineno or 1, error.msg)) from None
     except ValueError as error:
         raise UserError(_not_python(path, 1, str(error))) from None
+
+
+@lru_cache(maxsize=256)
+def _tree(source: bytes, name: str) -> ast.Module:
+    """The tree of a source; a remedy's file is asked several things each time it is named."""
+    return ast.parse(source, name)
 
 
 def _not_python(path: Path, line: int, why: str) -> str:

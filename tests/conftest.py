@@ -37,6 +37,7 @@ __all__ = [
     "WORDS",
     "Built",
     "change_input",
+    "in_turn",
     "make",
     "needs_bfloat16",
     "noise_of",
@@ -57,9 +58,12 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("bench")
 
 
+KNOWN = remedy_files()
+
+
 def make(architecture, chosen=(), *, files=None, **given) -> Built:
     """`bench.make`; a test of a remedy in an architecture that it is not for is skipped."""
-    files = remedy_files() if files is None else files
+    files = KNOWN if files is None else files
     for name in chosen:
         if architecture not in find_class(name, files[name]).architectures:
             pytest.skip(f"{name} is not for {architecture}")
@@ -89,6 +93,17 @@ def denormals():
 @pytest.fixture(params=ARCHITECTURES)
 def architecture(request) -> str:
     return request.param
+
+
+def in_turn():
+    """Parameters `name` and `architecture`: the plain VAE ("") in both, and each remedy in one that
+    it is for, in its turn where it is for both: enough for what does not depend on the pair."""
+    pairs = [("", architecture) for architecture in ARCHITECTURES]
+    for turn, (name, path) in enumerate(sorted(KNOWN.items())):
+        its = find_class(name, path).architectures
+        pairs.append((name, its[turn % len(its)]))
+    ids = [f"{name or 'vae'}-{architecture}" for name, architecture in pairs]
+    return pytest.mark.parametrize(("name", "architecture"), pairs, ids=ids)
 
 
 @pytest.fixture(scope="session")

@@ -26,11 +26,9 @@ from collapse_bench.evaluation import (
 )
 from collapse_bench.evaluation.asked import Asked, every_next_word
 from collapse_bench.evaluation.words import _changes, _to_ask
-from collapse_bench.honesty_controls import honesty_controls
+from collapse_bench.honesty_controls import HONEST, honesty_controls
 from collapse_bench.latent_model import Rows, Scored
-from collapse_bench.laws.bench import ARCHITECTURES
 from collapse_bench.model import diagonal_normal
-from collapse_bench.plugins import remedy_files
 from collapse_bench.remedy import load_remedy, name_of
 from collapse_bench.truth.cheats import CHEATS, cheat_files
 from collapse_bench.truth.controls import controls
@@ -56,7 +54,7 @@ def test_no_remedy_is_accused_and_every_cheat_is_caught():
     seen = list(honesty_controls())
     assert [each for each in seen if each.expected != each.found] == []
     names = {each.name.removeprefix("cheat: ").split(",")[0] for each in seen}
-    assert names == {"vae", "language_model", *remedy_files(), *CHEATS}
+    assert names == {"vae", "language_model", *HONEST, *CHEATS}
     assert {law for law, _ in CHEATS.values()} | {"positive", "padding", "answers"} == set(LAWS)
 
 
@@ -72,13 +70,11 @@ def test_a_cheat_is_caught_in_both_architectures_at_any_seed(corpus, architectur
     assert "\n" not in found[0].reason
 
 
-@pytest.mark.parametrize("name", ["vae", *remedy_files()])
+@pytest.mark.parametrize("name", HONEST)
 def test_no_trained_remedy_is_accused(corpus, name):
-    # The laws ask in both, untrained and with larger weights.
-    architecture = ARCHITECTURES[len(name) % 2]
-    built = make(architecture, [] if name == "vae" else [name], seed=5)
+    # The laws ask all of them in both, hardly trained and with larger weights.
+    built = make("lstm" if name != "latent_memory" else "transformer", [name], seed=5)
     built.steps(corpus, 15)
-    assert bound_of(built.model, corpus.train, batch=16, seed=1) == Bound("valid")
     assert bound_of(built.model, corpus.test, batch=4, seed=0) == Bound("valid")
 
 

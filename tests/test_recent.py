@@ -221,6 +221,18 @@ def test_a_memory_of_nobody_else_knows_no_more_than_how_many_there_are():
     assert Densities.of_batch(forward, z[[4]], 1).information().item() == pytest.approx(0)
 
 
+def test_the_gradient_is_finite_where_nobody_else_is_in_memory():
+    mean, stddev = posteriors()
+    forward, z = passes(mean, stddev, [4]), draws(mean, stddev)[[4]].requires_grad_()
+    for densities in (
+        Densities.of_recent(forward, z, Recent(N, N, D).double()),
+        Densities.of_batch(forward, z, N),
+        Densities.of_batch(forward, z, 1),
+    ):
+        total = densities.information().sum() + densities.log_marginals().sum()
+        assert torch.autograd.grad(total, z)[0].isfinite().all()
+
+
 def test_equal_posteriors_tell_nothing_and_nothing_pulls_at_them():
     mean, stddev = (each[:1].repeat(N, 1) for each in posteriors())
     z = draws(mean, stddev).requires_grad_()

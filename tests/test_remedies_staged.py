@@ -189,7 +189,7 @@ def test_the_decoder_comes_first_then_the_encoder_then_both(architecture, corpus
     assert [bool(forward.kl.any()) for forward, *_ in seen] == [False] * 8 + [True] * 2
     for _, only, before, after, _ in seen:
         assert changed(before, after) == set(only) & WITH_WEIGHTS
-    assert run.state["two_step"] == {"done": True}
+    assert run.state["two_step"] == {"stage": 2}
     assert seen[-1][0].progress < 0.8  # which counts from when both began
 
 

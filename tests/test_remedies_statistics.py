@@ -198,7 +198,7 @@ def test_the_published_density_gap_is_that_of_the_mixture_of_the_batch(batch):
     weight = built.model.head.mean_and_log_variance.weight
     some, other = (
         torch.autograd.grad(each, weight, retain_graph=True)[0]
-        for each in (told.extra["dg_vae"].mean(), expected)
+        for each in (told.kl.sum(1).mean(), expected)
     )
     torch.testing.assert_close(some, other, rtol=1e-3, atol=1e-5)
 
@@ -232,7 +232,7 @@ def test_published_mu_forcing_is_the_hinge_with_its_gradient(margin, corpus):
 
 def test_mu_forcing_holds_recent_scatter_against_its_margin(corpus):
     """Batches of one length scatter by 1 each, and their means by 2."""
-    built = make("lstm", {"mu_forcing": {"margin": 30.0, "recent": 48}})
+    built = make("lstm", {"mu_forcing": {"margin": 30.0, "weight": 1.0, "recent": 48}})
     run, recent = built.run(corpus, budget=10**6), built.model.further["mu_forcing"]
     generator = torch.Generator().manual_seed(1)
     terms = []

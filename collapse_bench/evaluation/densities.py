@@ -23,6 +23,9 @@ STRICT = 20.0
 SENTENCES, DRAWS = 64, 64
 """Sentences whose posterior is drawn from, and draws of each."""
 
+TOGETHER = 256
+"""Draws of a prior at once."""
+
 ERRORS = 4.5
 """Standard errors by which the mean of log q/p may be off the closed rate: of a million honest
 models seven are."""
@@ -109,7 +112,9 @@ def mass(asked: Asked) -> str | None:
         return None
     if not 0 < math.prod(asked.own.z.shape[1:]) <= WIDEST:
         return None
-    inferred = asked.infer(asked.at(asked.order[:SENTENCES]))
+    # The same few over and over, else each round would be one of a few draws.
+    sentences = np.resize(asked.order[:SENTENCES], TOGETHER)
+    inferred = asked.infer(asked.at(sentences))
     p, shape = inferred.p, shape_of(inferred.q)
     rounds = math.ceil(SENTENCES * DRAWS / shape[0])
     drawn = torch.cat([draw(p, _noise(asked, shape)).flatten(1).double() for _ in range(rounds)])

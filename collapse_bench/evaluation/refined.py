@@ -1,6 +1,7 @@
 """The bound of posteriors that each sentence's own descent under the frozen decoder has refined.
 
-Remedies that refine report it as theirs (Kim et al. 2018): here every entry has it alike.
+Remedies that refine report it as theirs (Kim et al. 2018): here every entry has it alike, from the
+posterior that its head hands out; one that refines has had its own steps before these.
 """
 
 from collections.abc import Callable

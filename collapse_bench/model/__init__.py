@@ -22,8 +22,8 @@ from collapse_bench.model.vae import (
     Forward,
     Objective,
     SequenceVAE,
+    distortion_alone,
     plain,
-    without_rate,
 )
 
 __all__ = [
@@ -40,8 +40,8 @@ __all__ = [
     "SequenceVAE",
     "build_model",
     "diagonal_normal",
+    "distortion_alone",
     "plain",
-    "without_rate",
 ]
 
 ARCHITECTURES = {

@@ -23,7 +23,7 @@ def kernel(x: Tensor, y: Tensor, form: Kernel) -> Tensor:
 def discrepancy(q: Densities, prior: Tensor, form: Kernel) -> Tensor:
     """Terms of MMD^2 = E k(z, z') - 2 E k(z, y) + E k(y, y'), one for each draw z of q, [B].
 
-    Their mean and its gradient are unbiased. The number is between 0 and 2, and no nats.
+    Their mean and its gradient are unbiased. MMD^2 is between 0 and 2, and no nats.
 
     Args:
         q: draws z, one of each posterior, and the others, of which z' are drawn here.

@@ -19,7 +19,8 @@ class RecentNorm(nn.Module):
     Batches are of one length each, so the variance of the whole is that within a batch and that
     between batches. The latter is half the squared difference of a batch's mean to the one before
     (von Neumann 1941): lengths come in random order, so it has all of theirs, and little of what
-    the encoder drifts, which in tens of updates can be as much as its means scatter.
+    the encoder drifts, which in tens of updates can be as much as its means scatter. A batch that
+    is seen twice running counts as two that are the same.
 
     Values are those of the recent statistics, gradients those of the batch's own (batch
     renormalisation, Ioffe 2017). Were the statistics constants to the gradient, the rate would

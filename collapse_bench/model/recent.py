@@ -1,9 +1,12 @@
 """Recent posteriors of the training, of sentences of all lengths, and what they tell of q(z).
 
 Nearly every batch holds sentences of one length, so that its posteriors are a sample of the
-aggregate posterior q(z) = (1/N) sum_n q(z|x_n) given that length. Those of the last batches are one
-of the whole, if slightly out of date: while an encoder drifts, as in the first hundred updates, old
-posteriors are where none is any more, and information looks larger than it is.
+aggregate posterior q(z) = (1/N) sum_n q(z|x_n) given that length. Those of the last batches are a
+sample of the whole, with two flaws. M posteriors in batches of B are of M / B lengths at most, and
+B of M are of z's own: where z tells the length, information is too small, 2.6 of 3.7 nats with
+M = 512 and B = 32 on the lengths of the Penn Treebank, 3.3 with 2,048, 3.6 with 8,192. And they are
+out of date: while an encoder drifts, as in the first hundred updates, old posteriors are where none
+is any more, and information looks larger than it is.
 """
 
 import math
@@ -19,6 +22,8 @@ from collapse_bench.model.distributions import as_normal
 from collapse_bench.model.vae import Forward
 
 HALF_LOG_2_PI = 0.5 * math.log(2 * math.pi)
+NEVER = -1e30
+"""The log of next to nothing. Where nobody else is there, the gradient of a sum of -inf is NaN."""
 
 
 class Recent(nn.Module):
@@ -113,8 +118,9 @@ class Densities:
 
     The own posterior has its share of the N sentences, whatever M, as in stratified sampling of
     batches (Chen, Li, Grosse and Duvenaud 2018, appendix C). So this is unbiased where the others
-    are a sample of all sentences, and exact where they are all of them. Its logarithm is a little
-    too low, information a little too high, until log N caps it: 3.1 in place of 3 nats and 5.4 in
+    are a sample of all sentences, and exact where they are all of them; batches of one length are
+    no such sample. Its logarithm is a little too low, information a little too high, until log N
+    caps it: 3.1 in place of 3 nats and 5.4 in
     place of 5 for normals with M = 512, N = 42,068 and D = 32. With one share in M + 1 like all
     others the own would cap it at log(M + 1), here 6.2: 2.9 and 4.4.
 
@@ -184,10 +190,10 @@ class Densities:
 
     @cached_property
     def _log_share(self) -> Tensor:
-        """Log of what each of the others counts in q(z_i), [B, M]; -inf where it does not."""
+        """Log of what each of the others counts in q(z_i), [B, M]; `NEVER` where it does not."""
         count = self.there.sum(1, keepdim=True).clamp(min=1).to(self.z)
-        rest = math.log1p(-1 / self.sentences) if self.sentences > 1 else -math.inf
-        return torch.where(self.there, rest - count.log(), -math.inf)
+        rest = math.log1p(-1 / self.sentences) if self.sentences > 1 else NEVER
+        return torch.where(self.there, rest - count.log(), NEVER)
 
     def _mixture(self, own: Tensor, others: Tensor) -> Tensor:
         return torch.logaddexp(own - math.log(self.sentences), others)

@@ -104,9 +104,9 @@ def plain(forward: Forward) -> Forward:
     return forward
 
 
-def without_rate(forward: Forward) -> Forward:
-    """The same with a rate of 0: what an autoencoder is trained on."""
-    return replace(forward, kl=torch.zeros_like(forward.kl))
+def distortion_alone(forward: Forward) -> Forward:
+    """The same with a rate of 0 and no further terms: what an autoencoder is trained on."""
+    return replace(forward, kl=torch.zeros_like(forward.kl), extra={})
 
 
 class SequenceVAE(nn.Module):

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from collapse_bench.corpus import Batch, Corpus, Split, training_batches
 from collapse_bench.errors import UserError
@@ -320,5 +320,19 @@ class TrainingRun:
                     f"run.reset: {type(module).__name__} in {slot} has weights and no"
                     f" reset_parameters to draw them anew"
                 )
+        self._forget(own)
+
+    def forget(self, slots: tuple[str, ...]) -> None:
+        """Forget what the optimiser knows of these slots; their weights stay.
+
+        Raises:
+            ContractError: there is no such slot.
+        """
+        for slot in slots:
+            if slot not in SLOTS:
+                raise ContractError(f"run.forget: must be of {', '.join(SLOTS)}, not {slot!r}")
+            self._forget(set(self._parameters[slot]))
+
+    def _forget(self, parameters: set[nn.Parameter]) -> None:
         for optimizer in (self.optimizer, self.further_optimizer):
-            optimizer.forget(own)
+            optimizer.forget(parameters)

@@ -20,7 +20,7 @@ SHARE = 60
 """One in so many tokens of the budget and held-out sentences: the cell's proportions hold, except
 that the corpus is loaded whole."""
 ROUNDS, LOADING_ROUNDS, START_UP_ROUNDS = 1, 3, 3
-SMOKE = ROOT / "suites" / "smoke.yaml"
+CHECKED = ROOT / "suites" / "ptb.yaml"
 FIRST_STEP = Path(__file__).with_name("first_step.py")
 
 
@@ -81,7 +81,7 @@ def test_help(benchmark):
 
 @pytest.mark.benchmark(group="start_up_check")
 def test_check(benchmark):
-    start_up(benchmark, "-m", "collapse_bench", "check", SMOKE)
+    start_up(benchmark, "-m", "collapse_bench", "check", CHECKED)
 
 
 @pytest.mark.benchmark(group="start_up_first_step")

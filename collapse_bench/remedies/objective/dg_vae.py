@@ -22,23 +22,35 @@ class DgVae(Remedy):
 
     is all that is left of the rate, as in the authors' code: neither information nor what
     dimensions have in common costs anything. The objective is no bound. Nothing is guaranteed: an
-    encoder may tell what it likes to a decoder that does not listen.
+    encoder may tell what it likes to a decoder that does not listen. The authors anneal the gap's
+    weight over ten epochs: `[dg_vae, kl_annealing]`.
 
     `elbo_terms` with weights 0, 0 and 1 estimates the same otherwise. A batch is of one length, so
-    q(z_j) is that of recent posteriors here.
+    q(z_j) is that of recent posteriors here; `Recent` says what it misses of the length.
 
     Attributes:
         share: of the rate that is replaced; 0 is the plain VAE.
-        draws: of each posterior. The authors take 32, from a mixture of 32.
+        draws: of each posterior. The authors take 32, from a mixture of 32, whose densities they
+            need anyway; among recent posteriors 32 would cost 32 times as much.
         recent: posteriors that are remembered; with 0 q(z) is the batch's mixture, as published.
     """
 
-    by_construction: ClassVar[tuple[str, ...]] = ("kl", "mutual_information")
+    by_construction: ClassVar[tuple[str, ...]] = (
+        "kl",
+        "active_units",
+        "mutual_information",
+        "mutual_information_upper",
+        "information_given_length",
+        "total_correlation",
+        "marginal_kl",
+        "moment_kl",
+        "dimension_kl",
+    )
     neutral: ClassVar[Mapping[str, Any] | None] = {"share": 0.0}
 
     share: Annotated[float, Between(0, 1)] = 1.0
     draws: Annotated[int, AtLeast(1)] = 1
-    recent: Annotated[int, AtLeast(0)] = 512
+    recent: Annotated[int, AtLeast(0)] = 2048
 
     def build(self, model: SequenceVAE) -> Mapping[str, nn.Module]:
         """The memory, which no slot calls."""
@@ -50,10 +62,8 @@ class DgVae(Remedy):
         """Put the gap in the place of the rate."""
         if self.share == 0:
             return forward
-        gap = self.share * self.gap(forward)
-        return replace(
-            forward, kl=(1 - self.share) * forward.kl, extra={**forward.extra, "dg_vae": gap}
-        )
+        gap = self.share * self.gap(forward)[:, None]  # one more entry of the rate
+        return replace(forward, kl=torch.cat([(1 - self.share) * forward.kl, gap], 1))
 
     def gap(self, forward: Forward) -> Tensor:
         """log prod_j q(z_j) / p(z) at draws of each posterior, [B]."""

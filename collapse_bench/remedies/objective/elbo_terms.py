@@ -25,13 +25,14 @@ class ElboTerms(Remedy):
     with the information, the total correlation and the dimension-wise KL of the aggregate posterior
     q(z); a, b and c are the settings of these names, and all 1 are the rate. With S = sum_j I(x;
     z_j) that is c R + (a - b) I + (b - c) S: no density has to be known where weights are equal.
+    It stands in the place of the rate: an annealing that comes later in the chain weighs all of it.
     Under a prior whose dimensions depend on each other the third holds that dependence.
 
     | objective | a | b | c | |
     |---|---|---|---|---|
     | Kingma and Welling 2014 | 1 | 1 | 1 | |
     | beta-VAE, Higgins 2017 | beta | beta | beta | |
-    | DIP-VAE, Kumar 2018 | 1 | lambda | lambda | theirs is of moments, this of KL |
+    | DIP-VAE, Kumar 2018 | 1 | 1 + lambda | 1 + lambda | theirs is of moments, this of KL |
     | InfoVAE, Zhao 2019 | 1 - alpha | lambda | lambda | any `divergence` |
     | WAE, Tolstikhin 2018 | 0 | lambda | lambda | `imq` |
     | anchored, Gao 2019 | 1 | 1 | 1 | `anchored` = lambda, `anchors` = size of A |
@@ -42,9 +43,10 @@ class ElboTerms(Remedy):
     | DG-VAE, Zhang 2022 | 0 | 0 | 1 | |
 
     The capacity |R - C| of Burgess (2018) is no weight. Nothing is guaranteed, and the objective is
-    a bound with weights of 1 only. Information that costs nothing, or is asked for, may be what no
-    decoder listens to. A batch is of one length, so q(z) is that of recent posteriors; `Densities`
-    says which estimate it is.
+    a bound only where no weight is below 1 and nothing is anchored. Information that costs nothing,
+    or is asked for, may be what no decoder listens to. A batch is of one length, so q(z) is that of
+    recent posteriors; `Densities` says which estimate it is, and `Recent` what it misses of what z
+    tells of the length, which so still costs something at a = 0.
 
     Attributes:
         information: a. The default is InfoVAE at its plainest: information costs nothing.
@@ -54,10 +56,21 @@ class ElboTerms(Remedy):
         anchors: dimensions of A, the first of z.
         divergence: `kl`, or a kernel; b and c are then equal, and (b - a) KL(q(z) || p(z)) becomes
             (b - a) MMD^2. That is below 2, and no nats: weights of 10 to 1000 are usual.
-        recent: posteriors that are remembered; with 0 it is the others of the batch, as published.
+        recent: posteriors that are remembered; with 0 it is the others of the batch, as HFVAE has
+            it. The default of Chen et al. gives the own posterior the share of the others.
     """
 
-    by_construction: ClassVar[tuple[str, ...]] = ("kl", "mutual_information")
+    by_construction: ClassVar[tuple[str, ...]] = (
+        "kl",
+        "active_units",
+        "mutual_information",
+        "mutual_information_upper",
+        "information_given_length",
+        "total_correlation",
+        "marginal_kl",
+        "moment_kl",
+        "dimension_kl",
+    )
     neutral: ClassVar[Mapping[str, Any] | None] = {"information": 1.0}
 
     information: Annotated[float, AtLeast(0)] = 0.0
@@ -66,7 +79,7 @@ class ElboTerms(Remedy):
     anchored: Annotated[float, AtLeast(0)] = 0.0
     anchors: Annotated[int, AtLeast(1)] = 1
     divergence: Literal["kl", "rbf", "imq"] = "kl"
-    recent: Annotated[int, AtLeast(0)] = 512
+    recent: Annotated[int, AtLeast(0)] = 2048
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -91,8 +104,8 @@ class ElboTerms(Remedy):
     def objective(self, forward: Forward) -> Forward:
         """Weigh the rate, and add what the weights of its parts differ by."""
         a, b, c = self.information, self.total_correlation, self.dimension_kl
-        if a == b == c == 1 and not self.anchored:
-            return forward
+        if a == b == c and not self.anchored:
+            return forward if c == 1 else replace(forward, kl=c * forward.kl)
         densities, further = self.densities(forward), torch.zeros_like(forward.distortion)
         if self.divergence != "kl":
             p = draw(forward.p, torch.randn(shape_of(forward.p), device=further.device))
@@ -104,7 +117,7 @@ class ElboTerms(Remedy):
             further = further + (b - c) * densities.information_by_dimension().sum(1)
         if self.anchored:
             further = further - self.anchored * densities.information(self.anchors)
-        return replace(forward, kl=c * forward.kl, extra={**forward.extra, "elbo_terms": further})
+        return replace(forward, kl=torch.cat([c * forward.kl, further[:, None]], 1))
 
     def densities(self, forward: Forward) -> Densities:
         """Of the draws that were decoded, under q(z|x) and q(z)."""

@@ -19,8 +19,9 @@ class MuForcing(Remedy):
 
         weight * max(0, margin - mean_n |mu_n - mean mu|^2 / 2)
 
-    With a weight of 1 that is what the rate has against the same scatter: below the margin it is
-    free, as in free bits, and only the decoder's need makes it grow. Above 1 it is driven to the
+    To a standard normal prior a weight of 1 is what the rate has against the same scatter: below
+    the margin that of a batch is free, as in free bits, and only the decoder's need makes it grow;
+    what lengths differ by is paid in full. Above 1, as the authors have it, it is driven to the
     margin, whether the decoder listens or not. Nothing is guaranteed.
 
     A batch is of one length. The scatter that is held against the margin is that of recent
@@ -30,18 +31,24 @@ class MuForcing(Remedy):
 
     Attributes:
         margin: nats a sentence; 0 is the plain VAE. The authors' code has a variance of 1.5 to 3
-            for each of 16 dimensions, 12 to 24 nats.
-        weight: of the hinge. The code takes a mean over dimensions, which is a weight of 2/D, and
-            weighs the rate by 0.1: the ratio of the two is 1.25.
-        recent: posteriors that are remembered, two batches or more; with 0 it is the scatter of
+            on the mean of 16 dimensions, 12 to 24 nats.
+        weight: of the hinge. The default is the ratio of hinge to rate in the authors' code, which
+            weighs both by some tenth of a token's distortion.
+        recent: posteriors that are remembered; with fewer than two batches it is the scatter of
             the batch, as published.
     """
 
-    by_construction: ClassVar[tuple[str, ...]] = ("kl", "active_units", "mutual_information")
+    by_construction: ClassVar[tuple[str, ...]] = (
+        "kl",
+        "active_units",
+        "mutual_information",
+        "mutual_information_upper",
+        "information_given_length",
+    )
     neutral: ClassVar[Mapping[str, Any] | None] = {"margin": 0.0}
 
     margin: Annotated[float, AtLeast(0)] = 12.0
-    weight: Annotated[float, AtLeast(0)] = 1.0
+    weight: Annotated[float, AtLeast(0)] = 1.25
     recent: Annotated[int, AtLeast(0)] = 512
 
     def build(self, model: SequenceVAE) -> Mapping[str, nn.Module]:
@@ -58,7 +65,7 @@ class MuForcing(Remedy):
         scatter = (means - means.mean(0)).square().sum(1) / 2  # [B]
         level = scatter.detach().mean()
         known = level
-        if self.recent:
+        if self.recent >= 2 * len(means):
             known = recent_of(forward, "mu_forcing").variance(len(means)).sum() / 2
         hinge = (known < self.margin) * (self.margin - known + level - scatter)
         return replace(forward, extra={**forward.extra, "mu_forcing": self.weight * hinge})

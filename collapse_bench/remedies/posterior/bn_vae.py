@@ -16,9 +16,11 @@ from collapse_bench.settings import Above, AtLeast
 class BnVae(Remedy):
     """Posterior means are batch-normalised, with a fixed scale and a learnt shift.
 
-    So the mean rate is at least sum_j (gamma^2 + shift_j^2) / 2 over the sentences that the
-    statistics are of; variances are left alone. The floor says nothing of whether z is used: means
-    of variance gamma^2 make every unit active and tell sentences apart whatever the decoder does.
+    So to a standard normal prior the mean rate is sum_j (gamma^2 + shift_j^2) / 2 or more, about so
+    over recent batches and exactly over a batch in the published form; variances are left alone.
+    Under a prior that is learned there is no floor. Where it is, it says nothing of whether z is
+    used: means of variance gamma^2 make every unit active and tell sentences apart whatever the
+    decoder does.
 
     A batch is of one length. Normalised by itself, as published, it loses in training what its
     means tell of the length, and has it back in evaluation. By default the statistics are those of
@@ -32,7 +34,13 @@ class BnVae(Remedy):
             has averages of batches (momentum 0.1).
     """
 
-    by_construction: ClassVar[tuple[str, ...]] = ("kl", "active_units", "mutual_information")
+    by_construction: ClassVar[tuple[str, ...]] = (
+        "kl",
+        "active_units",
+        "mutual_information",
+        "mutual_information_upper",
+        "information_given_length",
+    )
 
     gamma: Annotated[float, Above(0)] = 0.6
     recent: Annotated[int, AtLeast(0)] = 10

@@ -38,22 +38,30 @@ class DuVae(Remedy):
     """Means are batch-normalised for diversity; variances are dropped against uncertainty.
 
     Means are as in BN-VAE, but dimensions share out sum_j gamma_j^2 = D gamma^2 as they learn. So
-    the mean rate is at least D gamma^2 / 2, whether z is used or not. With v the head's variance, a
+    the mean rate to a standard normal prior is about D gamma^2 / 2 or more, whether z is used or
+    not. With v the head's variance, a
     variance is v + 1 / (2 pi e) in evaluation and g v / (1 - drop) + 1 / (2 pi e) in training; g is
     0 with probability `drop`, else 1. A dropped dimension costs at least 0.95 nats of rate.
 
-    As in the authors' code, but for three things. There floor and dropout begin when an annealing
-    of the rate is over, here at once. There gamma is scaled back to its norm before each pass, here
-    it is divided by its norm, so that gradients know of it. Statistics are those of BN-VAE here.
+    Other than in the authors' code: there floor and dropout begin when an annealing of the rate is
+    over, here at once; chain `kl_annealing` for the annealing. There gamma is scaled back to its
+    norm before each pass, here it is divided by its norm, so that gradients know of it. There
+    batches under 16 are skipped, and 1e-5 is added to a variance. Statistics are those of BN-VAE.
 
     Attributes:
         gamma: root mean square of the standard deviations of the means.
-        drop: probability that a variance is dropped; 1 - p in the paper.
+        drop: probability that a variance is dropped; 1 - p in the paper. At 1 all are at the floor.
         recent: batches that the averages reach back; 0 is the published form, which in evaluation
             has averages of batches (momentum 0.1).
     """
 
-    by_construction: ClassVar[tuple[str, ...]] = ("kl", "active_units", "mutual_information")
+    by_construction: ClassVar[tuple[str, ...]] = (
+        "kl",
+        "active_units",
+        "mutual_information",
+        "mutual_information_upper",
+        "information_given_length",
+    )
 
     gamma: Annotated[float, Above(0)] = 0.5
     drop: Annotated[float, Between(0, 1)] = 0.2

@@ -19,15 +19,20 @@ class AggressiveInference(Remedy):
     """The encoder is trained until it stops gaining before each update of the decoder.
 
     It ends for good when the mutual information on the validation split first falls from one look
-    at it to the next. A look comes after every epoch of decoder updates, as in the authors' code:
-    looks that are closer see noise. The mutual information is the full-sum lower bound; theirs is
-    a mean over batches of 32. The inner updates spend the budget too, some 30 of them for one of
-    the decoder: at the budget of the plain VAE the decoder sees a thirtieth of the sentences.
+    at it to the next, or is below 0 at the first. A look comes after as many sentences of decoder
+    updates as an epoch has, as in the authors' code: looks that are closer see noise. The mutual
+    information is the full-sum lower bound; theirs is a mean over batches of 32. The inner updates
+    spend the budget too, some 30 of them for one of the decoder: at the budget of the plain VAE the
+    decoder sees a thirtieth of the sentences.
+
+    Inner batches are the next of the same shuffled stream; the authors draw them with replacement,
+    beside the decoder's, and clip by a norm in which the decoder's gradient counts.
 
     Attributes:
         window: inner updates over which the loss per token is averaged; the inner loop ends when a
             window is no better than the one before.
-        longest: bound on the inner updates before one decoder update; 0 is the plain VAE.
+        longest: bound on the inner updates before one decoder update; 0 is the plain VAE. The
+            authors' 100 allows 99.
         interval: epochs of decoder updates between two looks at the mutual information.
     """
 

@@ -23,7 +23,7 @@ class LearningRates(Remedy):
 
     Attributes:
         encoder: factor of the suite's learning rate for encoder, pool and head. At 0 they stay as
-            they were drawn.
+            they were drawn, and rate and mutual information are those of a random encoder.
         decoder: the same for prior, decoder and readout. No value for text has been published; 1 to
             4 is the ratio of Zhang, Goodfellow, Metaxas and Odena (2019) for GANs. With 1 for both
             it is the plain VAE.

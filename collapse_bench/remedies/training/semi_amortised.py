@@ -46,14 +46,15 @@ class SemiAmortised(Remedy):
     here a sentence's do not depend on the others. Each has a draw and a dropout mask of its own.
 
     Attributes:
-        steps: of the descent; 0 is the plain VAE. Kim et al. report 10 and 20; He et al. (2019) use
-            10.
+        steps: of the descent; 0 is the plain VAE. Kim et al. report 10 and 20, which is their
+            code's default; He et al. (2019) use 10.
         step_size: the authors' 1 for the mean over 32 sentences is 1/32 for each.
         momentum: as in the authors' code.
         clip: largest norm of a sentence's gradient, by mean and by log variance each. The authors'
             5 for the mean over 32 sentences is 28 for each of 32 that are alike.
     """
 
+    by_construction: ClassVar[tuple[str, ...]] = ("refinement_gain",)
     neutral: ClassVar[Mapping[str, Any] | None] = {"steps": 0}
     small: ClassVar[Mapping[str, Any]] = {"steps": 2}
 

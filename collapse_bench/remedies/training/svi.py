@@ -82,6 +82,7 @@ class Svi(Remedy):
             5 for the mean over 32 sentences is 28 for each of 32 that are alike.
     """
 
+    by_construction: ClassVar[tuple[str, ...]] = ("refinement_gain",)
     neutral: ClassVar[Mapping[str, Any] | None] = {"steps": 0}
     small: ClassVar[Mapping[str, Any]] = {"steps": 2}
 

@@ -19,11 +19,14 @@ from collapse_bench.model import (
     Forward,
     Objective,
     SequenceVAE,
+    distortion_alone,
     plain,
-    without_rate,
 )
 from collapse_bench.remedy import Remedy, Run, Step
 from collapse_bench.settings import Between
+
+TOGETHER = 2
+"""The stage in which all is trained."""
 
 
 class Switch(nn.Module):
@@ -56,17 +59,21 @@ class TwoStep(Remedy):
 
     Park and Lee have a pre-trained decoder, into which z enters by new weights. Here the decoder is
     first trained alone, on z = 0, so that the weights that take z in stay as they were drawn. Then
-    follow their two phases: the encoder alone, while the decoder stays as it is and the rate has no
-    weight; and everything. Progress counts from there, as their annealing does. Fang, Zeng, Liu,
-    Bo, Dong and Chen (2021) also begin with a language model, whose weights they keep for a tenth
-    of the training, but train the ways in for z from the start. It guarantees nothing.
+    follow their two phases: the encoder alone, while the decoder stays as it is and the objective
+    is the distortion alone; and everything. As theirs, each begins with an optimiser that knows
+    nothing, and progress counts from the last one, so that an annealing in the chain begins there.
+    Fang, Zeng, Liu, Bo, Dong and Chen (2021) also begin with a language model, whose weights they
+    keep for a tenth of the training, but train the ways in for z from the start. It guarantees
+    nothing. After any remedy that wraps the decoder: one that comes later would be given z.
 
     Their code swaps words and mask where it drops words of the encoder; that part is left out, and
-    so are their floor under the rate and their pooling, which are remedies of their own.
+    so are their floor under the rate and their pooling, which are remedies of their own. Weights of
+    any stage may be selected.
 
     Attributes:
-        decoder: share of the budget for the decoder alone.
-        encoder: share of the budget for the encoder alone; with 0 for both it is the plain VAE.
+        decoder: share of the budget for the decoder alone; the value is ours.
+        encoder: share of the budget for the encoder alone; the value is ours. Theirs is at most 15
+            epochs before 10 of all. With 0 for both it is the plain VAE.
     """
 
     neutral: ClassVar[Mapping[str, Any] | None] = {"decoder": 0.0, "encoder": 0.0}
@@ -84,6 +91,10 @@ class TwoStep(Remedy):
                 f"{self.decoder} and encoder = {self.encoder}; lower one of them"
             )
 
+    def stage(self, progress: float) -> int:
+        """0 for the decoder, 1 for the encoder, 2 for both."""
+        return (progress >= self.decoder) + (progress >= self.decoder + self.encoder)
+
     def build(self, model: SequenceVAE) -> Mapping[str, nn.Module]:
         """Wrap the decoder."""
         switch = Switch()
@@ -91,22 +102,24 @@ class TwoStep(Remedy):
 
     def step(self, step: Step, run: Run) -> Step:
         """The decoder's updates, then the encoder's, then all."""
-        state = run.state.setdefault("two_step", {"done": self.decoder + self.encoder == 0})
+        state = run.state.setdefault("two_step", {"stage": self.stage(0.0)})
         heard: Any = run.model.further["two_step"].heard
 
         def staged(
             batch: Batch, *, only: tuple[str, ...] = SLOTS, then: Objective = plain
         ) -> Forward:
-            first = run.progress < self.decoder
-            if not state["done"]:
-                heard.fill_(not first)
-                if run.progress >= self.decoder + self.encoder:
-                    state["done"] = True
-                    run.begin()
-            if state["done"]:
+            if state["stage"] < TOGETHER:
+                stage = self.stage(run.progress)
+                heard.fill_(stage > 0)
+                if stage > state["stage"]:
+                    state["stage"] = stage
+                    run.forget(SLOTS)
+                    if stage == TOGETHER:
+                        run.begin()
+            if state["stage"] == TOGETHER:
                 return step(batch, only=only, then=then)
             if only == SLOTS:
-                only = GENERATIVE if first else INFERENCE
-            return step(batch, only=only, then=lambda forward: then(without_rate(forward)))
+                only = (GENERATIVE, INFERENCE)[state["stage"]]
+            return step(batch, only=only, then=lambda forward: then(distortion_alone(forward)))
 
         return staged
