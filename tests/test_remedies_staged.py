@@ -9,6 +9,7 @@ from conftest import make, noise_of, same
 from collapse_bench.errors import UserError
 from collapse_bench.model import GENERATIVE, INFERENCE, SLOTS
 from collapse_bench.remedies.training.two_step import TwoStep
+from collapse_bench.training import BudgetSpentError
 
 
 def staged(built, corpus, budget, calls):
@@ -171,6 +172,17 @@ def test_a_factor_keeps_to_the_schedule_and_the_last_one_holds(corpus):
     assert rates == {"head": {whole}, "decoder": {0.5 * whole}, "readout": {whole}}
 
 
+def test_no_decoder_is_drawn_anew_when_the_budget_is_spent(corpus):
+    built = make("lstm", {"autoencoder_pretraining": {"share": 1.0}})
+    run, _ = staged(built, corpus, 1000, 4)
+    step = built.remedy.step(run.update, run)
+    run.meter.tokens = 1000
+    before = weights(run.model)
+    with pytest.raises(BudgetSpentError):
+        step(run.draw())
+    assert not changed(before, weights(run.model))
+
+
 # Two step
 
 TAKES_Z_IN = {"lstm": "first_cell.weight", "transformer": "latent.weight"}
@@ -191,6 +203,9 @@ def test_the_decoder_comes_first_then_the_encoder_then_both(architecture, corpus
         assert changed(before, after) == set(only) & WITH_WEIGHTS
     assert run.state["two_step"] == {"stage": 2}
     assert seen[-1][0].progress < 0.8  # which counts from when both began
+    # Each stage begins with an optimiser that knows nothing.
+    assert [known for *_, known in seen if not known] == [set()] * 3
+    assert [not known for *_, known in seen] == [i in (0, 4, 8) for i in range(10)]
 
 
 def hears(model, batch):

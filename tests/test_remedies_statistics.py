@@ -19,6 +19,7 @@ from collapse_bench.model.recent import Densities
 from collapse_bench.remedies.objective.beta_vae import BetaVae
 from collapse_bench.remedies.objective.dg_vae import DgVae
 from collapse_bench.remedies.objective.elbo_terms import ElboTerms
+from collapse_bench.remedies.objective.mu_forcing import MuForcing
 
 
 def whole(corpus, name, settings, seed=1):
@@ -213,7 +214,22 @@ def test_a_share_of_the_rate_is_replaced(corpus):
     assert half == pytest.approx((gap + forward.kl.sum(1).mean().item()) / 2)
 
 
+def test_what_stands_in_the_place_of_the_rate_is_annealed_as_it_is(corpus):
+    for name in ("dg_vae", "elbo_terms"):
+        built = make("lstm", [name, "kl_annealing"])
+        run = built.run(corpus, budget=1000)
+        forward = run.update(run.draw())  # a weight of 0 at the first update
+        torch.testing.assert_close(forward.per_sentence(), forward.distortion)
+
+
 # mu-forcing
+
+
+def test_mu_forcing_with_a_memory_below_two_batches_is_the_published_form(corpus):
+    _, forward = whole(corpus, "mu_forcing", {"margin": 20.0, "recent": 0})
+    published = MuForcing(margin=20.0, recent=0).objective(forward)
+    short = MuForcing(margin=20.0, recent=9).objective(forward)
+    assert torch.equal(published.per_sentence(), short.per_sentence())
 
 
 @pytest.mark.parametrize("margin", [0.5, 20.0])

@@ -434,6 +434,19 @@ def test_a_reset_forgets_one_slot_and_nothing_else(name, slot, architecture, cor
     run.update(run.draw())
 
 
+def test_what_is_forgotten_is_the_optimisers_and_no_weight(corpus):
+    run = make("lstm").run(corpus)
+    run.update(run.draw())
+    before = parameters(run.model)
+    run.forget(INFERENCE)
+    known = run.optimizer.adam.state
+    assert not any(parameter in known for parameter in run.model.parameters_of(INFERENCE))
+    assert all(parameter in known for parameter in run.model.parameters_of(GENERATIVE))
+    assert same(before, parameters(run.model))
+    with pytest.raises(UserError, match=r"run\.forget: must be of encoder.* not 'critic'"):
+        run.forget(("critic",))
+
+
 @pytest.mark.parametrize("slot", ["encoder", "decoder"])
 def test_a_reset_draws_from_the_distribution_of_a_new_model(slot, architecture, corpus):
     run = make(architecture).run(corpus)
