@@ -87,6 +87,7 @@ class DilatedConvolutions(Remedy):
         "shuffle_gap_any",
         "shuffle_gap_later",
     )
+    signature: ClassVar[Mapping[str, str]] = {"nothing": "collapsed", "hard": "use", "easy": "use"}
 
     size: Literal["small", "medium", "large", "very large"] = "small"
 

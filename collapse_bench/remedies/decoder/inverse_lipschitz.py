@@ -6,7 +6,7 @@ The constant is that of Kinoshita, Oono, Fukumizu, Yoshida and Maeda (2023).
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -91,6 +91,8 @@ class InverseLipschitz(Remedy):
             distances of z. 0 is the model of Wang et al.: without a bound, and injective
             where latent is no larger than hidden.
     """
+
+    signature: ClassVar[Mapping[str, str]] = {"nothing": "collapsed", "hard": "use", "easy": "use"}
 
     constant: Annotated[float, AtLeast(0)] = 1.0
 

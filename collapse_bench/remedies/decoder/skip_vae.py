@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -37,6 +38,8 @@ class SkipVae(Remedy):
 
     It guarantees nothing: the weights of z may become 0.
     """
+
+    signature: ClassVar[Mapping[str, str]] = {"nothing": "collapsed", "hard": "use", "easy": "use"}
 
     def build(self, model: SequenceVAE) -> Mapping[str, nn.Module]:
         """Wrap the decoder and widen the readout."""

@@ -74,6 +74,11 @@ class Pooling(Remedy):
     """
 
     neutral: ClassVar[Mapping[str, Any] | None] = {"pools": ("last",)}
+    signature: ClassVar[Mapping[str, str]] = {
+        "nothing": "collapsed",
+        "hard": "collapsed",
+        "easy": "use",
+    }
 
     pools: tuple[Literal["max", "mean", "attention", "last"], ...] = ("max",)
 

@@ -43,6 +43,7 @@ class CapacityTarget(Remedy):
     by_construction: ClassVar[tuple[str, ...]] = ("kl",)
     neutral: ClassVar[Mapping[str, Any] | None] = {"end": 0.0, "weight": 1.0}
     small: ClassVar[Mapping[str, Any]] = {"end": 8.0, "rise": 0.0}
+    signature: ClassVar[Mapping[str, str]] = {"nothing": "rate without use"}
 
     end: Annotated[float, AtLeast(0)] = 3.0
     start: Annotated[float, AtLeast(0)] = 0.0

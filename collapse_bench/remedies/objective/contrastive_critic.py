@@ -63,6 +63,7 @@ class ContrastiveCritic(Remedy):
         "active_units",
     )
     neutral: ClassVar[Mapping[str, Any] | None] = {"weight": 0.0}
+    signature: ClassVar[Mapping[str, str]] = {"easy": "collapsed"}
 
     critic: Literal["network", "self"] = "network"
     weight: Annotated[float, AtLeast(0)] = 10.0

@@ -37,6 +37,11 @@ class ControlVae(Remedy):
 
     by_construction: ClassVar[tuple[str, ...]] = ("kl",)
     neutral: ClassVar[Mapping[str, Any] | None] = {"least": 1.0}
+    signature: ClassVar[Mapping[str, str]] = {
+        "nothing": "rate without use",
+        "hard": "use",
+        "easy": "use",
+    }
 
     target: Annotated[float, AtLeast(0)] = 3.0
     kp: Annotated[float, AtLeast(0)] = 0.01

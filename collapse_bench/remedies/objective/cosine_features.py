@@ -29,6 +29,7 @@ class CosineFeatures(Remedy):
     """
 
     neutral: ClassVar[Mapping[str, Any] | None] = {"weight": 0.0}
+    signature: ClassVar[Mapping[str, str]] = {"nothing": "collapsed", "easy": "use"}
 
     weight: Annotated[float, AtLeast(0)] = 1.0
 

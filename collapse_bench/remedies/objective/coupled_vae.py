@@ -64,6 +64,7 @@ class CoupledVae(Remedy):
     """
 
     neutral: ClassVar[Mapping[str, Any] | None] = {"reconstruction": 0.0, "coupling": 0.0}
+    signature: ClassVar[Mapping[str, str]] = {"nothing": "collapsed", "easy": "use"}
 
     reconstruction: Annotated[float, AtLeast(0)] = 1.0
     coupling: Annotated[float, AtLeast(0)] = 0.1

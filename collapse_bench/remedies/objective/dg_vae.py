@@ -47,6 +47,8 @@ class DgVae(Remedy):
         "dimension_kl",
     )
     neutral: ClassVar[Mapping[str, Any] | None] = {"share": 0.0}
+    small: ClassVar[Mapping[str, Any]] = {"recent": 512}
+    signature: ClassVar[Mapping[str, str]] = {"hard": "use", "easy": "use"}
 
     share: Annotated[float, Between(0, 1)] = 1.0
     draws: Annotated[int, AtLeast(1)] = 1

@@ -72,6 +72,8 @@ class ElboTerms(Remedy):
         "dimension_kl",
     )
     neutral: ClassVar[Mapping[str, Any] | None] = {"information": 1.0}
+    small: ClassVar[Mapping[str, Any]] = {"recent": 512}
+    signature: ClassVar[Mapping[str, str]] = {"nothing": "collapsed", "hard": "use", "easy": "use"}
 
     information: Annotated[float, AtLeast(0)] = 0.0
     total_correlation: Annotated[float, AtLeast(0)] = 1.0

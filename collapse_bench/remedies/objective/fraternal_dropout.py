@@ -30,6 +30,11 @@ class FraternalDropout(Remedy):
     """
 
     neutral: ClassVar[Mapping[str, Any] | None] = {"weight": 0.0}
+    signature: ClassVar[Mapping[str, str]] = {
+        "nothing": "collapsed",
+        "hard": "collapsed",
+        "easy": "use",
+    }
 
     weight: Annotated[float, AtLeast(0)] = 0.15
 

@@ -38,6 +38,8 @@ class Geco(Remedy):
 
     by_construction: ClassVar[tuple[str, ...]] = ("kl", "distortion")
     neutral: ClassVar[Mapping[str, Any] | None] = {"speed": 0.0}
+    small: ClassVar[Mapping[str, Any]] = {"target": 3.6}
+    signature: ClassVar[Mapping[str, str]] = {"nothing": "collapsed", "hard": "use", "easy": "use"}
 
     constraint: Literal["distortion", "rate"] = "distortion"
     target: Annotated[float, Above(0)] = 95.0

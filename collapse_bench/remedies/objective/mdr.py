@@ -35,6 +35,7 @@ class Mdr(Remedy):
 
     by_construction: ClassVar[tuple[str, ...]] = ("kl",)
     neutral: ClassVar[Mapping[str, Any] | None] = {"start": 0.0}
+    signature: ClassVar[Mapping[str, str]] = {"nothing": "rate without use"}
 
     target: Annotated[float, AtLeast(0)] = 5.0
     start: Annotated[float, AtLeast(0)] = 1.01

@@ -46,6 +46,7 @@ class MuForcing(Remedy):
         "information_given_length",
     )
     neutral: ClassVar[Mapping[str, Any] | None] = {"margin": 0.0}
+    signature: ClassVar[Mapping[str, str]] = {"hard": "use"}
 
     margin: Annotated[float, AtLeast(0)] = 12.0
     weight: Annotated[float, AtLeast(0)] = 1.25

@@ -40,6 +40,7 @@ class SoftFreeBits(Remedy):
 
     by_construction: ClassVar[tuple[str, ...]] = ("kl",)
     neutral: ClassVar[Mapping[str, Any] | None] = {"start": 1.0, "increment": 0.0}
+    signature: ClassVar[Mapping[str, str]] = {"hard": "use", "easy": "use"}
 
     target: Annotated[float, AtLeast(0)] = 5.0
     increment: Annotated[float, AtLeast(0)] = 0.1

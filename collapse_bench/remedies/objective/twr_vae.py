@@ -50,6 +50,7 @@ class TwrVae(Remedy):
 
     by_construction: ClassVar[tuple[str, ...]] = ("kl",)
     neutral: ClassVar[Mapping[str, Any] | None] = {"share": 0.0}
+    signature: ClassVar[Mapping[str, str]] = {"nothing": "collapsed", "hard": "use", "easy": "use"}
 
     share: Annotated[float, Between(0, 1)] = 1.0
 

@@ -41,6 +41,7 @@ class BnVae(Remedy):
         "mutual_information_upper",
         "information_given_length",
     )
+    signature: ClassVar[Mapping[str, str]] = {"nothing": "use", "hard": "use", "easy": "use"}
 
     gamma: Annotated[float, Above(0)] = 0.6
     recent: Annotated[int, AtLeast(0)] = 10

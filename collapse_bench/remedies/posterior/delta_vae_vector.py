@@ -75,6 +75,7 @@ class DeltaVaeVector(Remedy):
     """
 
     by_construction: ClassVar[tuple[str, ...]] = ("kl", "marginal_kl", "moment_kl", "dimension_kl")
+    signature: ClassVar[Mapping[str, str]] = {"nothing": "rate without use"}
 
     delta: Annotated[float, Above(0)] = 4.8
 

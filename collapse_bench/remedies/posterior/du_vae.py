@@ -62,6 +62,7 @@ class DuVae(Remedy):
         "mutual_information_upper",
         "information_given_length",
     )
+    signature: ClassVar[Mapping[str, str]] = {"nothing": "use", "hard": "use", "easy": "use"}
 
     gamma: Annotated[float, Above(0)] = 0.5
     drop: Annotated[float, Between(0, 1)] = 0.2

@@ -44,6 +44,11 @@ class FixedVariance(Remedy):
     """
 
     by_construction: ClassVar[tuple[str, ...]] = ("kl",)
+    signature: ClassVar[Mapping[str, str]] = {
+        "nothing": "rate without use",
+        "hard": "use",
+        "easy": "use",
+    }
 
     variance: Annotated[float, Above(0)] = 0.5
 

@@ -74,6 +74,7 @@ class ScaleVae(Remedy):
         "moment_kl",
         "dimension_kl",
     )
+    signature: ClassVar[Mapping[str, str]] = {"nothing": "use", "hard": "use", "easy": "use"}
 
     stddev: Annotated[float, Above(0)] = 1.0
 

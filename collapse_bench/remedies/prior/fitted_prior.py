@@ -41,6 +41,12 @@ class FittedPrior(Remedy):
     by_construction: ClassVar[tuple[str, ...]] = ("kl", "marginal_kl", "moment_kl", "dimension_kl")
     neutral: ClassVar[Mapping[str, Any] | None] = {"share": 1.0}
     small: ClassVar[Mapping[str, Any]] = {"share": 0.01, "hidden": 24}
+    # With nearly all of the budget for the prior, as `small` has it: nothing else goes on learning.
+    signature: ClassVar[Mapping[str, str]] = {
+        "nothing": "collapsed",
+        "hard": "collapsed",
+        "easy": "collapsed",
+    }
 
     share: Annotated[float, Between(0, 1)] = 0.8
     depth: Annotated[int, AtLeast(1)] = 2

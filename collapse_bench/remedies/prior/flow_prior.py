@@ -51,6 +51,7 @@ class FlowPrior(Remedy):
     by_construction: ClassVar[tuple[str, ...]] = ("active_units",)
 
     small: ClassVar[Mapping[str, Any]] = {"hidden": 24}
+    signature: ClassVar[Mapping[str, str]] = {"nothing": "collapsed", "hard": "collapsed"}
 
     depth: Annotated[int, AtLeast(1)] = 2
     hidden: Annotated[int, AtLeast(1)] = 256

@@ -60,6 +60,7 @@ class VampPrior(Remedy):
 
     # Such a prior fixes no scale of z, which active units are counted by.
     by_construction: ClassVar[tuple[str, ...]] = ("active_units",)
+    signature: ClassVar[Mapping[str, str]] = {"nothing": "collapsed", "hard": "collapsed"}
 
     components: Annotated[int, AtLeast(1)] = 500
 

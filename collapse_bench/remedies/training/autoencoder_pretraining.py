@@ -36,6 +36,7 @@ class AutoencoderPretraining(Remedy):
     neutral: ClassVar[Mapping[str, Any] | None] = {"share": 0.0}
     # Steps of both stages are among those that a law makes.
     small: ClassVar[Mapping[str, Any]] = {"share": 0.04}
+    signature: ClassVar[Mapping[str, str]] = {"nothing": "collapsed", "easy": "use"}
 
     share: Annotated[float, Between(0, 1)] = 0.25
     reset: bool = True

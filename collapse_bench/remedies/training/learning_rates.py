@@ -30,6 +30,7 @@ class LearningRates(Remedy):
     """
 
     neutral: ClassVar[Mapping[str, Any] | None] = {"encoder": 1.0, "decoder": 1.0}
+    signature: ClassVar[Mapping[str, str]] = {"nothing": "collapsed", "easy": "use"}
 
     encoder: Annotated[float, AtLeast(0)] = 1.0
     decoder: Annotated[float, AtLeast(0)] = 0.25

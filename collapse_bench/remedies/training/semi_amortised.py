@@ -57,6 +57,7 @@ class SemiAmortised(Remedy):
     by_construction: ClassVar[tuple[str, ...]] = ("refinement_gain",)
     neutral: ClassVar[Mapping[str, Any] | None] = {"steps": 0}
     small: ClassVar[Mapping[str, Any]] = {"steps": 2}
+    signature: ClassVar[Mapping[str, str]] = {"nothing": "collapsed", "easy": "use"}
 
     steps: Annotated[int, AtLeast(0)] = 10
     step_size: Annotated[float, Above(0)] = 0.03125

@@ -85,6 +85,7 @@ class Svi(Remedy):
     by_construction: ClassVar[tuple[str, ...]] = ("refinement_gain",)
     neutral: ClassVar[Mapping[str, Any] | None] = {"steps": 0}
     small: ClassVar[Mapping[str, Any]] = {"steps": 2}
+    signature: ClassVar[Mapping[str, str]] = {"nothing": "collapsed", "easy": "use"}
 
     steps: Annotated[int, AtLeast(0)] = 20
     encoder: Literal["bound", "refined posterior"] = "bound"

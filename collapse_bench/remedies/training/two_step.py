@@ -79,6 +79,7 @@ class TwoStep(Remedy):
     neutral: ClassVar[Mapping[str, Any] | None] = {"decoder": 0.0, "encoder": 0.0}
     # While z is not heard, what takes it in stays as it is: a law asks that every step changes all.
     small: ClassVar[Mapping[str, Any]] = {"decoder": 0.0, "encoder": 0.04}
+    signature: ClassVar[Mapping[str, str]] = {"nothing": "collapsed", "hard": "collapsed"}
 
     decoder: Annotated[float, Between(0, 1)] = 0.25
     encoder: Annotated[float, Between(0, 1)] = 0.1
