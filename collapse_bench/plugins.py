@@ -95,7 +95,7 @@ def why_not(name: str, files: Mapping[str, Path]) -> str:
     if name in left_out:
         return left_out[name]
     also = "".join(f"; left out: {why}" for why in left_out.values())
-    return f"{unknown('remedy', name, files)}; --plugin FILE adds one of your own{also}"
+    return f"{unknown('remedy', name, files)}{also}; --plugin FILE adds one of your own"
 
 
 def misnamed(name: str) -> str | None:

@@ -1,7 +1,9 @@
 """What a run shows: live lines on a terminal, and one plain line per cell everywhere else."""
 
+import re
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
@@ -91,6 +93,22 @@ class Progress:
             print(text, file=self.stream, flush=True)
 
 
+PACKAGE = str(Path(__file__).parent)
+FRAME = re.compile(r'File "(.+)", line (\d+)')
+
+
+def _reason(trace: str) -> str:
+    """The last line of a traceback, and where a plugin had a part in it."""
+    last = (trace.strip().splitlines() or [""])[-1]
+    last = last.removeprefix("collapse_bench.errors.UserError: ")
+    frames = [frame for frame in FRAME.findall(trace) if _of_a_plugin(frame[0])]
+    return f"{last} ({':'.join(frames[-1])})" if frames else last
+
+
+def _of_a_plugin(path: str) -> bool:
+    return not (path.startswith((PACKAGE, "<")) or "site-packages" in path or sys.prefix in path)
+
+
 TOLD = ("nll", "useful_beyond", "kl")
 
 
@@ -98,8 +116,7 @@ def summary(record: Mapping[str, Any]) -> str:
     """A record in one line."""
     cost = record["cost"]
     if record["status"] != "done":
-        reason = (record["error"] or "").strip().splitlines()
-        return f"{record['status']} after {cost['seconds']:.0f} s: {reason[-1] if reason else ''}"
+        return f"{record['status']} after {cost['seconds']:.0f} s: {_reason(record['error'] or '')}"
     nll, useful, rate = (record["metrics"].get(key_of(name), 0.0) for name in TOLD)
     bound = "" if record["bound"] in ("valid", "oracle") else f", {record['bound']} bound"
     used = (

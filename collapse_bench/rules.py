@@ -140,12 +140,19 @@ _PLAIN_RULES: dict[object, Rule] = {
 # Words for messages.
 
 
+FEW = 12
+"""Names that a message lists beside the nearest one."""
+
+
 def unknown(kind: str, name: str, legal: Iterable[str]) -> str:
-    """Return what to say of an unknown name: the nearest legal name, and all legal names."""
+    """Return what to say of an unknown name: the nearest legal name and, without one or where they
+    are few, all legal names."""
     names = sorted(legal)
-    return (
-        f"unknown {kind} {shown(name)}{_nearest(name, names)}; legal: {', '.join(names) or 'none'}"
-    )
+    near = _nearest(name, names)
+    said = f"unknown {kind} {shown(name)}{near}"
+    if near and len(names) > FEW:
+        return said
+    return f"{said}; legal: {', '.join(names) or 'none'}"
 
 
 def shown(value: object) -> str:

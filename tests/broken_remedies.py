@@ -126,7 +126,7 @@ BROKEN = [
     (
         "what_it_sets_by_construction_exists",
         file_of("by_construction: ClassVar = ('rate',)"),
-        "by_construction names 'rate'; there are",
+        "by_construction: unknown metric 'rate'; legal: ",
     ),
     (
         "a_setting_outside_its_rule_is_refused",
@@ -135,6 +135,15 @@ BROKEN = [
             "def __post_init__(self):\n    pass"
         ),
         "rate = 2 is taken",
+    ),
+    (
+        "its_settings_work_up_to_their_ends",
+        file_of(
+            "rate: Annotated[float, Between(0, 1)] = 0.5\n\n"
+            "def objective(self, forward):\n"
+            "    return replace(forward, kl=forward.progress / self.rate * forward.kl)"
+        ),
+        "with rate = 0.0 it ends in ZeroDivisionError: float division by zero",
     ),
     (
         "its_objective_is_one_finite_number_a_sentence",

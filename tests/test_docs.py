@@ -1,11 +1,13 @@
 """README and pages of `docs/`: links that lead somewhere, code that runs, and tables that say what
 the code says."""
 
+import ast
 import json
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 from urllib.parse import unquote
@@ -16,7 +18,7 @@ import collapse_bench
 from collapse_bench.cli import build_parser
 from collapse_bench.description import describe
 from collapse_bench.evaluation.honesty import LAWS as HONESTY
-from collapse_bench.laws import LAWS, sentence_of
+from collapse_bench.laws import LAWS, sentence_of, signature
 from collapse_bench.leaderboard.marks import MARKS
 from collapse_bench.listing import page as page_of_remedies
 from collapse_bench.metrics import VERDICTS, absent
@@ -155,6 +157,20 @@ def test_the_remedies_and_the_suite_of_the_docs_work(tmp_path):
     assert "14 cells" in done.stdout
 
 
+def test_the_signature_of_the_docs_is_printed(capsys, monkeypatch, tmp_path):
+    of_page = blocks((ROOT / "docs" / "adding-a-remedy.md").read_text(), "python")
+    [remedy] = [block for block in of_page if "class MeanNorm(" in block]
+    [measured] = [block for block in of_page if "became(" in block]
+    (tmp_path / "mean_norm.py").write_text(remedy)
+    monkeypatch.chdir(tmp_path)
+    short = {"nothing": replace(signature.TASKS["nothing"], updates=2)}
+    monkeypatch.setattr(signature, "TASKS", short)
+    exec(compile(measured, "docs/adding-a-remedy.md", "exec"), {})
+    name, _, outcomes = capsys.readouterr().out.partition(" ")
+    assert name == "nothing"
+    assert len(ast.literal_eval(outcomes)) == 5
+
+
 def test_the_entries_of_the_docs_are_legal(tmp_path):
     [entries] = blocks(section("docs/suites.md", "Entries"), "yaml")
     path = tmp_path / "mine.yaml"
@@ -189,7 +205,7 @@ def test_the_model_of_the_docs_is_diagnosed(capsys, monkeypatch, tmp_path):
 def test_every_python_block_is_one_of_these():
     """Code that is no whole program is marked `py`, and none of that is more than a few lines."""
     count = sum(len(blocks(page.read_text(), "python")) for page in PAGES)
-    assert count == 4 + 2
+    assert count == 4 + 3
     [few] = [block for page in PAGES for block in blocks(page.read_text(), "py")]
     assert len(few.splitlines()) < 8
 

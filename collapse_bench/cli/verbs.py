@@ -76,7 +76,8 @@ def run(options: argparse.Namespace) -> int:
     tokens = " to ".join(f"{budget:,}" for budget in dict.fromkeys((budgets[0], budgets[-1])))
     each = f", {threads} threads each" if threads > 1 else ""
     print(
-        f"{suite.name}: {len(jobs)} cells on {corpus.name}, {tokens} tokens each, "
+        f"{suite.name}: {len(jobs)} cell{'s'[: len(jobs) > 1]} on {corpus.name}, {tokens} tokens"
+        f" each, "
         f"{min(workers, len(jobs))} at a time on {device}{each}; "
         f"records in {options.out / suite.name}",
         flush=True,
@@ -274,8 +275,10 @@ def _check_remedy(options: argparse.Namespace) -> int:
             why = f" ({'; '.join(found.seen)})" if found.seen else ""
             print(f"{found.status:14} {found.law}{why}", flush=True)
     broken, apart = statuses.count("BROKEN"), statuses.count("not applicable")
-    result = f"breaks {broken}" if broken else "keeps all"
-    print(f"{options.suite}: {result} of {len(statuses)} laws, {apart} not applicable")
+    told = "did not come into play" if broken else "do not apply"
+    result = f"breaks {broken} of" if broken else f"keeps all {len(statuses) - apart} of"
+    others = f", {apart} {told}" if apart else ""
+    print(f"{options.suite}: {result} {len(statuses)} laws{others}")
     return 2 if broken else 0
 
 

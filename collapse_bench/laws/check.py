@@ -26,6 +26,7 @@ LAWS: tuple[Try, ...] = (
     contract.it_uses_a_lever,
     contract.what_it_sets_by_construction_exists,
     contract.a_setting_outside_its_rule_is_refused,
+    contract.its_settings_work_up_to_their_ends,
     contract.its_objective_is_one_finite_number_a_sentence,
     contract.its_objective_leaves_the_pass_as_it_is,
     training.one_step_changes_every_parameter_it_trains,

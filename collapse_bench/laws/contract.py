@@ -7,7 +7,8 @@ import torch
 
 from collapse_bench.description import describe
 from collapse_bench.errors import UserError
-from collapse_bench.laws.bench import noise_of, tiny_batch
+from collapse_bench.importing import place
+from collapse_bench.laws.bench import Built, noise_of, tiny_batch, tiny_corpus
 from collapse_bench.laws.law import DoesNotApply, LawBroken, Subject
 from collapse_bench.metrics import METRICS
 from collapse_bench.model import Forward
@@ -19,6 +20,7 @@ from collapse_bench.settings import (
     Between,
     Setting,
     schema_of,
+    unknown,
 )
 
 SOURCE = re.compile(r"[A-Z]\w+.*\b(19|20)\d\d\b|\(new\)")
@@ -66,11 +68,9 @@ def what_it_sets_by_construction_exists(subject: Subject) -> None:
     named = subject.remedy.by_construction
     if not isinstance(named, tuple):
         raise LawBroken(f"by_construction must be a tuple of names, not {named!r}")
-    unknown = [name for name in named if name not in METRICS]
-    if unknown:
-        raise LawBroken(
-            f"by_construction names {', '.join(map(repr, unknown))}; there are {', '.join(METRICS)}"
-        )
+    for name in named:
+        if name not in METRICS:
+            raise LawBroken(f"by_construction: {unknown('metric', name, METRICS)}")
 
 
 def a_setting_outside_its_rule_is_refused(subject: Subject) -> None:
@@ -90,6 +90,34 @@ def a_setting_outside_its_rule_is_refused(subject: Subject) -> None:
                 ) from None
         else:
             raise LawBroken(f"{name} = {value!r} is taken")
+
+
+def its_settings_work_up_to_their_ends(subject: Subject) -> None:
+    """At the ends of its rule, both included, each setting is refused in words or gives a remedy
+    that builds, updates and has a finite objective at every progress: nothing is divided by 0."""
+    tried = [(name, end) for name, setting in schema_of(subject.remedy).items()
+             for end in ends(setting)]  # fmt: skip
+    if not tried:
+        raise DoesNotApply("it has no setting whose rule has an end")
+    for name, end in tried:
+        try:
+            built = subject.make({**subject.remedy.small, name: end})
+        except UserError:
+            continue
+        try:
+            built.steps(tiny_corpus(), 1)
+            check_terms(built, f" with {name} = {end!r}")
+        except LawBroken:
+            raise
+        except Exception as error:
+            where = place(error, {str(subject.path)})
+            raise LawBroken(
+                f"with {name} = {end!r} it ends in {type(error).__name__}: {error}"
+                f"{f' ({where})' if where else ''}"
+            ) from error
+        wrong = [key for key, p in built.model.named_parameters() if not p.isfinite().all()]
+        if wrong:
+            raise LawBroken(f"with {name} = {end!r} an update makes {wrong[0]} infinite or NaN")
 
 
 def it_uses_a_lever(subject: Subject) -> None:
@@ -133,7 +161,16 @@ def what_it_hands_back_is_as_the_contract_says(subject: Subject) -> None:
 def its_objective_is_one_finite_number_a_sentence(subject: Subject) -> None:
     """The objective is nats a sentence, [B], finite at every progress from 0 to 1, and its mean is
     the loss; a mean over tokens or over the batch would weigh the rate by other things."""
-    built, batch = subject.make(), tiny_batch()
+    check_terms(subject.make())
+
+
+def check_terms(built: Built, where: str = "") -> None:
+    """The terms of a model's objective are finite at every progress, one number a sentence.
+
+    Raises:
+        LawBroken: they are not; `where` is told too.
+    """
+    batch = tiny_batch()
     for progress in PROGRESS:
         forward = built.model(
             batch, noise_of(1), progress=progress, objective=built.remedy.objective
@@ -144,10 +181,10 @@ def its_objective_is_one_finite_number_a_sentence(subject: Subject) -> None:
             if len(odd):
                 raise LawBroken(
                     f"{term} is {odd[0].item()} in {len(odd)} of {nats.numel()} entries at progress"
-                    f" {progress}"
+                    f" {progress}{where}"
                 )
         if each.shape != (len(batch.lengths),):
-            raise LawBroken(f"it has the shape {list(each.shape)} at progress {progress}")
+            raise LawBroken(f"it has the shape {list(each.shape)} at progress {progress}{where}")
 
 
 def its_objective_leaves_the_pass_as_it_is(subject: Subject) -> None:
@@ -175,6 +212,16 @@ def terms(forward: Forward) -> dict[str, Any]:
 def owner(subject: Subject, slot: str, model: Any) -> str:
     """Whose part is in a slot, as messages call it."""
     return str(model.owners.get(slot, "the architecture"))
+
+
+def ends(setting: Setting) -> list[Any]:
+    """The ends of a setting's rule that it may take, as the type that it asks for."""
+    if not hasattr(setting.annotation, "__metadata__"):
+        return []
+    kind, limit, *_ = get_args(setting.annotation)
+    if isinstance(limit, Between):
+        return [kind(limit.low), kind(limit.high)]
+    return [kind(limit.low)] if isinstance(limit, AtLeast) else []
 
 
 def outside(setting: Setting) -> list[Any]:
