@@ -20,6 +20,7 @@ from collapse_bench.device import peak_gpu_memory_mib, peak_memory_mib, prepare
 from collapse_bench.evaluation import bound_of, evaluate
 from collapse_bench.metrics import Arrays, score, verdict, versioned
 from collapse_bench.model import Dimensions, Forward, SequenceVAE, build_model
+from collapse_bench.model.control import rate_of
 from collapse_bench.plugins import fingerprint
 from collapse_bench.provenance import CODE, provenance
 from collapse_bench.remedy import (
@@ -304,7 +305,7 @@ def _once_a_second(report: Report) -> Callable[[TrainingRun, Forward], None]:
             {
                 "tokens": run.meter.tokens,
                 "loss": float(forward.loss().detach()),
-                "kl": float(forward.kl.detach().sum(1).mean()),
+                "kl": float(rate_of(forward).detach().mean()),
             }
         )
 

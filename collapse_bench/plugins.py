@@ -95,7 +95,10 @@ def why_not(name: str, files: Mapping[str, Path]) -> str:
     if name in left_out:
         return left_out[name]
     also = "".join(f"; left out: {why}" for why in left_out.values())
-    return f"{unknown('remedy', name, files)}{also}; --plugin FILE adds one of your own"
+    return (
+        f"{unknown('remedy', name, files)}{also}; `list remedies` names all, and --plugin FILE adds"
+        f" one of your own"
+    )
 
 
 def misnamed(name: str) -> str | None:

@@ -2,8 +2,7 @@
 
 import re
 import sys
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
@@ -71,7 +70,8 @@ class Progress:
         bar = self._bars.pop(job.id, None)
         if bar is not None:
             bar.close()
-        self._line(f"{self._count()} {job.cell.name}: {summary(record)}")
+        files = {str(job.remedy_files[each.name]) for each in job.cell.entry.remedies}
+        self._line(f"{self._count()} {job.cell.name}: {summary(record, files)}")
         if self.verbose and (why := record["environment"]["eager"]):
             self._line(f"    passes were not replayed: {why}")
 
@@ -93,30 +93,34 @@ class Progress:
             print(text, file=self.stream, flush=True)
 
 
-PACKAGE = str(Path(__file__).parent)
-FRAME = re.compile(r'File "(.+)", line (\d+)')
+FRAME = re.compile(r'^  File "(.+)", line (\d+)')
 
 
-def _reason(trace: str) -> str:
-    """The last line of a traceback, and where a plugin had a part in it."""
-    last = (trace.strip().splitlines() or [""])[-1]
-    last = last.removeprefix("collapse_bench.errors.UserError: ")
-    frames = [frame for frame in FRAME.findall(trace) if _of_a_plugin(frame[0])]
-    return f"{last} ({':'.join(frames[-1])})" if frames else last
-
-
-def _of_a_plugin(path: str) -> bool:
-    return not (path.startswith((PACKAGE, "<")) or "site-packages" in path or sys.prefix in path)
+def reason(trace: str, files: Collection[str]) -> str:
+    """What a traceback ends with, in one line, and where in these files it came from."""
+    lines = trace.strip().splitlines() or [""]
+    frames = [(i, found) for i, line in enumerate(lines) if (found := FRAME.match(line))]
+    after = lines[frames[-1][0] + 1 :] if frames else lines[-1:]
+    said = next((line for line in after if not line.startswith(" ")), lines[-1])
+    said = re.sub(r"^collapse_bench\.[\w.]+: ", "", said)
+    within = [":".join(found.groups()) for _, found in frames if found[1] in files]
+    return f"{said} ({within[-1]})" if within else said
 
 
 TOLD = ("nll", "useful_beyond", "kl")
 
 
-def summary(record: Mapping[str, Any]) -> str:
-    """A record in one line."""
+def summary(record: Mapping[str, Any], files: Collection[str] = ()) -> str:
+    """A record in one line.
+
+    Args:
+        record: of a cell.
+        files: of its remedies, named where one of them ended it.
+    """
     cost = record["cost"]
     if record["status"] != "done":
-        return f"{record['status']} after {cost['seconds']:.0f} s: {_reason(record['error'] or '')}"
+        why = reason(record["error"] or "", files)
+        return f"{record['status']} after {cost['seconds']:.0f} s: {why}"
     nll, useful, rate = (record["metrics"].get(key_of(name), 0.0) for name in TOLD)
     bound = "" if record["bound"] in ("valid", "oracle") else f", {record['bound']} bound"
     used = (

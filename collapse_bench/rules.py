@@ -140,19 +140,19 @@ _PLAIN_RULES: dict[object, Rule] = {
 # Words for messages.
 
 
-FEW = 12
-"""Names that a message lists beside the nearest one."""
+MANY, NEAR = 12, 3
+"""Of more legal names than `MANY` a message lists the nearest, so many at most."""
 
 
 def unknown(kind: str, name: str, legal: Iterable[str]) -> str:
-    """Return what to say of an unknown name: the nearest legal name and, without one or where they
-    are few, all legal names."""
+    """Return what to say of an unknown name: the nearest legal name and all that are legal, or
+    where these are many and some are near, the near ones."""
     names = sorted(legal)
-    near = _nearest(name, names)
-    said = f"unknown {kind} {shown(name)}{near}"
-    if near and len(names) > FEW:
-        return said
-    return f"{said}; legal: {', '.join(names) or 'none'}"
+    near = difflib.get_close_matches(name[:64].lower(), names, n=NEAR)
+    if near and len(names) > MANY:
+        return f"unknown {kind} {shown(name)}, did you mean {' or '.join(near)}?"
+    legal = ", ".join(names) or "none"
+    return f"unknown {kind} {shown(name)}{_nearest(name, names)}; legal: {legal}"
 
 
 def shown(value: object) -> str:

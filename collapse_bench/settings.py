@@ -105,7 +105,7 @@ def _class_in(path: Path, class_name: str) -> ast.ClassDef:
 
 
 def parsed(path: Path) -> ast.Module:
-    """Return the syntax tree of a Python file, which is not run.
+    """Return the syntax tree of a Python file, which is not run; it is shared, so look only.
 
     Raises:
         UserError: The file cannot be read or is not Python.

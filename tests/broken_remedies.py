@@ -143,7 +143,25 @@ BROKEN = [
             "def objective(self, forward):\n"
             "    return replace(forward, kl=forward.progress / self.rate * forward.kl)"
         ),
-        "with rate = 0.0 it ends in ZeroDivisionError: float division by zero",
+        "with rate = 0.0 it ends in ZeroDivisionError: ",
+    ),
+    (
+        "its_settings_work_up_to_their_ends",
+        file_of(
+            "rate: Annotated[float, Between(0, 1)] = 0.5\n\n"
+            "def build(self, model):\n"
+            "    return {'broken': nn.Linear(2, 2) if self.rate < 1 else 0}"
+        ),
+        "with rate = 1.0: broken: ",
+    ),
+    (
+        "its_settings_work_up_to_their_ends",
+        file_of(
+            "rate: Annotated[float, Between(0, 1)] = 0.5\n\n"
+            "def objective(self, forward):\n"
+            "    return replace(forward, kl=forward.kl / torch.tensor(1 - self.rate))"
+        ),
+        "entries at progress 0.0 with rate = 1.0",
     ),
     (
         "its_objective_is_one_finite_number_a_sentence",

@@ -186,7 +186,8 @@ def test_an_unknown_name_is_told_with_what_was_left_out(built_in, tmp_path):
     told = why_not("mine", files)
     assert told == (
         "unknown remedy 'mine'; legal: delta_vae, word_dropout; left out:"
-        f" {files.left_out['mien']}; --plugin FILE adds one of your own"
+        f" {files.left_out['mien']}; `list remedies` names all, and --plugin FILE adds one of your"
+        " own"
     )
 
 

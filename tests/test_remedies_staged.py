@@ -204,8 +204,25 @@ def test_the_decoder_comes_first_then_the_encoder_then_both(architecture, corpus
     assert run.state["two_step"] == {"stage": 2}
     assert seen[-1][0].progress < 0.8  # which counts from when both began
     # Each stage begins with an optimiser that knows nothing.
-    assert [known for *_, known in seen if not known] == [set()] * 3
     assert [not known for *_, known in seen] == [i in (0, 4, 8) for i in range(10)]
+
+
+def test_no_stage_comes_twice_where_another_remedy_counts_progress_anew(corpus):
+    built = make("lstm", {"two_step": {"decoder": 0.3, "encoder": 0.3}})
+    run, seen = built.run(corpus, budget=1000), []
+    heard = run.model.further["two_step"].heard
+
+    def spied(batch, *, only, then):
+        seen.append((only, float(heard)))
+        return run.update(batch, only=only, then=then)
+
+    step = built.remedy.step(spied, run)
+    for spent in (0, 400, 450):
+        run.meter.tokens = spent
+        step(run.draw())
+        if spent == 400:
+            run.begin()
+    assert seen == [(GENERATIVE, 0.0), (INFERENCE, 1.0), (INFERENCE, 1.0)]
 
 
 def hears(model, batch):

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from collapse_bench.cli.verbs import _threads_of_the_environment
 from collapse_bench.errors import UserError
 from collapse_bench.metrics import METRICS, VERDICTS, key_of, versioned
 from collapse_bench.plugins import remedy_files
+from collapse_bench.progress import reason
 from collapse_bench.record import SCHEMA, read_arrays, read_record, read_records, write_record
 from collapse_bench.remedy import find_class
 from collapse_bench.runner import plan
@@ -603,6 +605,37 @@ def test_records_are_json_without_nan(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["record.json"]
 
 
+def trace_of(source, path, call="broken()"):
+    """The traceback of a file's function."""
+    path.write_text(source)
+    names = {}
+    exec(compile(source, str(path), "exec"), names)
+    try:
+        exec(call, names)
+    except Exception:
+        return traceback.format_exc()
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("1 / 0", "ZeroDivisionError: division by zero (FILE:4)"),
+        ("json.dumps({0: {1}})", "TypeError: Object of type set is not JSON serializable (FILE:4)"),
+        ("raise ValueError('one\\n two')", "ValueError: one (FILE:4)"),
+        ("raise ContractError('mine: wrong')", "mine: wrong (FILE:4)"),
+    ],
+)
+def test_the_reason_of_a_failure_is_its_error_and_the_place_in_the_remedy(tmp_path, body, told):
+    path = tmp_path / "mine.py"
+    top = (
+        "import json\nfrom collapse_bench.model.contract import ContractError\ndef broken():\n    "
+    )
+    trace = trace_of(top + body, path)
+    assert reason(trace, {str(path)}) == told.replace("FILE", str(path))
+    assert reason(trace, ()) == told.removesuffix(" (FILE:4)")
+    assert reason("", ()) == ""
+
+
 class Terminal(io.StringIO):
     def isatty(self):
         return True
@@ -613,7 +646,8 @@ def test_progress_is_live_on_a_terminal_and_one_line_a_cell_elsewhere(stream):
     from collapse_bench.progress import Progress
 
     def job(name):
-        return SimpleNamespace(id=name, budget=100, cell=SimpleNamespace(name=name))
+        cell = SimpleNamespace(name=name, entry=SimpleNamespace(remedies=()))
+        return SimpleNamespace(id=name, budget=100, cell=cell, remedy_files={})
 
     def ended(status, **metrics):
         return {
@@ -652,7 +686,7 @@ def test_progress_is_live_on_a_terminal_and_one_line_a_cell_elsewhere(stream):
     assert "the reason" not in text
 
 
-def test_the_smoke_suite_has_every_remedy_in_both_architectures_and_runs(tmp_path):
+def test_the_smoke_suite_has_every_remedy_and_runs(tmp_path):
     suite = Path(__file__).parents[1] / "suites" / "smoke.yaml"
     done = here(tmp_path, "run", str(suite), "--budget", "1500", "--only", "*/lstm/1")
     assert done.returncode == 0, done.stdout + done.stderr

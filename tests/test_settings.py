@@ -131,6 +131,13 @@ def test_unknown_names_what_there_is():
         "unknown remedy 'word_dropuot', did you mean word_dropout?; legal: delta_vae, word_dropout"
     )
     assert unknown("setting", "x", []) == "unknown setting 'x'; legal: none"
+    many = [f"{kind}_annealing" for kind in ("kl", "cyclical", "cosine", "word")]
+    many += [f"prior_{i}" for i in range(9)]
+    told = unknown("remedy", "kl_aneling", many)
+    assert told.startswith("unknown remedy 'kl_aneling', did you mean kl_annealing")
+    assert "legal" not in told
+    assert unknown("remedy", "zzz", many).endswith(", ".join(sorted(many)))
+    assert "legal: " in unknown("remedy", "kl_aneling", many[:12])
 
 
 @pytest.mark.parametrize(

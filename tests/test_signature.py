@@ -104,9 +104,10 @@ def test_the_tasks_are_told_apart_by_what_there_is_to_tell():
 
 
 def telling(signature):
-    """The task on which a remedy becomes what the plain VAE does not, or else the first."""
+    """The task on which a remedy becomes what the plain VAE does not; else `easy`, on which one
+    that has broken something collapses, where it is stated. `nothing` alone tells little."""
     others = [task for task, outcome in signature.items() if outcome != OF_THE_PLAIN_VAE[task]]
-    return [*others, *signature][0]
+    return [*others, *(task for task in ("easy", "hard", "nothing") if task in signature)][0]
 
 
 @pytest.mark.parametrize("name", OF_THE_LSTM)

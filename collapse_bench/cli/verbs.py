@@ -76,8 +76,8 @@ def run(options: argparse.Namespace) -> int:
     tokens = " to ".join(f"{budget:,}" for budget in dict.fromkeys((budgets[0], budgets[-1])))
     each = f", {threads} threads each" if threads > 1 else ""
     print(
-        f"{suite.name}: {len(jobs)} cell{'s'[: len(jobs) > 1]} on {corpus.name}, {tokens} tokens"
-        f" each, "
+        f"{suite.name}: {len(jobs)} {'cell' if len(jobs) == 1 else 'cells'} on {corpus.name},"
+        f" {tokens} tokens each, "
         f"{min(workers, len(jobs))} at a time on {device}{each}; "
         f"records in {options.out / suite.name}",
         flush=True,

@@ -23,9 +23,6 @@ STRICT = 20.0
 SENTENCES, DRAWS = 64, 64
 """Sentences whose posterior is drawn from, and draws of each."""
 
-TOGETHER = 256
-"""Draws of a prior at once."""
-
 ERRORS = 4.5
 """Standard errors by which the mean of log q/p may be off the closed rate: of a million honest
 models seven are."""
@@ -112,9 +109,8 @@ def mass(asked: Asked) -> str | None:
         return None
     if not 0 < math.prod(asked.own.z.shape[1:]) <= WIDEST:
         return None
-    # The same few over and over, else each round would be one of a few draws.
-    sentences = np.resize(asked.order[:SENTENCES], TOGETHER)
-    inferred = asked.infer(asked.at(sentences))
+    # Of few sentences a round would hold few draws: the same come over and over.
+    inferred = asked.infer(asked.at(np.resize(asked.order[:SENTENCES], SENTENCES)))
     p, shape = inferred.p, shape_of(inferred.q)
     rounds = math.ceil(SENTENCES * DRAWS / shape[0])
     drawn = torch.cat([draw(p, _noise(asked, shape)).flatten(1).double() for _ in range(rounds)])

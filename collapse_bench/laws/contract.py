@@ -68,9 +68,9 @@ def what_it_sets_by_construction_exists(subject: Subject) -> None:
     named = subject.remedy.by_construction
     if not isinstance(named, tuple):
         raise LawBroken(f"by_construction must be a tuple of names, not {named!r}")
-    for name in named:
-        if name not in METRICS:
-            raise LawBroken(f"by_construction: {unknown('metric', name, METRICS)}")
+    told = [unknown("metric", str(name), METRICS) for name in named if name not in METRICS]
+    if told:
+        raise LawBroken(f"by_construction: {'; '.join(told)}")
 
 
 def a_setting_outside_its_rule_is_refused(subject: Subject) -> None:
@@ -93,8 +93,8 @@ def a_setting_outside_its_rule_is_refused(subject: Subject) -> None:
 
 
 def its_settings_work_up_to_their_ends(subject: Subject) -> None:
-    """At the ends of its rule, both included, each setting is refused in words or gives a remedy
-    that builds, updates and has a finite objective at every progress: nothing is divided by 0."""
+    """At the ends of its rule, both included, a number is refused by name or gives a remedy that
+    builds, updates and has a finite objective at every progress: nothing is divided by 0."""
     tried = [(name, end) for name, setting in schema_of(subject.remedy).items()
              for end in ends(setting)]  # fmt: skip
     if not tried:
@@ -102,22 +102,24 @@ def its_settings_work_up_to_their_ends(subject: Subject) -> None:
     for name, end in tried:
         try:
             built = subject.make({**subject.remedy.small, name: end})
-        except UserError:
-            continue
-        try:
             built.steps(tiny_corpus(), 1)
             check_terms(built, f" with {name} = {end!r}")
         except LawBroken:
             raise
+        except UserError as error:
+            if isinstance(error, ContractError) or name not in str(error):
+                raise LawBroken(f"with {name} = {end!r}: {error}") from error
+            continue
         except Exception as error:
             where = place(error, {str(subject.path)})
             raise LawBroken(
                 f"with {name} = {end!r} it ends in {type(error).__name__}: {error}"
                 f"{f' ({where})' if where else ''}"
             ) from error
-        wrong = [key for key, p in built.model.named_parameters() if not p.isfinite().all()]
+        state = built.model.state_dict().items()
+        wrong = [key for key, value in state if not value.isfinite().all()]
         if wrong:
-            raise LawBroken(f"with {name} = {end!r} an update makes {wrong[0]} infinite or NaN")
+            raise LawBroken(f"with {name} = {end!r} {wrong[0]} is not finite after an update")
 
 
 def it_uses_a_lever(subject: Subject) -> None:
@@ -215,10 +217,11 @@ def owner(subject: Subject, slot: str, model: Any) -> str:
 
 
 def ends(setting: Setting) -> list[Any]:
-    """The ends of a setting's rule that it may take, as the type that it asks for."""
+    """The ends of a number's rule that it may take, as the type that it asks for."""
     if not hasattr(setting.annotation, "__metadata__"):
         return []
     kind, limit, *_ = get_args(setting.annotation)
+    kind = kind if kind in (int, float) else float
     if isinstance(limit, Between):
         return [kind(limit.low), kind(limit.high)]
     return [kind(limit.low)] if isinstance(limit, AtLeast) else []

@@ -30,7 +30,8 @@ from collapse_bench.record import read_model, write_model
 ROUNDING = 1e-5
 """Relative and absolute, nats: other batches and other padding round otherwise."""
 
-SIZES_OF_BATCHES = (4, 12)
+SENTENCES, SIZES_OF_BATCHES = 13, (4, 16)
+"""A rest of one, and fewer sentences than a batch takes."""
 
 
 def evaluation_changes_nothing_and_repeats(subject: Subject) -> None:
@@ -54,7 +55,7 @@ def evaluation_is_the_same_for_every_batch_size(subject: Subject) -> None:
     belong into buffers, which evaluation uses and training fills."""
     corpus, built = tiny_corpus(), subject.make()
     built.steps(corpus, 4)
-    split = head_of(corpus.train, max(SIZES_OF_BATCHES))
+    split = head_of(corpus.train, SENTENCES)
     single = numbers(built.evaluate(split, batch=1))
     for size in SIZES_OF_BATCHES:
         together = numbers(built.evaluate(split, batch=size))
@@ -168,7 +169,7 @@ def its_bound_is_one(subject: Subject) -> None:
     built.steps(corpus, 4)
     for widened in (False, True):  # see `wider`; but wide posteriors are hard to see in the rate
         model = wider(built.model) if widened else built.model
-        split = corpus.train if widened else head_of(corpus.train, 16)
+        split = head_of(corpus.train, 24) if widened else corpus.train
         bound = bound_of(model, split, batch=16, seed=1)
         if bound.kind != "valid":
             raise LawBroken(f"its bound is {bound.kind}: {'; '.join(bound.reasons)}")

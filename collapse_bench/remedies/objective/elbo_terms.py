@@ -43,7 +43,7 @@ class ElboTerms(Remedy):
     | DG-VAE, Zhang 2022 | 0 | 0 | 1 | |
 
     The capacity |R - C| of Burgess (2018) is no weight. Nothing is guaranteed, and the objective is
-    a bound only where no weight is below 1 and nothing is anchored. Information that costs nothing,
+    no bound where a weight is below 1 or something is anchored. Information that costs nothing,
     or is asked for, may be what no decoder listens to. A batch is of one length, so q(z) is that of
     recent posteriors; `Densities` says which estimate it is, and `Recent` what it misses of what z
     tells of the length, which so still costs something at a = 0.

@@ -32,8 +32,8 @@ class MuForcing(Remedy):
     Attributes:
         margin: nats a sentence; 0 is the plain VAE. The authors' code has a variance of 1.5 to 3
             on the mean of 16 dimensions, 12 to 24 nats.
-        weight: of the hinge. The default is the ratio of hinge to rate in the authors' code, which
-            weighs both by some tenth of a token's distortion.
+        weight: of the hinge. The authors' code takes a mean over 16 dimensions, a weight of 1/8,
+            beside a tenth of the rate: their ratio is the default.
         recent: posteriors that are remembered; with fewer than two batches it is the scatter of
             the batch, as published.
     """
@@ -66,7 +66,9 @@ class MuForcing(Remedy):
         scatter = (means - means.mean(0)).square().sum(1) / 2  # [B]
         level = scatter.detach().mean()
         known = level
-        if self.recent >= 2 * len(means):
-            known = recent_of(forward, "mu_forcing").variance(len(means)).sum() / 2
+        if self.recent:
+            recent = recent_of(forward, "mu_forcing")
+            if len(recent.sentence) >= 2 * len(means):
+                known = recent.variance(len(means)).sum() / 2
         hinge = (known < self.margin) * (self.margin - known + level - scatter)
         return replace(forward, extra={**forward.extra, "mu_forcing": self.weight * hinge})

@@ -25,8 +25,8 @@ from collapse_bench.model import (
 from collapse_bench.remedy import Remedy, Run, Step
 from collapse_bench.settings import Between
 
-TOGETHER = 2
-"""The stage in which all is trained."""
+DECODER, ENCODER, BOTH = range(3)
+"""The stages, after what is trained."""
 
 
 class Switch(nn.Module):
@@ -64,7 +64,7 @@ class TwoStep(Remedy):
     nothing, and progress counts from the last one, so that an annealing in the chain begins there.
     Fang, Zeng, Liu, Bo, Dong and Chen (2021) also begin with a language model, whose weights they
     keep for a tenth of the training, but train the ways in for z from the start. It guarantees
-    nothing. After any remedy that wraps the decoder: one that comes later would be given z.
+    nothing. List it after any remedy that wraps the decoder: one that comes later is given z.
 
     Their code swaps words and mask where it drops words of the encoder; that part is left out, and
     so are their floor under the rate and their pooling, which are remedies of their own. Weights of
@@ -93,8 +93,10 @@ class TwoStep(Remedy):
             )
 
     def stage(self, progress: float) -> int:
-        """0 for the decoder, 1 for the encoder, 2 for both."""
-        return (progress >= self.decoder) + (progress >= self.decoder + self.encoder)
+        """Which one it is."""
+        if progress < self.decoder:
+            return DECODER
+        return ENCODER if progress < self.decoder + self.encoder else BOTH
 
     def build(self, model: SequenceVAE) -> Mapping[str, nn.Module]:
         """Wrap the decoder."""
@@ -109,18 +111,19 @@ class TwoStep(Remedy):
         def staged(
             batch: Batch, *, only: tuple[str, ...] = SLOTS, then: Objective = plain
         ) -> Forward:
-            if state["stage"] < TOGETHER:
-                stage = self.stage(run.progress)
-                heard.fill_(stage > 0)
+            if state["stage"] < BOTH and run.progress < 1:
+                # Another remedy's `begin` may have taken progress back, but no stage comes twice.
+                stage = max(state["stage"], self.stage(run.progress))
+                heard.fill_(stage > DECODER)
                 if stage > state["stage"]:
                     state["stage"] = stage
                     run.forget(SLOTS)
-                    if stage == TOGETHER:
+                    if stage == BOTH:
                         run.begin()
-            if state["stage"] == TOGETHER:
+            if state["stage"] == BOTH:
                 return step(batch, only=only, then=then)
             if only == SLOTS:
-                only = (GENERATIVE, INFERENCE)[state["stage"]]
+                only = GENERATIVE if state["stage"] == DECODER else INFERENCE
             return step(batch, only=only, then=lambda forward: then(distortion_alone(forward)))
 
         return staged
