@@ -505,9 +505,11 @@ BAD = {
     "training is null": ("{budget: {ptb: 4000, newswire: 800}, learning_rate: 1e-3}", "", 4,
                          ["training must be a mapping, not null"]),
     # corpus
-    "unknown corpus": ("name: ptb", "name: pbt", 1, ["ptb, text or newswire", "did you mean ptb?"]),
+    "unknown corpus": ("name: ptb", "name: pbt", 1,
+                       ["ptb, text, bible or newswire", "did you mean ptb?"]),
     "unknown key of corpus": ("otherwise:", "otherwize:", 1, ["did you mean otherwise?"]),
-    "otherwise ptb": ("otherwise: newswire", "otherwise: ptb", 1, ["newswire or null, not 'ptb'"]),
+    "otherwise ptb": ("otherwise: newswire", "otherwise: ptb", 1,
+                      ["bible or newswire or null, not 'ptb'"]),
     "tiny vocabulary": ("name: ptb", "vocabulary: 4, name: ptb", 1, ["a whole number at least 5"]),
     "tokenizer": ("name: ptb", "tokenizer: words, name: ptb", 1, ["did you mean word?"]),
     "path is a number": ("name: ptb", "path: 3, name: ptb", 1, ["must be text or null, not 3"]),

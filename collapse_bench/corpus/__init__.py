@@ -3,14 +3,19 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from collapse_bench.corpus import newswire, ptb, text
+from collapse_bench.corpus import bible, newswire, ptb, text
 from collapse_bench.corpus.batches import Batch, evaluation_batches, training_batches
 from collapse_bench.corpus.corpus import Corpus, Settings, Split, encoded
 from collapse_bench.errors import CorpusMissing
 
 __all__ = ["Batch", "Corpus", "Split", "evaluation_batches", "load_corpus", "training_batches"]
 
-READERS = {"ptb": ptb.read, "text": text.read, "newswire": newswire.read}
+READERS = {
+    "ptb": ptb.read,
+    "text": text.read,
+    "bible": bible.read,
+    "newswire": newswire.read,
+}
 
 
 def load_corpus(settings: Settings, data: Path | None, say: Callable[[str], None]) -> Corpus:

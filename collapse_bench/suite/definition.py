@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, cast
 
 from collapse_bench.settings import Above, AtLeast, Between
 
-CorpusName = Literal["ptb", "text", "newswire"]
+CorpusName = Literal["ptb", "text", "bible", "newswire"]
 Architecture = Literal["lstm", "transformer"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Budget = Annotated[int, AtLeast(1)] | dict[CorpusName, Annotated[int, AtLeast(1)]]
@@ -23,7 +23,8 @@ class CorpusSettings:
     """Which text is learned from.
 
     Attributes:
-        name: `ptb` is Penn Treebank, `text` any folder or hub data set, `newswire` is built in.
+        name: `ptb` is Penn Treebank, `text` any folder or hub data set, `bible` the World English
+            Bible from a package, `newswire` is built in.
         otherwise: What to go on with where the corpus cannot be had.
         path: Folder of train.txt, valid.txt and test.txt; in the file relative to the suite.
         hub: Id of a data set on the Hugging Face hub, and its `revision`.
@@ -32,7 +33,7 @@ class CorpusSettings:
     """
 
     name: CorpusName = "newswire"
-    otherwise: Literal["newswire"] | None = None
+    otherwise: Literal["bible", "newswire"] | None = None
     path: str | None = None
     hub: str | None = None
     revision: str | None = None
