@@ -15,7 +15,7 @@ HONEST = (
     "pooling", "bn_vae", "scale_vae", "delta_vae", "mixture_prior", "flow_prior",
     "word_dropout", "dilated_convolutions", "skip_vae", "latent_memory", "semi_amortised",
 )  # fmt: skip
-"""Remedies of every part of a model; `check` asks of each remedy, and so do the tests of all."""
+"""Remedies that fill every slot; whether the bound of any other is one `check FILE.py` asks."""
 
 
 class Tried(NamedTuple):

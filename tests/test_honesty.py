@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
+from conftest import KNOWN, make
 from conftest import WORDS as WORDS_OF_ALL
-from conftest import make
 from remedies.pseudo_features import Mixture
 from torch import nn
 from torch.distributions import Distribution, Independent, Normal
@@ -28,8 +28,8 @@ from collapse_bench.evaluation.asked import Asked, every_next_word
 from collapse_bench.evaluation.words import _changes, _to_ask
 from collapse_bench.honesty_controls import HONEST, honesty_controls
 from collapse_bench.latent_model import Rows, Scored
-from collapse_bench.model import diagonal_normal
-from collapse_bench.remedy import load_remedy, name_of
+from collapse_bench.model import SLOTS, diagonal_normal
+from collapse_bench.remedy import find_class, load_remedy, name_of
 from collapse_bench.truth.cheats import CHEATS, cheat_files
 from collapse_bench.truth.controls import controls
 
@@ -56,6 +56,15 @@ def test_no_remedy_is_accused_and_every_cheat_is_caught():
     names = {each.name.removeprefix("cheat: ").split(",")[0] for each in seen}
     assert names == {"vae", "language_model", *HONEST, *CHEATS}
     assert {law for law, _ in CHEATS.values()} | {"positive", "padding", "answers"} == set(LAWS)
+
+
+def test_remedies_of_every_slot_are_among_those_that_verify_asks():
+    def filled(names):
+        architectures = {name: find_class(name, KNOWN[name]).architectures[0] for name in names}
+        built = [make(architectures[name], [name]) for name in names]
+        return {slot for each in built for slot in each.remedies[0].build(each.model)} & set(SLOTS)
+
+    assert filled(HONEST) == filled(KNOWN)
 
 
 @pytest.mark.parametrize("name", CHEATS)

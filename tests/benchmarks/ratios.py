@@ -111,7 +111,7 @@ def report(groups: Groups, machine: dict[str, Any]) -> str:
 
 
 def ratio_table(groups: Groups) -> str:
-    """Medians, their ratio and its target."""
+    """Medians, their ratio and its target; pair by pair its median, range and number of pairs."""
     rows = []
     for name, group in groups.items():
         medians, target = {side: group.median(side) for side in SIDES}, TARGETS.get(name)
@@ -119,7 +119,9 @@ def ratio_table(groups: Groups) -> str:
         ratio = reference / bench if reference and bench else None
         pairs = group.ratios
         paired = (
-            f"{statistics.median(pairs):.2f} ({min(pairs):.2f}-{max(pairs):.2f})" if pairs else ""
+            f"{statistics.median(pairs):.2f} ({min(pairs):.2f}-{max(pairs):.2f}, {len(pairs)})"
+            if pairs
+            else ""
         )
         met = "" if target is None or ratio is None else "yes" if ratio >= target else "no"
         rows.append([
