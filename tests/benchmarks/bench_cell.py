@@ -19,7 +19,7 @@ from collapse_bench.plugins import remedy_files
 SHARE = 60
 """One in so many tokens of the budget and held-out sentences: the cell's proportions hold, except
 that the corpus is loaded whole."""
-ROUNDS, LOADING_ROUNDS, START_UP_ROUNDS = 1, 3, 3
+ROUNDS, LOADING_ROUNDS, START_UP_ROUNDS = 1, 3, 2
 CHECKED = ROOT / "suites" / "ptb.yaml"
 FIRST_STEP = Path(__file__).with_name("first_step.py")
 

@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 SUITE = ROOT / "suites" / "ptb.yaml"
 STEPS = 8
 """Training steps in a round."""
-TRAINED = 200
+TRAINED = 120
 """Training steps of the plain VAE that is evaluated."""
 INFORMED, LIGHT_RATE, UNKNOWN = 600, 0.1, 0.9
 """Training steps of the model whose latent is to say something, weight of its rate, and share of
