@@ -145,6 +145,16 @@ def test_beyond_is_saturated_where_the_groups_of_one_length_are_too_small():
     assert "beyond" in marked(**room | alone, **parts | {"information_beyond": 0.0})[0]
 
 
+def test_a_minimum_is_set_where_what_a_remedy_sets_makes_it():
+    told = ["mutual_information", "information_given_length"]
+    parts = {"mutual_information": 0.8, "information_given_length": 0.7, "information_beyond": 0.7}
+    used = {"useful_rate": 1.0, "shuffle_gap": 1.0}
+    marks = {"MI": "§", "MI given length": "§", "MI beyond": "§"}
+    found = marked(by_construction=told, **parts, **used)[0]
+    assert found == marks | {"useful": "§", "beyond": "§"}
+    assert marked(by_construction=told, **parts, **used | {"useful_rate": 0.5})[0] == marks
+
+
 def test_one_unsettled_seed_marks_the_row():
     records = [record(seed=1, nll_gain_of_doubling=0.15), record(seed=2, nll_gain_of_doubling=0.0)]
     assert row_of(page_of(records), "vae")["NLL"].endswith("¶")

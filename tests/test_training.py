@@ -370,14 +370,15 @@ def test_the_learning_rate_is_a_function_of_the_budget(spent, share, corpus):
 
 
 def test_selection_keeps_the_best_and_says_whether_the_end_gained_anything(corpus, monkeypatch):
-    run = make("lstm").run(corpus, budget=100)
+    run = make("lstm").run(corpus, budget=100, validations=20)
     selection = Selection(run)
     assert not selection.converged
     # Tokens, the bound, and then whether it has converged.
     script = [
         (25, 9.0, True),
-        (50, 5.0, True),
-        (75, 6.0, True),
+        (50, 6.0, True),
+        (76, 5.0, True),  # the first batch past three quarters
+        (78, 7.0, True),
         (80, 4.95, True),  # a gain of less than 0.1
         (90, 4.0, False),
         (100, 4.5, False),

@@ -48,13 +48,30 @@ def marks(row: Row, name: str) -> str:
     rises = name in RISE_WITH_THE_NLL
     error, gain = "nll_monte_carlo_error", "nll_gain_of_doubling"
     found = {
-        "§": row.holds_by_construction(name),
+        "§": row.holds_by_construction(name) or set_through(row, name),
         "†": any(saturated(record, name) for record in row.done),
         "‡": (rises or name == error) and exceeds(row, error, error_asked_for(row)),
         "¶": (rises or name == gain) and exceeds(row, gain, SETTLED),
     }
     text = "".join(mark for mark, holds in found.items() if holds)
     return f" {text}" if text else ""
+
+
+USED = ("useful_rate", "shuffle_gap", "shuffle_gap_later")
+"""Of the headline, all but what z tells."""
+
+
+def set_through(row: Row, name: str) -> bool:
+    """True if what a remedy sets is what makes this metric, which is a minimum or a difference."""
+    if name == "information_beyond":
+        return row.holds_by_construction("information_given_length")
+    if name == "useful_information":
+        told = row.holds_by_construction("mutual_information")
+        return told and any(smallest(r, "mutual_information", "useful_rate") for r in row.done)
+    if name == HEADLINE:
+        told = set_through(row, "information_beyond")
+        return told and any(smallest(r, "information_beyond", *USED) for r in row.done)
+    return False
 
 
 def named(row: Row) -> str:
@@ -86,10 +103,7 @@ def saturated(record: Record, name: str) -> bool:
         "useful_information": whole and smallest(record, "mutual_information", "useful_rate"),
         "information_given_length": within,
         "information_beyond": within,
-        HEADLINE: within
-        and smallest(
-            record, "information_beyond", "useful_rate", "shuffle_gap", "shuffle_gap_later"
-        ),
+        HEADLINE: within and smallest(record, "information_beyond", *USED),
     }.get(name, False)
 
 

@@ -6,7 +6,8 @@ sample of the whole, with two flaws. M posteriors in batches of B are of M / B l
 B of M are of z's own: where z tells the length, information is too small, 2.6 of 3.7 nats with
 M = 512 and B = 32 on the lengths of the Penn Treebank, 3.3 with 2,048, 3.6 with 8,192. And they are
 out of date: while an encoder drifts, as in the first hundred updates, old posteriors are where none
-is any more, and information looks larger than it is.
+is any more, and information looks larger than it is. What an objective of the memory pulls at is
+then the past: on newswire DG-VAE's rate went to 8.5 nats at an information of 0.02 before it fell.
 """
 
 import math

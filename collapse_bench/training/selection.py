@@ -39,15 +39,18 @@ class Selection:
     def due(self) -> bool:
         """Whether the next validation of the schedule has been reached."""
         last = self.history[-1]["tokens"] if self.history else 0
-        every = self.run.meter.budget / self.run.settings.validations
-        return self.run.meter.tokens // every > last // every
+        return self._mark(self.run.meter.tokens) > self._mark(last)
 
     @property
     def converged(self) -> bool:
         """Whether the last quarter of the budget gained less than `CONVERGED`."""
-        early = 0.75 * self.run.meter.budget
-        before = [row["negative_elbo"] for row in self.history if row["tokens"] <= early]
+        early = self._mark(0.75 * self.run.meter.budget)
+        before = [r["negative_elbo"] for r in self.history if self._mark(r["tokens"]) <= early]
         return bool(before) and min(before) - self.best < CONVERGED
+
+    def _mark(self, tokens: float) -> float:
+        """The place in the schedule: a validation comes with the first batch that passes it."""
+        return tokens * self.run.settings.validations // self.run.meter.budget
 
     def validate(self) -> None:
         """Measure, and keep the weights if they are the best so far.

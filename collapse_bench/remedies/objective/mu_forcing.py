@@ -21,8 +21,9 @@ class MuForcing(Remedy):
 
     To a standard normal prior a weight of 1 is what the rate has against the same scatter: below
     the margin that of a batch is free, as in free bits, and only the decoder's need makes it grow;
-    what lengths differ by is paid in full. Above 1, as the authors have it, it is driven to the
-    margin, whether the decoder listens or not. Nothing is guaranteed.
+    what lengths differ by is paid in full. Above 1, as the authors have it, it grows to the margin,
+    whether the decoder listens or not, once there is some: at no scatter the pull is 0, and on
+    newswire it stayed there. Nothing is guaranteed.
 
     A batch is of one length. The scatter that is held against the margin is that of recent
     posteriors, between lengths too; its gradient is that of a batch's own, around its own mean.

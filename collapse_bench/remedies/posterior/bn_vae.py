@@ -23,7 +23,7 @@ class BnVae(Remedy):
     decoder does.
 
     A batch is of one length. Normalised by itself, as published, it loses in training what its
-    means tell of the length, and has it back in evaluation. By default the statistics are those of
+    means tell of the length; in evaluation nothing takes it away. By default the statistics are those of
     recent batches, in training and in evaluation; see `RecentNorm`. In both forms 1e-12 is added to
     a variance and not 1e-5, which alone can leave collapsed means collapsed.
 
