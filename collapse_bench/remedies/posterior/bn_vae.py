@@ -23,9 +23,9 @@ class BnVae(Remedy):
     decoder does.
 
     A batch is of one length. Normalised by itself, as published, it loses in training what its
-    means tell of the length; in evaluation nothing takes it away. By default the statistics are those of
-    recent batches, in training and in evaluation; see `RecentNorm`. In both forms 1e-12 is added to
-    a variance and not 1e-5, which alone can leave collapsed means collapsed.
+    means tell of the length; in evaluation nothing takes it away. By default the statistics are
+    those of recent batches, in training and in evaluation; see `RecentNorm`. In both forms 1e-12 is
+    added to a variance and not 1e-5, which alone can leave collapsed means collapsed.
 
     Attributes:
         gamma: standard deviation of a dimension's means. Zhu et al. (2020) have 0.6 and 0.7 in
