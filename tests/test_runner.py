@@ -538,7 +538,7 @@ def test_a_file_that_is_called_as_a_module_is_does_no_harm(bench):
 def test_an_interruption_before_the_first_cell_is_one_in_words(bench):
     bench.write(slow="[{fault: {kind: slow}}]")
     process = bench("run", "trial.yaml", wait=False)
-    assert "1 cells on newswire" in process.stdout.readline()
+    assert "1 cell on newswire" in process.stdout.readline()
     deadline = time.monotonic() + 60
     while len(_children(process.pid)) < 2 and time.monotonic() < deadline:  # tracker and server
         time.sleep(0.01)
