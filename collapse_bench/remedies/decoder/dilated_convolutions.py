@@ -74,6 +74,8 @@ class DilatedConvolutions(Remedy):
     back to the start of almost every sentence of a corpus of single sentences, and are only another
     decoder there.
 
+    Positive case (`suites/positive.yaml`): none alone, where it ends collapsed at R 0.05.
+
     Attributes:
         size: 15, 63, 125 or 187 tokens of history, <bos> included (SCNN, MCNN, LCNN and VLCNN).
     """

@@ -58,6 +58,8 @@ class LimitedReceptiveField(Remedy):
 
     The same decoder in every architecture.
 
+    Positive case (`suites/positive.yaml`): NLL 14.23, R 1.59, beyond 1.34.
+
     Attributes:
         window: tokens of history, <bos> included.
     """

@@ -37,6 +37,8 @@ class SkipVae(Remedy):
     Theirs starts the LSTM with h = W z + b, ours with c = W z and h = tanh c, as it always does.
 
     It guarantees nothing: the weights of z may become 0.
+
+    Positive case (`suites/positive.yaml`): NLL 7.98, R 0.13, beyond 0.12.
     """
 
     signature: ClassVar[Mapping[str, str]] = {"nothing": "collapsed", "hard": "use", "easy": "use"}

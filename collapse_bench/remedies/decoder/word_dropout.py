@@ -41,6 +41,8 @@ class WordDropout(Remedy):
     too, <bos> is dropped as well, and a rate that has not fallen below 1 hides every word from
     validation.
 
+    Positive case (`suites/positive.yaml`): NLL 8.00, R 1.32, beyond 1.15.
+
     Attributes:
         rate: probability that an input word becomes <unk>; 0 is the plain VAE, 1 leaves no history.
         warmup: share of the training budget in which the rate falls linearly from 1 to `rate`; 0

@@ -16,6 +16,8 @@ class BetaVae(Remedy):
     A weight below 1 buys rate on the rate-distortion curve (Alemi et al. 2018): what is measured is
     still the plain bound, which such a model does not optimise. It guarantees nothing.
 
+    Positive case (`suites/positive.yaml`): NLL 8.00, R 1.46, beyond 1.26.
+
     Attributes:
         beta: the rate's weight. He et al. (2019) use 0.2 to 0.8 for text; 1 is the plain VAE.
     """

@@ -47,6 +47,8 @@ class ContrastiveCritic(Remedy):
     it listens or not. As they are never less than InfoNCE, a weight of 1 or less cannot pay for the
     rate.
 
+    Positive case (`suites/positive.yaml`): NLL 8.87, R 7.27, beyond 3.60.
+
     Attributes:
         critic: `network`, of z and the encoder's features, trained along (the reimplementation's
             reads the sentence by itself); `self`, whose score is the posterior's density

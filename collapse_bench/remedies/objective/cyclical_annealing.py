@@ -16,6 +16,8 @@ class CyclicalAnnealing(Remedy):
     The learning rate stays as it is: the authors' code restarts it with each cycle, which is not
     part of the method.
 
+    Positive case (`suites/positive.yaml`): NLL 8.00, R 0.30, beyond 0.29.
+
     Attributes:
         cycles: how often the weight starts again (M in the paper).
         ramp: share of a cycle in which the weight rises linearly (R in the paper); 0 is the plain

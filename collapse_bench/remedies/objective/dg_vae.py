@@ -28,6 +28,8 @@ class DgVae(Remedy):
     `elbo_terms` with weights 0, 0 and 1 estimates the same otherwise. A batch is of one length, so
     q(z_j) is that of recent posteriors here; `Recent` says what it misses of the length.
 
+    Positive case (`suites/positive.yaml`): NLL 8.12, R 3.89, beyond 1.37.
+
     Attributes:
         share: of the rate that is replaced; 0 is the plain VAE.
         draws: of each posterior. The authors take 32, from a mixture of 32, whose densities they

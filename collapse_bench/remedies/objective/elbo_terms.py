@@ -48,6 +48,8 @@ class ElboTerms(Remedy):
     recent posteriors; `Densities` says which estimate it is, and `Recent` what it misses of what z
     tells of the length, which so still costs something at a = 0.
 
+    Positive case (`suites/positive.yaml`): NLL 8.09, R 1.69, beyond 1.32.
+
     Attributes:
         information: a. The default is InfoVAE at its plainest: information costs nothing.
         total_correlation: b.

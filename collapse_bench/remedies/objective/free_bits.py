@@ -26,6 +26,8 @@ class FreeBits(Remedy):
     The batch forms see the lengths of one batch, which is mostly one length. Masks and maxima have
     the same gradient; here the loss that is reported is that of the maximum.
 
+    Positive case (`suites/positive.yaml`): NLL 8.03, R 1.94, beyond 0.85.
+
     Attributes:
         target: the floor, nats a sentence over all K entries of the rate; 0 is the plain VAE.
         per: what each floor is for.

@@ -27,6 +27,8 @@ class Geco(Remedy):
     or R / target - 1. The paper leaves the constant of proportionality open. At convergence the
     constrained term is about its target, if that can be reached.
 
+    Positive case (`suites/positive.yaml`): NLL 8.02, R 2.35, beyond 1.39.
+
     Attributes:
         constraint: the term whose target is given.
         target: of that term, nats a sentence. Give both: the default is for the distortion on Penn

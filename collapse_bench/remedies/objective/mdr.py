@@ -27,6 +27,8 @@ class Mdr(Remedy):
     The constraint is a term of its own, on the rate itself: what other remedies of a chain make of
     the rate's weight leaves it as it is.
 
+    Positive case (`suites/positive.yaml`): NLL 8.05, R 1.95, beyond 1.36.
+
     Attributes:
         target: r, nats a sentence; the authors use 5.
         start: the first multiplier; from 0 it never moves, which is the plain VAE.

@@ -30,6 +30,8 @@ class MuForcing(Remedy):
     Around a mean of the past a batch could move away as one, and did, to a rate of 30 nats that
     told nothing. Around 0, as in one public copy of the method, a shift of all would do.
 
+    Positive case (`suites/positive.yaml`): NLL 8.06, R 0.55, beyond 0.39.
+
     Attributes:
         margin: nats a sentence; 0 is the plain VAE. The authors' code has a variance of 1.5 to 3
             on the mean of 16 dimensions, 12 to 24 nats.

@@ -31,6 +31,8 @@ class SoftFreeBits(Remedy):
     It guarantees nothing: too low a rate is made cheap and not pushed up. A batch, mostly of one
     length, has one vote however far off it is: what comes to be held is the median batch's rate.
 
+    Positive case (`suites/positive.yaml`): NLL 8.02, R 1.19, beyond 1.00.
+
     Attributes:
         target: nats a sentence (lambda in the paper); Pelsmaeker and Aziz use 5.
         increment: change of the weight in one update, as a share of it.

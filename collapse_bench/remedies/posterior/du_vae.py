@@ -48,6 +48,8 @@ class DuVae(Remedy):
     norm before each pass, here it is divided by its norm, so that gradients know of it. There
     batches under 16 are skipped, and 1e-5 is added to a variance. Statistics are those of BN-VAE.
 
+    Positive case (`suites/positive.yaml`): NLL 8.04, R 1.26, beyond 0.92.
+
     Attributes:
         gamma: root mean square of the standard deviations of the means.
         drop: probability that a variance is dropped; 1 - p in the paper. At 1 all are at the floor.

@@ -39,6 +39,8 @@ class FixedVariance(Remedy):
     To a standard normal prior the rate is (|mean|^2 + D (v - log v - 1)) / 2 nats. Unless v is 1 it
     has a floor, which a constant posterior meets.
 
+    Positive case (`suites/positive.yaml`): NLL 8.02, R 1.30, beyond 0.69.
+
     Attributes:
         variance: v of each dimension. 0.5 commits 0.097 nats a dimension; papers tune it.
     """

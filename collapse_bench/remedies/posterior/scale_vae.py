@@ -59,6 +59,8 @@ class ScaleVae(Remedy):
     measured rate was 6,000 nats after one update and 30 after 200. And so is what bfloat16 rounds
     off, which at first is as much as sentences differ by. First in a chain that weighs the rate.
 
+    Positive case (`suites/positive.yaml`): NLL 8.09, R 3.75, beyond 1.31.
+
     Attributes:
         stddev: the deviation that is wanted of a dimension's means. The paper's is not known here.
     """

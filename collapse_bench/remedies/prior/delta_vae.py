@@ -29,6 +29,8 @@ class DeltaVae(Remedy):
     shows all of it at once: put those first. The floor is kept by construction and says nothing of
     whether z is used.
 
+    Positive case (`suites/positive.yaml`): NLL 8.02, R 1.86, beyond 0.75.
+
     Attributes:
         delta: the committed rate, nats per sentence. The default is 0.15 for each of 32 latent
             dimensions, as in public text settings; the paper's text figures are per token.

@@ -40,6 +40,8 @@ class FlowPrior(Remedy):
     closed form: in training it is log q/p of the draw, K = 1, so that free bits floor the whole of
     it. To draw from the prior takes D passes a map.
 
+    Positive case (`suites/positive.yaml`): none alone, where it ends collapsed at R 0.00.
+
     Attributes:
         depth: maps.
         hidden: width of their networks' two hidden layers; fewer than D - 1 leave some coordinates

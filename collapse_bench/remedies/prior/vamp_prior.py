@@ -53,6 +53,8 @@ class VampPrior(Remedy):
     of it: this one comes after those that change the head. The rate has no closed form: in training
     it is log q/p of the draw, K = 1, so that free bits floor the whole of it.
 
+    Positive case (`suites/positive.yaml`): none alone, where it ends collapsed at R 0.00.
+
     Attributes:
         components: C, pseudo-inputs. The authors' code has 500 for images, Pelsmaeker and Aziz 100
             for text.

