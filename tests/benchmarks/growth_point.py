@@ -125,7 +125,7 @@ def information(point: Point, limit: float) -> dict[str, Any]:
 
 def units(point: Point, limit: float) -> dict[str, Any]:
     """Active units of N posteriors."""
-    from collapse_bench.metrics import active_units
+    from collapse_bench.metrics.active_units import active_units
 
     _, mean, _ = posteriors(point)
     return {"seconds": median_seconds(lambda: active_units(mean), limit)}
