@@ -151,8 +151,8 @@ def unknown(kind: str, name: str, legal: Iterable[str]) -> str:
     near = difflib.get_close_matches(name[:64].lower(), names, n=NEAR)
     if near and len(names) > MANY:
         return f"unknown {kind} {shown(name)}, did you mean {' or '.join(near)}?"
-    legal = ", ".join(names) or "none"
-    return f"unknown {kind} {shown(name)}{_nearest(name, names)}; legal: {legal}"
+    hint = f", did you mean {near[0]}?" if near else ""
+    return f"unknown {kind} {shown(name)}{hint}; legal: {', '.join(names) or 'none'}"
 
 
 def shown(value: object) -> str:

@@ -110,7 +110,7 @@ def mass(asked: Asked) -> str | None:
     if not 0 < math.prod(asked.own.z.shape[1:]) <= WIDEST:
         return None
     # Of few sentences a round would hold few draws: the same come over and over.
-    inferred = asked.infer(asked.at(np.resize(asked.order[:SENTENCES], SENTENCES)))
+    inferred = asked.infer(asked.at(np.resize(asked.order, SENTENCES)))
     p, shape = inferred.p, shape_of(inferred.q)
     rounds = math.ceil(SENTENCES * DRAWS / shape[0])
     drawn = torch.cat([draw(p, _noise(asked, shape)).flatten(1).double() for _ in range(rounds)])

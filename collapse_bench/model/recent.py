@@ -121,9 +121,9 @@ class Densities:
     batches (Chen, Li, Grosse and Duvenaud 2018, appendix C). So this is unbiased where the others
     are a sample of all sentences, and exact where they are all of them; batches of one length are
     no such sample. Its logarithm is a little too low, information a little too high, until log N
-    caps it: 3.1 in place of 3 nats and 5.4 in
-    place of 5 for normals with M = 512, N = 42,068 and D = 32. With one share in M + 1 like all
-    others the own would cap it at log(M + 1), here 6.2: 2.9 and 4.4.
+    caps it: 3.1 in place of 3 nats and 5.4 in place of 5 for normals with M = 512, N = 42,068 and
+    D = 32. With one share in M + 1 like all others the own would cap it at log(M + 1), here 6.2:
+    2.9 and 4.4.
 
     Attributes:
         z: [..., B, D].

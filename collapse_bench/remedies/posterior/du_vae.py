@@ -39,9 +39,9 @@ class DuVae(Remedy):
 
     Means are as in BN-VAE, but dimensions share out sum_j gamma_j^2 = D gamma^2 as they learn. So
     the mean rate to a standard normal prior is about D gamma^2 / 2 or more, whether z is used or
-    not. With v the head's variance, a
-    variance is v + 1 / (2 pi e) in evaluation and g v / (1 - drop) + 1 / (2 pi e) in training; g is
-    0 with probability `drop`, else 1. A dropped dimension costs at least 0.95 nats of rate.
+    not. With v the head's variance, a variance is v + 1 / (2 pi e) in evaluation and
+    g v / (1 - drop) + 1 / (2 pi e) in training; g is 0 with probability `drop`, else 1. A dropped
+    dimension costs at least 0.95 nats of rate.
 
     Other than in the authors' code: there floor and dropout begin when an annealing of the rate is
     over, here at once; chain `kl_annealing` for the annealing. There gamma is scaled back to its
