@@ -15,11 +15,12 @@ import torch
 from numpy.typing import NDArray
 
 from collapse_bench import record
-from collapse_bench.corpus import Corpus
+from collapse_bench.corpus import Corpus, with_kinds
 from collapse_bench.device import peak_gpu_memory_mib, peak_memory_mib, prepare
 from collapse_bench.evaluation import bound_of, evaluate
 from collapse_bench.metrics import Arrays, score, verdict, versioned
-from collapse_bench.model import Dimensions, Forward, SequenceVAE, build_model
+from collapse_bench.metrics.labels import entropy, has_label
+from collapse_bench.model import Dimensions, Forward, SequenceVAE, build_model, known_labels
 from collapse_bench.model.control import rate_of
 from collapse_bench.plugins import fingerprint
 from collapse_bench.provenance import CODE, provenance
@@ -141,7 +142,7 @@ def build(
 
     Args:
         cell: which model.
-        corpus: what it will be trained on.
+        corpus: what it will be trained on, as `seen_by` the cell.
         files: where each remedy is.
 
     Raises:
@@ -156,10 +157,20 @@ def build(
         longest=corpus.longest,
         **asdict(cell.sizes),
     )
-    model = build_model(cell.architecture, dimensions, told=cell.entry.told)
+    told = known_labels(corpus) if cell.entry.told == "labels" else cell.entry.told
+    model = build_model(cell.architecture, dimensions, told=told)
     remedies = [load_remedy(each.name, each.settings, files) for each in cell.entry.remedies]
     check_architecture(remedies, cell.architecture)
     return chain(remedies).build(model), remedies
+
+
+def seen_by(cell: Cell, corpus: Corpus) -> Corpus:
+    """The corpus as the cell's model may see it: none but an oracle is told labels.
+
+    Raises:
+        UserError: the cell is to be told labels that the corpus has not.
+    """
+    return with_kinds(corpus) if cell.entry.told == "labels" else corpus
 
 
 def describe(job: Job) -> dict[str, Any]:
@@ -186,7 +197,8 @@ def describe(job: Job) -> dict[str, Any]:
         "settings": identity(
             cell, job.corpus.name, job.corpus.sha256, job.corpus.labels_sha256, job.budget
         ),
-        "corpus": job.corpus.record() | {"hub": cell.corpus.hub, "revision": cell.corpus.revision},
+        "corpus": corpus_in_record(job.corpus)
+        | {"hub": cell.corpus.hub, "revision": cell.corpus.revision},
         "metrics": {},
         "standard_errors": {},
         "verdict": None,
@@ -210,17 +222,27 @@ def describe(job: Job) -> dict[str, Any]:
     }
 
 
+def corpus_in_record(corpus: Corpus) -> dict[str, Any]:
+    """What a record says of the corpus, with the most that z can tell of each label in test."""
+    labels = {
+        name: values for name, values in corpus.test.labels.items() if has_label(values).any()
+    }
+    return corpus.record() | {"label_entropy": {n: entropy(v) for n, v in sorted(labels.items())}}
+
+
 def _train_and_score(
     job: Job, report: Report, checkpoints: Checkpoints, result: dict[str, Any]
 ) -> None:
     """Fill in the record as far as the cell gets, and write everything that stands beside it."""
     cell = job.cell
-    model, remedies = build(cell, job.corpus, job.remedy_files)
+    corpus = seen_by(cell, job.corpus)
+    model, remedies = build(cell, corpus, job.remedy_files)
     model.to(job.device)
+    result["latent"] = model.dimensions.latent
     result["levers"] = levers_of(remedies)
     result["by_construction"] = by_construction(remedies)
     run = TrainingRun(
-        model, chain(remedies), job.corpus, cell.training, budget=job.budget, seed=cell.seed
+        model, chain(remedies), corpus, cell.training, budget=job.budget, seed=cell.seed
     )
     selection = Selection(run)
     try:
@@ -242,7 +264,7 @@ def _train_and_score(
     record.write_model(job.folder, model.state_dict())
     job.corpus.vocabulary.save(job.folder / record.VOCABULARY)
     result |= bound_in_record(cell, model, job.corpus)
-    arrays = evaluate_cell(cell, model, job.corpus)
+    arrays = evaluate_cell(cell, model, corpus)
     result["sentences_sha256"] = record.write_arrays(job.folder, arrays)
     result |= in_record(result["latent"], arrays)
 

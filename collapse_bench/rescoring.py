@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from collapse_bench import record
-from collapse_bench.cell import bound_in_record, build, evaluate_cell, in_record
+from collapse_bench.cell import (
+    bound_in_record,
+    build,
+    corpus_in_record,
+    evaluate_cell,
+    in_record,
+    seen_by,
+)
 from collapse_bench.corpus import Corpus, load_corpus
 from collapse_bench.corpus.vocabulary import Vocabulary
 from collapse_bench.device import name_of_device, prepare
@@ -213,6 +220,7 @@ def restore(
         )
     prepare(cell.training.threads or 1, cell.training.deterministic)
     name_of_device(device)  # whether it can be used at all
+    corpus = seen_by(cell, corpus)
     model, _ = build(cell, corpus, remedy_files)
     record.read_model(folder, model)
     model.to(device)
@@ -259,7 +267,7 @@ def score_model(
         result |= in_record(result["latent"], arrays)
     result |= bound_in_record(cell, model, corpus)
     # What an older record does not tell yet; what it tells is kept, such as what was requested.
-    result["corpus"] = corpus.record() | result["corpus"]
+    result["corpus"] = corpus_in_record(corpus) | result["corpus"]
     result.setdefault("suite_budget", result["budget"])
     result["sentences_sha256"] = record.write_arrays(folder, arrays)
     scored = {

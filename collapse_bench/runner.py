@@ -305,7 +305,7 @@ def check_builds(
     problems: dict[str, list[str]] = {}
     for name, each in _without_seeds(chosen).items():
         try:
-            cells.build(each, corpus, remedy_files)
+            cells.build(each, cells.seen_by(each, corpus), remedy_files)
         except UserError as error:
             problems.setdefault(str(error), []).append(name)
         except Exception:  # the cell's own outcome
@@ -327,9 +327,10 @@ def check_steps(chosen: Sequence[Cell], remedy_files: Mapping[str, Path]) -> lis
     problems: dict[str, list[str]] = {}
     for name, each in _without_seeds(chosen).items():
         try:
-            model, remedies = cells.build(each, corpus, remedy_files)
+            seen = cells.seen_by(each, corpus)
+            model, remedies = cells.build(each, seen, remedy_files)
             run = TrainingRun(
-                model, chain(remedies), corpus, each.training, budget=TINY_BUDGET, seed=each.seed
+                model, chain(remedies), seen, each.training, budget=TINY_BUDGET, seed=each.seed
             )
             train(run, Selection(run), lambda run, forward: None)
             told = cells.bound_in_record(each, wider(model), corpus)

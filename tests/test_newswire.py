@@ -8,12 +8,14 @@ import pytest
 
 from collapse_bench.corpus import newswire
 from collapse_bench.corpus.corpus import SPLITS, digest
-from collapse_bench.corpus.newswire import ATTRIBUTES, EXPRESSED, read_attributes
+from collapse_bench.corpus.newswire import ATTRIBUTES, EXPRESSED, LEVELS, read_attributes
 from collapse_bench.suite import CorpusSettings
 
+HARD = LEVELS["hard"]
 
-def generate(sentences=None):
-    return newswire.read(CorpusSettings(sentences=sentences), None, print)
+
+def generate(sentences=None, level="hard"):
+    return newswire.read(CorpusSettings(sentences=sentences, level=level), None, print)
 
 
 @pytest.fixture(scope="module")
@@ -21,23 +23,30 @@ def texts():
     return generate()
 
 
+@pytest.fixture(scope="module", params=LEVELS)
+def level_and_texts(request):
+    return request.param, generate(level=request.param)
+
+
 def every_sentence(texts):
     for split in SPLITS:
         columns = texts.labels[split]
-        rows = zip(*(columns[name] for name in ATTRIBUTES), strict=True)
+        rows = zip(*columns.values(), strict=True)
         for sentence, row in zip(texts.sentences[split], rows, strict=True):
-            yield sentence, dict(zip(ATTRIBUTES, row, strict=True))
+            yield sentence, dict(zip(columns, row, strict=True))
 
 
-def votes(words, attribute):
+def votes(words, attribute, level=HARD):
     """The values of an attribute that some words express."""
-    meanings = newswire._meanings()
+    meanings = newswire._meanings(level)
     return [value for word in words for name, value in meanings[word] if name == attribute]
 
 
-def test_the_text_is_bit_identical_on_every_machine(texts):
-    assert {split: digest(texts.sentences[split]) for split in SPLITS} == newswire.DIGESTS
+def test_the_text_is_bit_identical_on_every_machine(level_and_texts):
+    level, texts = level_and_texts
+    assert {split: digest(texts.sentences[split]) for split in SPLITS} == newswire.DIGESTS[level]
     assert texts.standard
+    assert texts.facts["level"] == level
 
 
 def test_sizes_lengths_and_vocabulary(texts):
@@ -47,14 +56,55 @@ def test_sizes_lengths_and_vocabulary(texts):
     types = {word for sentence, _ in every_sentence(texts) for word in sentence.split()}
     assert len(types) == 1_978
     # No word stands for two meanings.
-    assert len(newswire._meanings()) == sum(map(len, newswire._lexicon().values())) == 1_978
+    assert len(newswire._meanings(HARD)) == sum(map(len, newswire._lexicon(HARD).values())) == 1_978
     splits = [set(texts.sentences[split]) for split in SPLITS]
     assert len(set.union(*splits)) == 24_000
 
 
-def test_attributes_are_read_back_from_every_sentence(texts):
-    wrong = [s for s, known in every_sentence(texts) if read_attributes(s) != known]
+def test_attributes_are_read_back_from_every_sentence(level_and_texts):
+    name, texts = level_and_texts
+    level = LEVELS[name]
+    wrong = [s for s, known in every_sentence(texts) if read_attributes(s, level) != known]
     assert wrong == []
+    assert set(texts.labels["test"]) == set(level.attributes)
+
+
+@pytest.mark.parametrize("level", ["easy", "medium"])
+def test_the_first_words_of_an_easier_level_tell_nothing(level):
+    """In a sample of N, twice N times their information on an attribute is chi-squared."""
+    texts = generate(level=level)
+    words = [sentence.split()[:3] for sentence in texts.sentences["train"]]
+    for name, values in texts.labels["train"].items():
+        said = [" ".join(votes(three, name, LEVELS[level])[:1]) for three in words]
+        joint = Counter(zip(said, values.tolist(), strict=True))
+        of_said, of_value = Counter(said), Counter(values.tolist())
+        information = sum(
+            n / 20_000 * math.log(n * 20_000 / (of_said[a] * of_value[b]))
+            for (a, b), n in joint.items()
+        )
+        freedom = (len(of_said) - 1) * (len(of_value) - 1)
+        assert 2 * 20_000 * information < freedom + 4 * math.sqrt(2 * freedom) + 4
+
+
+@pytest.mark.parametrize("level", ["easy", "medium"])
+def test_the_length_of_an_easier_level_is_worth_little(level):
+    texts = generate(level=level)
+    lengths = Counter(len(sentence.split()) for sentence in texts.sentences["train"])
+    assert set(lengths) == {14, 15, 16}
+    assert -sum(n / 20_000 * math.log(n / 20_000) for n in lengths.values()) < 0.65
+
+
+def test_easier_levels_express_an_attribute_more_truly():
+    right = {}
+    for level in LEVELS:
+        texts = generate(2_000, level)
+        hits = [
+            value == known["topic"]
+            for sentence, known in every_sentence(texts)
+            for value in votes(sentence.split()[LEVELS[level].silent :], "topic", LEVELS[level])
+        ]
+        right[level] = np.mean(hits)
+    assert right["easy"] > right["medium"] + 0.1 > right["hard"] + 0.1
 
 
 def test_every_attribute_shapes_both_halves_of_every_sentence(texts):
@@ -102,6 +152,7 @@ def test_attributes_are_independent(texts):
 
 def test_global_information_is_the_entropy_of_the_labels(texts):
     known = texts.facts["global_information"]
+    assert newswire.global_information(LEVELS["easy"]) == pytest.approx(3.7133, abs=1e-4)
     assert known == pytest.approx(5.6903, abs=1e-4)
     assert newswire.entropy("number") == pytest.approx(math.log(2))
     p = np.array(list(ATTRIBUTES["tense"].values())) / 10
@@ -121,7 +172,7 @@ def test_a_smaller_corpus_is_a_prefix_and_not_the_standard_one(texts):
 
 
 def test_a_foreign_or_undecided_sentence_is_an_error():
-    with pytest.raises(ValueError, match="not a word of newswire: 'chaos'"):
-        read_attributes("a chaos")
+    with pytest.raises(ValueError, match="not a word of newswire at this level: 'chaos'"):
+        read_attributes("a chaos", HARD)
     with pytest.raises(ValueError, match="leaves open: topic, tense"):
-        read_attributes("a this")
+        read_attributes("a this", HARD)

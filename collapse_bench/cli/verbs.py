@@ -247,9 +247,12 @@ def check(options: argparse.Namespace) -> int:
 
     read = suite.corpus.path is not None  # what is not at hand, or large, is left to the run
     if read:
-        from collapse_bench.corpus import load_corpus
+        from collapse_bench.corpus import labels_found, load_corpus, with_kinds
 
-        load_corpus(suite.corpus, None, say=say)
+        corpus = load_corpus(suite.corpus, None, say=say)
+        say(labels_found(corpus))
+        if any(cell.entry.told == "labels" for cell in cells):
+            with_kinds(corpus)
     if problems := check_steps(cells, files):
         raise SuiteError([f"{options.suite}: {problem}" for problem in problems])
     unread = "" if read else "; its corpus was not read, the steps were on generated text"

@@ -5,10 +5,19 @@ from pathlib import Path
 
 from collapse_bench.corpus import bible, newswire, ptb, text
 from collapse_bench.corpus.batches import Batch, evaluation_batches, training_batches
-from collapse_bench.corpus.corpus import Corpus, Settings, Split, encoded
+from collapse_bench.corpus.corpus import Corpus, Settings, Split, encoded, labels_found, with_kinds
 from collapse_bench.errors import CorpusMissing
 
-__all__ = ["Batch", "Corpus", "Split", "evaluation_batches", "load_corpus", "training_batches"]
+__all__ = [
+    "Batch",
+    "Corpus",
+    "Split",
+    "evaluation_batches",
+    "labels_found",
+    "load_corpus",
+    "training_batches",
+    "with_kinds",
+]
 
 READERS = {
     "ptb": ptb.read,

@@ -28,6 +28,8 @@ class Batch:
         mask: `[B, T]` bool, false at padding; the same for inputs and targets.
         lengths: `[B]` targets a sentence, eos included.
         index: `[B]` positions of the sentences in their split.
+        kinds: `[B]` which of the corpus's combinations of labels each has, -1 for none of them.
+            For an oracle alone: in a batch of any other model all are -1.
         tokens: Number of targets, as a number of the host: counting costs no device a wait.
     """
 
@@ -36,6 +38,7 @@ class Batch:
     mask: Tensor
     lengths: Tensor
     index: Tensor
+    kinds: Tensor
     tokens: int
 
     def rows(self, index: Tensor) -> Self:
@@ -48,6 +51,7 @@ class Batch:
             mask=self.mask[index],
             lengths=lengths,
             index=self.index[index],
+            kinds=self.kinds[index],
             tokens=int(lengths.sum()),
         )
 
@@ -68,6 +72,7 @@ class Batch:
             mask=moved(self.mask),
             lengths=moved(self.lengths),
             index=moved(self.index),
+            kinds=moved(self.kinds),
         )
 
 
@@ -126,6 +131,7 @@ def collate(split: Split, index: NDArray[np.int64]) -> Batch:
         row[: length - 1] = split.sentence(i)
         row[length - 1] = EOS
     mask = np.arange(targets.shape[1]) < lengths[:, None]
+    kinds = split.kinds
     shifted = np.pad(targets[:, :-1], ((0, 0), (1, 0)), constant_values=BOS)
     return Batch(
         targets=torch.from_numpy(targets),
@@ -133,5 +139,6 @@ def collate(split: Split, index: NDArray[np.int64]) -> Batch:
         mask=torch.from_numpy(mask),
         lengths=torch.from_numpy(lengths),
         index=torch.from_numpy(index.astype(np.int64)),
+        kinds=torch.from_numpy(kinds[index] if kinds is not None else np.full(len(index), -1)),
         tokens=int(lengths.sum()),
     )

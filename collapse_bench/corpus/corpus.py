@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, Protocol
 
@@ -26,6 +26,8 @@ class Settings(Protocol):
 
     @property
     def name(self) -> Literal["ptb", "text", "bible", "newswire"]: ...
+    @property
+    def level(self) -> Literal["easy", "medium", "hard"]: ...
     @property
     def otherwise(self) -> Literal["bible", "newswire"] | None: ...
     @property
@@ -58,7 +60,7 @@ class Texts:
     sentences: Mapping[str, Sequence[str]]
     labels: Mapping[str, Labels] = field(default_factory=dict)
     standard: bool = False
-    facts: Mapping[str, float] = field(default_factory=dict)
+    facts: Mapping[str, float | str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,11 +71,14 @@ class Split:
         tokens: `[total]` ids.
         offsets: `[N + 1]` where each sentence begins and the last one ends.
         labels: Values of each label `[N]`.
+        kinds: `[N]` which of `Corpus.kinds` each sentence is, -1 for none of them; None where the
+            model is not to know.
     """
 
     tokens: NDArray[np.int32]
     offsets: NDArray[np.int64]
     labels: Labels = field(default_factory=dict)
+    kinds: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -100,6 +105,7 @@ class Corpus:
     Attributes:
         sha256: over the normalised text of all three splits.
         labels_sha256: over the labels of all three splits, None where there are none.
+        kinds: Of `with_kinds`: the combinations of labels that the training split has.
     """
 
     name: str
@@ -110,8 +116,9 @@ class Corpus:
     train: Split
     valid: Split
     test: Split
-    facts: Mapping[str, float] = field(default_factory=dict)
+    facts: Mapping[str, float | str] = field(default_factory=dict)
     labels_sha256: str | None = None
+    kinds: Sequence[Mapping[str, str]] = ()
 
     @cached_property
     def longest(self) -> int:
@@ -177,6 +184,48 @@ def encoded(texts: Texts, settings: Settings) -> Corpus:
         facts=texts.facts,
         labels_sha256=labels_digest(texts.labels),
     )
+
+
+def labels_found(corpus: Corpus) -> str:
+    """In words, which labels the corpus has: values in the training split, sentences without one."""
+    found = []
+    for name, values in sorted(corpus.train.labels.items()):
+        kinds = len(set(map(str, values)) - {""})
+        without = sum(
+            int((np.asarray(getattr(corpus, split).labels.get(name, ())) == "").sum())
+            for split in SPLITS
+        )
+        found.append(f"{name} ({kinds} values" + (f", {without} without one)" if without else ")"))
+    return f"labels found: {', '.join(found) or 'none'}"
+
+
+def with_kinds(corpus: Corpus) -> Corpus:
+    """The corpus as an oracle sees it: each sentence with its combination of labels.
+
+    Raises:
+        UserError: A split has not the labels of the training split, or there are none.
+    """
+    names = sorted(corpus.train.labels)
+    for split in SPLITS:
+        if not names or sorted(getattr(corpus, split).labels) != names:
+            raise UserError(
+                f"corpus {corpus.name}: told: labels needs labels for every split, and {split} has"
+                f" {'none' if not names else 'other labels than train'}; see Labels in"
+                f" docs/suites.md, or remove the entry"
+            )
+    rows = {
+        split: list(zip(*(map(str, getattr(corpus, split).labels[n]) for n in names), strict=True))
+        for split in SPLITS
+    }
+    kinds = sorted(set(rows["train"]))
+    place = {kind: i for i, kind in enumerate(kinds)}
+    told = {
+        split: replace(
+            getattr(corpus, split), kinds=np.array([place.get(row, -1) for row in rows[split]])
+        )
+        for split in SPLITS
+    }
+    return replace(corpus, **told, kinds=[dict(zip(names, kind, strict=True)) for kind in kinds])
 
 
 def digest(sentences: Iterable[str]) -> str:

@@ -1,40 +1,41 @@
-"""A generated corpus whose global information is known exactly.
+"""A generated corpus whose global information is known exactly, in levels of difficulty.
 
 Data card
 ---------
 Purpose. A text to compare remedies on where no licensed text can be had, and one where it is
-known how much a latent could hold: six global attributes, drawn before the first word of a
-sentence, and certain only once the whole of it has been read. The words are invented; their look
-is English.
+known how much a latent could hold: global attributes, drawn before the first word of a sentence,
+and certain only once the whole of it has been read. The words are invented; their look is English.
 
 How a sentence is made.
-1. Each attribute of `ATTRIBUTES` is drawn from its prior, independently.
+1. Each attribute of the level is drawn from its prior, independently (`ATTRIBUTES`); the others
+   have their first value in every sentence.
 2. A Markov chain over word classes (`GRAMMAR`) gives the structure, whatever the attributes are.
-   It is drawn again until it has 5 to 30 words, and a noun and a verb in either half: these two
-   express every attribute between them, so every attribute shapes both halves.
-3. Every word expresses the attributes of its class (`EXPRESSED`), each truly with probability 1/2
-   and at random otherwise, drawn again until the sentence expresses the true value more often
-   than any other.
+   It is drawn again until it has as many words as the level says, and a noun and a verb in either
+   half: these two express every attribute between them, so every attribute shapes both halves.
+3. Every word expresses the attributes of its class (`EXPRESSED`), each truly with the level's
+   probability and at random otherwise, drawn again until the sentence expresses the true value
+   more often than any other. The level's first words always express at random and do not count.
 4. Among the words that express the same, the left neighbour decides: with probability 1/2 the
    word is the one whose place in its list is next to the neighbour's, otherwise the places follow
    a law close to Zipf's.
 
-What a prefix tells. Each value is the winner of a vote that ends with the sentence. The first
-half alone has the right winner in 75 % of the sentences for topic, 78 % tense, 79 % voice, 81 %
-polarity, 82 % number, 85 % register: a decoder without a latent learns the attributes late, and
-has to keep count.
+Levels (`LEVELS`), from one at which attributes are worth finding to one at which nothing tried has
+found them. LEVELS_TABLE
 
 Information. The attributes are a function of the sentence, so they share their whole entropy with
-it: `global_information()`, 5.69 nats a sentence: topic 1.99, tense 1.03, polarity 0.69, number
-0.69, register 0.67, voice 0.61. A posterior that holds them and nothing else needs a rate of that
-size.
+it: `global_information(level)`, in nats topic 1.99, tense 1.03, polarity 0.69, number 0.69,
+register 0.67, voice 0.61. A posterior that holds them and nothing else needs a rate of that size.
+
+What a prefix tells, at level hard. Each value is the winner of a vote that ends with the sentence.
+The first half alone has the right winner in 75 % of the sentences for topic, 78 % tense, 79 %
+voice, 81 % polarity, 82 % number, 85 % register: a decoder without a latent learns the attributes
+late, and has to keep count.
 
 Fields. A sentence, its words joined by one space, lower case, no punctuation; one label for each
-attribute.
+attribute of the level.
 
 Splits. 20,000 / 2,000 / 2,000 sentences (train, valid, test), independent draws, none in two
-splits. Training: 324,878 words of 1,978 types, 16.2 words a sentence. A smaller corpus is a
-prefix of this one, split by split.
+splits at level hard. A smaller corpus is a prefix of this one, split by split.
 
 Seed. Fixed. Only `random.Random.random` is used, the one stream that Python keeps the same for
 ever, with integer and correctly rounded arithmetic: the text is the same on every machine
@@ -47,15 +48,19 @@ information; no more is shown.
 
 import math
 from bisect import bisect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import accumulate, islice, product
 from pathlib import Path
 from random import Random
+from typing import TypeVar
 
 import numpy as np
 
 from collapse_bench.corpus.corpus import SPLITS, Settings, Texts, digest
+
+T = TypeVar("T")
 
 SEED = 20_000
 SENTENCES = 20_000
@@ -100,8 +105,47 @@ GRAMMAR = {
 }
 """The next state of the structure, as weights; a state's last word is its class."""
 
-STEMS = {"noun": 24, "verb": 10, "adjective": 12}
-"""Stems a topic for each class that has an ending."""
+
+@dataclass(frozen=True)
+class Level:
+    """How hard it is to find out what a sentence is about.
+
+    Attributes:
+        attributes: those that vary.
+        truth: probability that a word expresses a value that is the sentence's for certain; the
+            others express any value.
+        silent: words at the start that express any value.
+        lengths: numbers of words that a sentence may have, and their weights; () leaves it to the
+            structure, from `SHORTEST` to `LONGEST`.
+        stems: nouns, verbs and adjectives of a topic.
+    """
+
+    attributes: tuple[str, ...] = tuple(ATTRIBUTES)
+    truth: float = 0.5
+    silent: int = 0
+    lengths: tuple[tuple[int, int], ...] = ()
+    stems: tuple[int, int, int] = (24, 10, 12)
+
+    @property
+    def priors(self) -> dict[str, Mapping[str, int]]:
+        """The values of each attribute, of those that do not vary the first alone."""
+        return {
+            name: prior if name in self.attributes else {next(iter(prior)): 1}
+            for name, prior in ATTRIBUTES.items()
+        }
+
+
+_SHORT_OF_IT = Level(
+    attributes=("topic", "tense", "polarity"),
+    silent=3,
+    lengths=((14, 1), (15, 8), (16, 1)),
+    stems=(6, 4, 4),
+)
+LEVELS = {
+    "easy": replace(_SHORT_OF_IT, truth=0.8),
+    "medium": replace(_SHORT_OF_IT, truth=0.65),
+    "hard": Level(),
+}
 
 ONSETS = "b c d f g h l m p r s t w bl br cl cr dr fl fr gl gr pl pr sh sl sp st str th tr"
 CODAS = "ld lk lm lt n nd rk sk sp st sh nch ft lf rv"
@@ -131,38 +175,51 @@ FUNCTION_WORDS = {
 }
 
 DIGESTS = {
-    "train": "9f1a695eec3a17818bdb0d6e632c1747c5705e39dee9c6859b9ce9c24736b3ca",
-    "valid": "3347e41525c42c700bdb058536efa73d01c31e1d73a5c325b3a766a1572a9179",
-    "test": "1782fe94c836b45060f4465bffebeaebff262a88b80de36ac6fed1c925be845e",
+    "easy": {
+        "train": "cab8da347d6709b015cb308b66d994a3762ebd9566335249aafee154e083e61f",
+        "valid": "0b578f259753308aa5c348efbe4298d6a32f0bc73880e27613eb3aab5f0c5015",
+        "test": "06f7c495276dc9898e9167677c92014a95f3ce173a1369aafc00469262ef6182",
+    },
+    "medium": {
+        "train": "c4c1ccebb26b1277b9cf353d317134b8ae90b5ff5403538f9a4de6481bba37a5",
+        "valid": "79dcb635d38352330a545ffbcfe73fef438c2a24ad047cc3967ad0ed19fab92a",
+        "test": "5ae35429b7b2c9a8cf24adeba6a61e7cd8bb13e45a2e8af800238894c1d7f4ec",
+    },
+    "hard": {
+        "train": "9f1a695eec3a17818bdb0d6e632c1747c5705e39dee9c6859b9ce9c24736b3ca",
+        "valid": "3347e41525c42c700bdb058536efa73d01c31e1d73a5c325b3a766a1572a9179",
+        "test": "1782fe94c836b45060f4465bffebeaebff262a88b80de36ac6fed1c925be845e",
+    },
 }
-"""SHA-256 of each split at full size."""
+"""SHA-256 of each split of each level at full size."""
 
 
 def read(settings: Settings, data: Path | None, say: Callable[[str], None]) -> Texts:
     """The corpus; valid and test have a tenth of the training sentences, whatever their number."""
+    level = LEVELS[settings.level]
     train = SENTENCES if settings.sentences is None else settings.sentences
     sizes = {"train": train, "valid": max(1, train // 10), "test": max(1, train // 10)}
     drawn = {
-        split: list(islice(_sentences(Random(SEED + i)), sizes[split]))
+        split: list(islice(_sentences(Random(SEED + i), level), sizes[split]))
         for i, split in enumerate(SPLITS, start=1)
     }
     sentences = {split: [text for _, text in drawn[split]] for split in SPLITS}
     labels = {
-        split: {name: np.array([known[name] for known, _ in drawn[split]]) for name in ATTRIBUTES}
+        split: {n: np.array([known[n] for known, _ in drawn[split]]) for n in level.attributes}
         for split in SPLITS
     }
     return Texts(
         name="newswire",
         sentences=sentences,
         labels=labels,
-        standard={split: digest(sentences[split]) for split in SPLITS} == DIGESTS,
-        facts={"global_information": global_information()},
+        standard={split: digest(sentences[split]) for split in SPLITS} == DIGESTS[settings.level],
+        facts={"level": settings.level, "global_information": global_information(level)},
     )
 
 
-def global_information() -> float:
-    """Entropy of the attributes, which is their information about the sentence, in nats."""
-    return sum(map(entropy, ATTRIBUTES))
+def global_information(level: Level) -> float:
+    """Entropy of a level's attributes, which is their information about the sentence, in nats."""
+    return sum(map(entropy, level.attributes))
 
 
 def entropy(attribute: str) -> float:
@@ -172,19 +229,21 @@ def entropy(attribute: str) -> float:
     return sum(w / total * math.log(total / w) for w in weights)
 
 
-def read_attributes(sentence: str) -> dict[str, str]:
-    """The attributes of a generated sentence: of each, the value expressed most often.
+def read_attributes(sentence: str, level: Level) -> dict[str, str]:
+    """The attributes of a level's sentence: of each, the value that those words express most often
+    that count.
 
     Raises:
         ValueError: If a word is not of this corpus, or two values are expressed equally often.
     """
     expressed: dict[str, list[str]] = {attribute: [] for attribute in ATTRIBUTES}
-    for word in sentence.split():
-        if word not in _meanings():
-            raise ValueError(f"not a word of newswire: {word!r}")
-        for attribute, value in _meanings()[word]:
-            expressed[attribute].append(value)
-    winners = {attribute: _winner(values) for attribute, values in expressed.items()}
+    for place, word in enumerate(sentence.split()):
+        if word not in _meanings(level):
+            raise ValueError(f"not a word of newswire at this level: {word!r}")
+        for attribute, value in _meanings(level)[word]:
+            if place >= level.silent:
+                expressed[attribute].append(value)
+    winners = {attribute: _winner(expressed[attribute]) for attribute in level.attributes}
     undecided = [attribute for attribute, value in winners.items() if value is None]
     if undecided:
         raise ValueError(f"the sentence leaves open: {', '.join(undecided)}")
@@ -199,75 +258,84 @@ def _winner(values: Sequence[str]) -> str | None:
     return ranked[0]
 
 
-def _pick(rng: Random, weights: dict[str, int]) -> str:
+def _pick(rng: Random, weights: Mapping[T, int]) -> T:
     """A key with probability proportional to its weight."""
     bounds = list(accumulate(weights.values()))
     return list(weights)[bisect(bounds, rng.random() * bounds[-1])]
 
 
-def _sentences(rng: Random) -> Iterator[tuple[dict[str, str], str]]:
+def _sentences(rng: Random, level: Level) -> Iterator[tuple[dict[str, str], str]]:
     """Attributes and sentences without end."""
     while True:
-        attributes = {name: _pick(rng, prior) for name, prior in ATTRIBUTES.items()}
-        classes = _structure(rng)
+        attributes = {name: _pick(rng, prior) for name, prior in level.priors.items()}
+        classes = _structure(rng, level)
         votes = {
-            name: iter(_votes(rng, name, value, sum(name in EXPRESSED[c] for c in classes)))
+            name: iter(_votes(rng, level, classes, name, value))
             for name, value in attributes.items()
         }
         words, k = [], 0
         for c in classes:
-            choices = _lexicon()[c, *(next(votes[name]) for name in EXPRESSED[c])]
+            choices = _lexicon(level)[c, *(next(votes[name]) for name in EXPRESSED[c])]
             u = rng.random()
             k = (k + 1) % len(choices) if rng.random() < 0.5 else int(len(choices) * u * u * u)
             words.append(choices[k])
         yield attributes, " ".join(words)
 
 
-def _structure(rng: Random) -> list[str]:
+def _structure(rng: Random, level: Level) -> list[str]:
     """The word classes of a sentence, with a noun and a verb in either half."""
+    lengths: Collection[int] = range(SHORTEST, LONGEST + 1)
+    if level.lengths:
+        lengths = {_pick(rng, dict(level.lengths))}
     while True:
         classes, state = [], "start"
         while (state := _pick(rng, GRAMMAR[state])) != "end":
             classes.append(state.split()[-1])
         half = len(classes) // 2
-        if SHORTEST <= len(classes) <= LONGEST and all(
+        if len(classes) in lengths and all(
             {"noun", "verb"} <= set(part) for part in (classes[:half], classes[half:])
         ):
             return classes
 
 
-def _votes(rng: Random, attribute: str, value: str, count: int) -> list[str]:
-    """What `count` words say of an attribute, so that its true value wins."""
-    values = list(ATTRIBUTES[attribute])
+def _votes(
+    rng: Random, level: Level, classes: Sequence[str], attribute: str, value: str
+) -> list[str]:
+    """What the words of a sentence say of an attribute, so that its true value wins."""
+    values = list(level.priors[attribute])
+    at = [place for place, c in enumerate(classes) if attribute in EXPRESSED[c]]
+    silent = sum(place < level.silent for place in at)
     while True:
         drawn = [
-            value if rng.random() < 0.5 else values[int(rng.random() * len(values))]
-            for _ in range(count)
+            value
+            if i >= silent and rng.random() < level.truth
+            else values[int(rng.random() * len(values))]
+            for i in range(len(at))
         ]
-        if _winner(drawn) == value:
+        if _winner(drawn[silent:]) == value:
             return drawn
 
 
 @cache
-def _lexicon() -> dict[tuple[str, ...], list[str]]:
+def _lexicon(level: Level) -> dict[tuple[str, ...], list[str]]:
     """For a class and the values that it expresses, the words to choose from."""
     rng = Random(SEED)
     syllables = map("".join, product(ONSETS.split(), "aeiou", CODAS.split()))
     stems = iter(sorted(syllables, key=lambda _: rng.random()))
     lexicon = {key: words.split() for key, words in FUNCTION_WORDS.items()}
-    for topic, (c, count) in product(ATTRIBUTES["topic"], STEMS.items()):
+    for topic, (c, count) in product(ATTRIBUTES["topic"], zip(SHAPES, level.stems, strict=True)):
         own = list(islice(stems, count))
-        for values in product(*(ATTRIBUTES[attribute] for attribute in EXPRESSED[c][1:])):
+        for values in product(*(level.priors[attribute] for attribute in EXPRESSED[c][1:])):
             affixes = [AFFIXES[value] for value in values]
             lexicon[c, topic, *values] = [SHAPES[c](stem, *affixes) for stem in own]
     return lexicon
 
 
 @cache
-def _meanings() -> dict[str, list[tuple[str, str]]]:
+def _meanings(level: Level) -> dict[str, list[tuple[str, str]]]:
     """For each word the attributes and values that it expresses."""
     return {
         word: list(zip(EXPRESSED[c], values, strict=True))
-        for (c, *values), words in _lexicon().items()
+        for (c, *values), words in _lexicon(level).items()
         for word in words
     }

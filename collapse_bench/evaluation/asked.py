@@ -137,6 +137,7 @@ def every_next_word(prefix: Tensor, words: Tensor, number: int) -> Batch:
         mask=torch.ones_like(targets, dtype=torch.bool),
         lengths=targets.new_full((count,), length),
         index=targets.new_full((count,), number),
+        kinds=targets.new_full((count,), -1),
         tokens=count * length,
     )
 

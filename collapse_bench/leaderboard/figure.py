@@ -20,6 +20,8 @@ from collapse_bench.leaderboard.section import Row, Section, metric_of
 # markers have no common divisor, so 56 entries look different, in grey as well for the first eight.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#F0E442")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
+ORACLE = ("black", "*")
+"""The style of a latent that was told the labels: how far there is to go."""
 
 LINEAR = 1.0
 """Nats around 0 in which an axis of rates or gaps is linear; beyond it is logarithmic, so that one
@@ -38,7 +40,7 @@ Style = tuple[str, str]  # colour, marker
 def draw(sections: Sequence[Section], curves: Mapping[str, Sequence[str]], path: Path) -> None:
     """Write the picture as PNG: for each section a row of panels of distortion against rate and one
     of the headline against the gap to the language model, a panel for each architecture. What is
-    shown apart is not in it.
+    shown apart is not in it, but for an oracle that has a latent.
 
     Args:
         sections: of the page.
@@ -53,6 +55,8 @@ def draw(sections: Sequence[Section], curves: Mapping[str, Sequence[str]], path:
         name: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(names)
     }
     of_entry = {row.entry: styles.get(family.get(row.entry, row.entry)) for row in rows}
+    oracles = [[row for row in section.rows if is_oracle(row)] for section in sections]
+    of_entry |= {row.entry: ORACLE for told in oracles for row in told}
     columns = max(len(section.architectures) for section in sections)
     # A user's matplotlibrc must not change a page that is a function of the records.
     with matplotlib.rc_context(matplotlib.rcParamsDefault):
@@ -61,19 +65,25 @@ def draw(sections: Sequence[Section], curves: Mapping[str, Sequence[str]], path:
         panels = figure.subplots(2 * len(sections), columns, squeeze=False)
         for axes in panels.flat:
             axes.set_axis_off()
-        places = zip(sections, shown, panels[::2], panels[1::2], strict=True)
-        for section, compared, above, below in places:
-            first = limits_of(compared)
-            second = limits_of_use(compared)
+        places = zip(sections, shown, oracles, panels[::2], panels[1::2], strict=True)
+        for section, compared, told, above, below in places:
+            first = limits_of([*compared, *told])
+            second = limits_of_use([*compared, *told])
             for place, architecture in enumerate(section.architectures):
                 members = section.compared(architecture)
                 known = [curve for curve in swept(members, curves).values() if curve]
+                members = [*members, *(row for row in told if row.architecture == architecture)]
                 rate_panel(above[place], members, known, first, of_entry, styles)
                 use_panel(below[place], members, known, second, of_entry, styles)
                 above[place].set_title(label(f"{architecture}: {section.title}"), fontsize=10)
         handles = [
             Line2D([], [], color=c, marker=m, ls="", mec="black", mew=0.6, ms=8, label=label(name))
             for name, (c, m) in styles.items()
+        ]
+        handles += [
+            Line2D([], [], color=c, marker=m, ls="-.", ms=10, label=f"{label(name)}: told labels")
+            for name in dict.fromkeys(row.entry for told in oracles for row in told)
+            for c, m in [ORACLE]
         ]
         handles += [
             Line2D([], [], color="black", ls="--", label="R + D = NLL of the language model"),
@@ -137,7 +147,11 @@ def use_panel(
             gap, useful = curve.at("gap", path), curve.at(HEADLINE, path)
             axes.plot(gap, useful, color=styles[curve.entry][0], lw=1.2, zorder=1)
     for row in rows:
-        scatter(axes, gap_useful(row), of_entry[row.entry])
+        seeds = gap_useful(row)
+        scatter(axes, seeds, of_entry[row.entry])
+        if is_oracle(row) and seeds:
+            mean = sum(useful for _, useful in seeds) / len(seeds)
+            axes.axhline(mean, color="black", ls="-.", lw=1.2, zorder=1)
 
 
 def scatter(axes: Axes, seeds: Points, style: Style | None) -> None:
@@ -180,6 +194,11 @@ def drawable(x: Sequence[float | None], y: Sequence[float | None], row: Row) -> 
     """The pairs of which both are numbers that an axis can show; none of the language model."""
     pairs = [] if row.is_language_model else list(zip(x, y, strict=True))
     return [(a, b) for a, b in pairs if a is not None and b is not None and abs(a) + abs(b) < HUGE]
+
+
+def is_oracle(row: Row) -> bool:
+    """Whether its latent was told the labels."""
+    return row.bound == "oracle" and row.has_latent
 
 
 def language_model_nll(rows: Sequence[Row]) -> float | None:

@@ -11,10 +11,10 @@ from collapse_bench.leaderboard.columns import (
     measured,
     of_diagnostics,
 )
-from collapse_bench.leaderboard.markdown import escape, markdown
+from collapse_bench.leaderboard.markdown import escape, markdown, number
 from collapse_bench.leaderboard.marks import MARKS, named
 from collapse_bench.leaderboard.ranking import Group
-from collapse_bench.leaderboard.section import Record, Row, other_versions
+from collapse_bench.leaderboard.section import Record, Row, number_of, other_versions
 from collapse_bench.metrics import VERDICTS, absent, key_of
 
 ABOUT = "information_about_"
@@ -70,6 +70,10 @@ def attributes(rows: Sequence[Row]) -> list[str]:
     lines = [
         [named(row), *(measured(row, name) for name in columns)] for row in rows if row.has_latent
     ]
+    corpora = [record["corpus"] for row in rows for record in row.done]
+    if most := next((c["label_entropy"] for c in corpora if c.get("label_entropy")), None):
+        known = [number_of({"n": most}, "n", name.removeprefix(ABOUT)) for name in names]
+        lines.insert(0, ["*all there is to know*", "1.00", *(number(nats) for nats in known)])
     titles = ["entry", "share", *(escape(name.removeprefix(ABOUT)) for name in names)]
     return markdown(titles, lines, numeric=1)
 

@@ -1,6 +1,8 @@
 """Text VAEs with autoregressive decoders: six slots, filled by an LSTM or a Transformer."""
 
 import warnings
+from dataclasses import replace
+from typing import Literal
 
 from collapse_bench.model.distributions import Noise, diagonal_normal
 from collapse_bench.model.latent import (
@@ -11,7 +13,14 @@ from collapse_bench.model.latent import (
     StandardNormal,
 )
 from collapse_bench.model.lstm import LSTMDecoder, LSTMEncoder
-from collapse_bench.model.oracle import ToldLength
+from collapse_bench.model.oracle import (
+    KnownLabels,
+    LabelHead,
+    LabelPrior,
+    ToldLabels,
+    ToldLength,
+    known_labels,
+)
 from collapse_bench.model.readout import Readout
 from collapse_bench.model.transformer import TransformerDecoder, TransformerEncoder
 from collapse_bench.model.vae import (
@@ -35,12 +44,14 @@ __all__ = [
     "Energy",
     "Forward",
     "GaussianHead",
+    "KnownLabels",
     "Noise",
     "Objective",
     "SequenceVAE",
     "build_model",
     "diagonal_normal",
     "distortion_alone",
+    "known_labels",
     "plain",
 ]
 
@@ -50,7 +61,11 @@ ARCHITECTURES = {
 }
 
 
-def build_model(architecture: str, dimensions: Dimensions, told: str | None = None) -> SequenceVAE:
+def build_model(
+    architecture: str,
+    dimensions: Dimensions,
+    told: Literal["length"] | KnownLabels | None = None,
+) -> SequenceVAE:
     """The plain VAE of an architecture; with a latent of size 0 it is the language model.
 
     Weights come from torch's global generator: seed it first.
@@ -58,9 +73,12 @@ def build_model(architecture: str, dimensions: Dimensions, told: str | None = No
     Args:
         architecture: a key of `ARCHITECTURES`.
         dimensions: the sizes of every part.
-        told: `length` for an oracle, a language model that is told each sentence's length.
+        told: for an oracle. `length` is a language model that knows each sentence's length; with
+            known labels these are the latent, whose size the dimensions then need not give.
     """
     encoder, decoder = ARCHITECTURES[architecture]
+    if isinstance(told, KnownLabels):
+        dimensions = replace(dimensions, latent=told.codebook.shape[1])
     has_latent = dimensions.latent > 0
     with warnings.catch_warnings():
         if not has_latent:
@@ -70,7 +88,9 @@ def build_model(architecture: str, dimensions: Dimensions, told: str | None = No
             "pool": LastState(),
             "head": GaussianHead(dimensions.hidden if has_latent else 0, dimensions.latent),
             "prior": StandardNormal(),
-            "decoder": ToldLength(decoder, dimensions) if told else decoder(dimensions),
+            "decoder": ToldLength(decoder, dimensions) if told == "length" else decoder(dimensions),
             "readout": Readout(dimensions.hidden, dimensions.vocabulary),
         }
+    if isinstance(told, KnownLabels):
+        slots |= {"encoder": ToldLabels(), "head": LabelHead(told), "prior": LabelPrior(told)}
     return SequenceVAE(dimensions, slots)

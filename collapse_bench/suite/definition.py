@@ -25,6 +25,7 @@ class CorpusSettings:
     Attributes:
         name: `ptb` is Penn Treebank, `text` any folder or hub data set, `bible` the World English
             Bible from a package, `newswire` is built in.
+        level: Of `newswire`: how hard it is to find out what a sentence is about.
         otherwise: What to go on with where the corpus cannot be had.
         path: Folder of train.txt, valid.txt and test.txt; in the file relative to the suite.
         hub: Id of a data set on the Hugging Face hub, and its `revision`.
@@ -33,6 +34,7 @@ class CorpusSettings:
     """
 
     name: CorpusName = "newswire"
+    level: Literal["easy", "medium", "hard"] = "hard"
     otherwise: Literal["bible", "newswire"] | None = None
     path: str | None = None
     hub: str | None = None
@@ -63,7 +65,9 @@ class Training:
     Attributes:
         budget: Tokens that a cell may decode, unless its entry has a budget of its own.
         batch: Sentences in an update.
-        learning_rate: Adam's, constant in the first half of the budget, then falling.
+        learning_rate: Adam's.
+        decay: How it falls from half the budget on: `linear` to a twentieth, or `exponential` to a
+            hundredth, so that a short run settles before its end.
         clip: Largest norm of the gradient.
         dropout: Share of the decoder's embeddings and outputs that is dropped.
         validations: Validation passes in a run.
@@ -80,6 +84,7 @@ class Training:
     budget: Budget
     batch: Annotated[int, AtLeast(1)] = 32
     learning_rate: Annotated[float, Above(0)] = 1e-3
+    decay: Literal["linear", "exponential"] = "linear"
     clip: Annotated[float, Above(0)] = 5.0
     dropout: Annotated[float, Between(0, 1)] = 0.5
     validations: Annotated[int, AtLeast(1)] = 10
@@ -127,7 +132,7 @@ class RemedySettings:
     sha256: str | None = None
 
 
-Told = Literal["length"]
+Told = Literal["length", "labels"]
 
 
 @dataclass(frozen=True)
@@ -151,8 +156,8 @@ class Entry:
 
     A `latent` that is not None stands for the latent of the suite's sizes, and a `budget` for its
     budget. What an entry is `told` of a sentence in advance makes it an oracle: the language model
-    that knows its length. A `sweep` only tells where the entry comes from: it is no part of a
-    cell's identity.
+    that knows its length, or a model whose latent is its labels. A `sweep` only tells where the
+    entry comes from: it is no part of a cell's identity.
     """
 
     name: str

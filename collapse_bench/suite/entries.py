@@ -121,17 +121,19 @@ def _of_mapping(
     owner = owner_of(name)
     if not check_section(report, owner, value, _ENTRY):
         return [Entry(name)]
-    if ("latent" in value) == ("remedies" in value):
+    told = value.get("told")
+    if told == "labels":
+        for other in value.keys() & {"latent", "remedies"}:
+            text = "told: labels makes these the latent, and nothing else can be said of it"
+            report.add(value.lines[other], f"{owner}: {text}; remove {other}")
+    elif ("latent" in value) == ("remedies" in value):
         both = "not both" if "latent" in value else "not neither"
         rule = "give latent (0 is the language model) or remedies ([] is the plain VAE)"
         report.add(value.line, f"{owner}: {rule}, {both}")
         return [Entry(name)]
-    told = value.get("told")
-    if told is not None and value.get("latent") != 0:
-        text = (
-            "told is for a language model, since whatever has a latent finds it out; add latent: 0"
-        )
-        report.add(value.lines["told"], f"{owner}: {text}, or remove told")
+    if told == "length" and value.get("latent") != 0:
+        text = "told: length is for a language model, since whatever has a latent finds it out"
+        report.add(value.lines["told"], f"{owner}: {text}; add latent: 0, or remove told")
     entries = [Entry(name, latent=value.get("latent"))]
     if "remedies" in value:
         entries = _of_remedies(report, name, value["remedies"], remedies)

@@ -29,7 +29,7 @@ TOLERANCE = 1e-2
 order there. On a processor nothing may differ."""
 
 TERMS = ("states", "features", "q", "z", "p", "decoded", "distortion", "kl")
-TENSORS = ("targets", "inputs", "mask", "lengths", "index")
+TENSORS = ("targets", "inputs", "mask", "lengths", "index", "kinds")
 
 Found = TypeVar("Found")
 

@@ -1,7 +1,7 @@
 """One model being trained: the plain update, and what a remedy's step may ask for."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Protocol
@@ -29,9 +29,12 @@ from collapse_bench.training.meter import Meter
 from collapse_bench.training.optimizer import ClippedAdam, DivergedError
 from collapse_bench.training.seeds import set_streams, stream_seed, streams
 
-DECAY_FROM, LAST_RATE = 0.5, 0.05
-"""The learning rate is constant up to this share of the budget, then falls linearly to this share
-of itself. It depends on nothing else, so no remedy's schedule can move it."""
+DECAYS: dict[str, Callable[[float], float]] = {
+    "linear": lambda spent: max(0.05, min(1.0, 2 * (1 - spent))),
+    "exponential": lambda spent: 0.01 ** max(0.0, 2 * spent - 1),
+}
+"""What is left of the learning rate once a share of the budget is spent. It depends on nothing
+else, so no remedy's schedule can move it."""
 
 LOOK = 50
 """Updates between two looks at whether a GPU has met a gradient that is not finite."""
@@ -47,6 +50,8 @@ class TrainingSettings(Protocol):
     def batch(self) -> int: ...
     @property
     def learning_rate(self) -> float: ...
+    @property
+    def decay(self) -> str: ...
     @property
     def clip(self) -> float: ...
     @property
@@ -181,9 +186,8 @@ class TrainingRun:
 
     @property
     def learning_rate(self) -> float:
-        """That of the suite, as `DECAY_FROM` and `LAST_RATE` have it at this point."""
-        left = (1 - self.spent) / (1 - DECAY_FROM)
-        return self.settings.learning_rate * max(LAST_RATE, min(1.0, left))
+        """That of the suite, as its decay has it at this point."""
+        return self.settings.learning_rate * DECAYS[self.settings.decay](self.spent)
 
     def scale_learning_rate(self, slots: tuple[str, ...], factor: float) -> None:
         """Give these slots that factor of the learning rate, in place of what they had."""

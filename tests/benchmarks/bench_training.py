@@ -96,7 +96,15 @@ def test_vocabulary_product(race, benchmark, machine, cells, corpus):
     lengths = torch.full((SENTENCES,), LENGTH)
     everywhere = torch.ones_like(targets, dtype=torch.bool)
     tokens = targets.numel()
-    batch = Batch(targets, targets, everywhere, lengths, torch.arange(SENTENCES), tokens)
+    batch = Batch(
+        targets,
+        targets,
+        everywhere,
+        lengths,
+        torch.arange(SENTENCES),
+        torch.full((SENTENCES,), -1),
+        tokens,
+    )
 
     def plain():
         for _ in range(PRODUCTS):

@@ -74,7 +74,8 @@ class DilatedConvolutions(Remedy):
     back to the start of almost every sentence of a corpus of single sentences, and are only another
     decoder there.
 
-    Positive case (`suites/positive.yaml`): none alone, where it ends collapsed at R 0.05.
+    Positive case (`suites/positive.yaml`): alone it ends collapsed at R 0.05; with an annealing
+    NLL 7.97, R 0.21, beyond 0.20.
 
     Attributes:
         size: 15, 63, 125 or 187 tokens of history, <bos> included (SCNN, MCNN, LCNN and VLCNN).
