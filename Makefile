@@ -15,8 +15,10 @@ venv: .venv/installed
 
 # The leaderboard is written even where cells have failed, since it shows them.
 run: venv
-	$(BENCH) run suites/ptb.yaml; status=$$?; \
-	if [ $$status -le 1 ]; then $(BENCH) leaderboard suites/ptb.yaml || exit; fi; exit $$status
+	$(BENCH) run suites/quick.yaml; status=$$?; \
+	if [ $$status -le 1 ]; then $(BENCH) leaderboard suites/quick.yaml || exit; \
+	echo; echo 'Next, the published setting: python -m collapse_bench run suites/ptb.yaml'; \
+	$(BENCH) plan suites/ptb.yaml; fi; exit $$status
 
 # One process a core, each of one thread (tests/conftest.py).
 test: venv

@@ -57,6 +57,7 @@ MAY_IMPORT = {
         "diagnosis", "device", "precision", "provenance",
     },
     "progress": {"cell", "metrics"},
+    "forecast": {"cell", "suite", "device", "remedy", "training"},
     "runner": {
         "cell", "progress", "suite", "corpus", "remedy", "training", "record", "errors",
         "device", "precision", "importing", "evaluation", "provenance",

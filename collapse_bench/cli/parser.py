@@ -20,29 +20,7 @@ def build_parser() -> argparse.ArgumentParser:
     added = parser.add_subparsers(required=True, metavar="VERB")
 
     run = added.add_parser("run", help="train, evaluate and record the cells of a suite")
-    _suite_arguments(run)
-    run.add_argument(
-        "--out", type=Path, default=Path("runs"), help="folder of all runs (%(default)s)"
-    )
-    run.add_argument(
-        "--only", metavar="PATTERN", default="*", help="cells, as entry/architecture/seed"
-    )
-    run.add_argument("--seeds", type=_seeds, metavar="1,2", help="in place of the suite's")
-    run.add_argument(
-        "--budget", type=_positive_number, metavar="TOKENS", help="in place of the suite's"
-    )
-    run.add_argument(
-        "--workers",
-        type=_positive_number,
-        metavar="N",
-        help="cells at a time (as many as there are cores for)",
-    )
-    run.add_argument(
-        "--threads",
-        type=_positive_number,
-        metavar="N",
-        help="of a cell, in place of the suite's; where neither says, $OMP_NUM_THREADS or one",
-    )
+    _cells_arguments(run)
     run.add_argument(
         "--verbose",
         action="store_true",
@@ -53,9 +31,13 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="begin interrupted cells anew, not at their last checkpoints",
     )
-    _device_argument(run)
-    _data_argument(run)
     run.set_defaults(verb=verbs.run)
+
+    planning = added.add_parser(
+        "plan", help="which cells of a suite are left, and how long they will train here"
+    )
+    _cells_arguments(planning)
+    planning.set_defaults(verb=verbs.plan)
 
     board = added.add_parser("leaderboard", help="records to tables and pictures")
     _suite_arguments(board)
@@ -131,6 +113,35 @@ def build_parser() -> argparse.ArgumentParser:
     _plugin_argument(show)
     show.set_defaults(verb=verbs.names)
     return parser
+
+
+def _cells_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which cells of a suite are run, where and how."""
+    _suite_arguments(parser)
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs"), help="folder of all runs (%(default)s)"
+    )
+    parser.add_argument(
+        "--only", metavar="PATTERN", default="*", help="cells, as entry/architecture/seed"
+    )
+    parser.add_argument("--seeds", type=_seeds, metavar="1,2", help="in place of the suite's")
+    parser.add_argument(
+        "--budget", type=_positive_number, metavar="TOKENS", help="in place of the suite's"
+    )
+    parser.add_argument(
+        "--workers",
+        type=_positive_number,
+        metavar="N",
+        help="cells at a time (as many as there are cores for)",
+    )
+    parser.add_argument(
+        "--threads",
+        type=_positive_number,
+        metavar="N",
+        help="of a cell, in place of the suite's; where neither says, $OMP_NUM_THREADS or one",
+    )
+    _device_argument(parser)
+    _data_argument(parser)
 
 
 def _suite_arguments(parser: argparse.ArgumentParser) -> None:

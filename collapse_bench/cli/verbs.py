@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from collapse_bench.errors import SuiteError, UserError
 
 if TYPE_CHECKING:
+    from collapse_bench.cell import Job
     from collapse_bench.plugins import RemedyFiles
     from collapse_bench.suite import Suite
 
@@ -41,7 +42,60 @@ def _tell_left_out(files: "RemedyFiles") -> None:
         say(f"left out: {why}")
 
 
+def plan(options: argparse.Namespace) -> int:
+    from collapse_bench.forecast import forecast, in_words
+    from collapse_bench.record import is_finished
+
+    jobs, workers, device = _jobs(options)
+    left = [job for job in jobs if not is_finished(job.folder)]
+    first = jobs[0]
+    print(f"{first.cell.suite} on {first.corpus.name}: {len(left)} of {len(jobs)} cells to run")
+    if left:
+        told = forecast(left, workers)
+        rates = ", ".join(f"{name} {rate:,.0f}" for name, rate in told.rates.items())
+        print(
+            f"they train for about {in_words(told.seconds)} on this machine, {workers} at a time on"
+            f" {device}; evaluation comes on top"
+        )
+        print(f"(tokens a second of one cell, timed alone: {rates})")
+    return 0
+
+
 def run(options: argparse.Namespace) -> int:
+    jobs, workers, device = _jobs(options)
+
+    from collapse_bench import runner
+    from collapse_bench.progress import Progress
+
+    options.out.mkdir(parents=True, exist_ok=True)
+    jobs = [replace(job, fresh=options.fresh) for job in jobs]
+    suite, corpus = jobs[0].cell.suite, jobs[0].corpus
+    threads = jobs[0].cell.training.threads or 1
+    budgets = sorted({job.budget for job in jobs})
+    tokens = " to ".join(f"{budget:,}" for budget in dict.fromkeys((budgets[0], budgets[-1])))
+    each = f", {threads} threads each" if threads > 1 else ""
+    print(
+        f"{suite}: {len(jobs)} {'cell' if len(jobs) == 1 else 'cells'} on {corpus.name},"
+        f" {tokens} tokens each, "
+        f"{min(workers, len(jobs))} at a time on {device}{each}; "
+        f"records in {options.out / suite}",
+        flush=True,
+    )
+    try:
+        records = runner.run_jobs(jobs, workers, Progress(len(jobs), verbose=options.verbose))
+    except runner.InterruptedRunError as interruption:
+        say("interrupted; finished cells are kept, the same command goes on with the others")
+        return 128 + interruption.signal_number
+    failed = [record for record in records if record["status"] != "done"]
+    for record in failed:
+        where = options.out / suite / record["cell"] / "record.json"
+        say(f"{record['status']}: {record['entry']}/{record['architecture']}/{record['seed']}, "
+             f"traceback in {where}")  # fmt: skip
+    return 1 if failed else 0
+
+
+def _jobs(options: argparse.Namespace) -> "tuple[list[Job], int, str]":
+    """The chosen cells of a suite, how many at a time, and on which device."""
     from collapse_bench.suite import cells_of, select
 
     suite, files = _load(options)
@@ -54,15 +108,12 @@ def run(options: argparse.Namespace) -> int:
     from collapse_bench import runner
     from collapse_bench.corpus import load_corpus
     from collapse_bench.device import resolve_device
-    from collapse_bench.progress import Progress
 
     device = resolve_device(options.device)
     at_once = max(1, runner.cores() // threads) if device == "cpu" else 1
-    workers = options.workers or at_once
     corpus = load_corpus(suite.corpus, options.data, say=say)
     if problems := runner.check_builds(chosen, corpus, files):
         raise SuiteError([f"{options.suite}: {problem}" for problem in problems])
-    options.out.mkdir(parents=True, exist_ok=True)
     jobs = runner.plan(
         chosen,
         corpus,
@@ -71,28 +122,7 @@ def run(options: argparse.Namespace) -> int:
         device=device,
         remedy_files=files,
     )
-    jobs = [replace(job, fresh=options.fresh) for job in jobs]
-    budgets = sorted({job.budget for job in jobs})
-    tokens = " to ".join(f"{budget:,}" for budget in dict.fromkeys((budgets[0], budgets[-1])))
-    each = f", {threads} threads each" if threads > 1 else ""
-    print(
-        f"{suite.name}: {len(jobs)} {'cell' if len(jobs) == 1 else 'cells'} on {corpus.name},"
-        f" {tokens} tokens each, "
-        f"{min(workers, len(jobs))} at a time on {device}{each}; "
-        f"records in {options.out / suite.name}",
-        flush=True,
-    )
-    try:
-        records = runner.run_jobs(jobs, workers, Progress(len(jobs), verbose=options.verbose))
-    except runner.InterruptedRunError as interruption:
-        say("interrupted; finished cells are kept, the same command goes on with the others")
-        return 128 + interruption.signal_number
-    failed = [record for record in records if record["status"] != "done"]
-    for record in failed:
-        where = options.out / suite.name / record["cell"] / "record.json"
-        say(f"{record['status']}: {record['entry']}/{record['architecture']}/{record['seed']}, "
-             f"traceback in {where}")  # fmt: skip
-    return 1 if failed else 0
+    return jobs, options.workers or at_once, device
 
 
 def _threads_of_the_environment() -> int:

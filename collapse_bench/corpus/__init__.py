@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from collapse_bench.corpus import bible, newswire, ptb, text
+from collapse_bench.corpus import bible, he2019, newswire, ptb, text
 from collapse_bench.corpus.batches import Batch, evaluation_batches, training_batches
 from collapse_bench.corpus.corpus import Corpus, Settings, Split, encoded, labels_found, with_kinds
 from collapse_bench.errors import CorpusMissing
@@ -24,6 +24,7 @@ READERS = {
     "text": text.read,
     "bible": bible.read,
     "newswire": newswire.read,
+    "he2019": he2019.read,
 }
 
 

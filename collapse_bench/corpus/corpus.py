@@ -25,7 +25,7 @@ class Settings(Protocol):
     """What a suite says about its corpus."""
 
     @property
-    def name(self) -> Literal["ptb", "text", "bible", "newswire"]: ...
+    def name(self) -> Literal["ptb", "text", "bible", "newswire", "he2019"]: ...
     @property
     def level(self) -> Literal["easy", "medium", "hard"]: ...
     @property
@@ -187,7 +187,7 @@ def encoded(texts: Texts, settings: Settings) -> Corpus:
 
 
 def labels_found(corpus: Corpus) -> str:
-    """In words, which labels the corpus has: values in the training split, sentences without one."""
+    """In words, which labels there are, with values in training and sentences that have none."""
     found = []
     for name, values in sorted(corpus.train.labels.items()):
         kinds = len(set(map(str, values)) - {""})
@@ -195,7 +195,8 @@ def labels_found(corpus: Corpus) -> str:
             int((np.asarray(getattr(corpus, split).labels.get(name, ())) == "").sum())
             for split in SPLITS
         )
-        found.append(f"{name} ({kinds} values" + (f", {without} without one)" if without else ")"))
+        missing = f", {without} sentences without one" if without else ""
+        found.append(f"{name} ({kinds} values{missing})")
     return f"labels found: {', '.join(found) or 'none'}"
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, cast
 
 from collapse_bench.settings import Above, AtLeast, Between
 
-CorpusName = Literal["ptb", "text", "bible", "newswire"]
+CorpusName = Literal["ptb", "text", "bible", "newswire", "he2019"]
 Architecture = Literal["lstm", "transformer"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Budget = Annotated[int, AtLeast(1)] | dict[CorpusName, Annotated[int, AtLeast(1)]]
@@ -24,7 +24,8 @@ class CorpusSettings:
 
     Attributes:
         name: `ptb` is Penn Treebank, `text` any folder or hub data set, `bible` the World English
-            Bible from a package, `newswire` is built in.
+            Bible from a package; `newswire` and `he2019`, synthetic text of He et al. (2019), are
+            built in.
         level: Of `newswire`: how hard it is to find out what a sentence is about.
         otherwise: What to go on with where the corpus cannot be had.
         path: Folder of train.txt, valid.txt and test.txt; in the file relative to the suite.

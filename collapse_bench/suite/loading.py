@@ -120,14 +120,16 @@ def _check_corpus(report: Report, root: Section, corpus: CorpusSettings) -> None
 
     if corpus.name == "text" and not (corpus.path or corpus.hub):
         problem("name", "text needs the path of a folder with train.txt, valid.txt and test.txt")
-    if corpus.name in ("newswire", "bible") and (corpus.path or corpus.hub):
+    if corpus.name in ("newswire", "he2019", "bible") and (corpus.path or corpus.hub):
         setting = "path" if corpus.path else "hub"
-        what = "is built in" if corpus.name == "newswire" else "comes from a package"
+        what = "comes from a package" if corpus.name == "bible" else "is built in"
         problem(setting, f"{setting} must not be given for {corpus.name}, which {what}; remove it")
     if corpus.revision and not corpus.hub:
         problem("revision", "revision is that of a hub data set; give hub, too, or remove it")
     if corpus.sentences and "newswire" not in (corpus.name, corpus.otherwise):
         problem("sentences", f"sentences is for newswire, not for {corpus.name}; remove it")
+    if corpus.level != "hard" and "newswire" not in (corpus.name, corpus.otherwise):
+        problem("level", f"level is for newswire, not for {corpus.name}; remove it")
 
 
 def _check_budgets(

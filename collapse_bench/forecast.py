@@ -1,0 +1,75 @@
+"""How long the cells of a suite will train on this machine, from a few updates of plain models."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from collapse_bench.cell import Job, build
+from collapse_bench.device import prepare
+from collapse_bench.remedy import chain
+from collapse_bench.suite import Cell
+from collapse_bench.training import TrainingRun
+
+WARM_UP, TIMED = 2, 3.0
+"""Updates that are not counted, and seconds that a model is timed for."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What is left of a suite.
+
+    Attributes:
+        cells: that are not finished.
+        seconds: that they train, so many at a time.
+        rates: decoded tokens a second of one cell, by architecture and kind of model.
+    """
+
+    cells: int
+    seconds: float
+    rates: Mapping[str, float]
+
+
+def forecast(jobs: Sequence[Job], workers: int) -> Forecast:
+    """Time a language model and a plain VAE of each architecture, and count the jobs' budgets.
+
+    A remedy counts as the plain VAE does; one that decodes twice pays for both out of its budget.
+
+    Args:
+        jobs: those that are to be trained.
+        workers: cells at a time.
+    """
+    rates: dict[str, float] = {}
+    seconds = 0.0
+    for job in jobs:
+        kind = "language model" if job.cell.sizes.latent == 0 else "VAE"
+        name = f"{job.cell.architecture} {kind}"
+        if name not in rates:
+            rates[name] = tokens_a_second(job)
+        seconds += job.budget / rates[name]
+    at_once = max(1, min(workers, len(jobs)))
+    return Forecast(len(jobs), seconds / at_once, rates)
+
+
+def tokens_a_second(job: Job) -> float:
+    """Decoded tokens a second of training the plain model of a job's kind."""
+    plain: Cell = replace(job.cell, entry=replace(job.cell.entry, remedies=(), told=None))
+    prepare(plain.training.threads or 1, plain.training.deterministic)
+    model, _ = build(plain, job.corpus, job.remedy_files)
+    model.to(job.device).train()
+    run = TrainingRun(
+        model, chain([]), job.corpus, plain.training, budget=job.budget, seed=plain.seed
+    )
+    step = run.start()
+    for _ in range(WARM_UP):
+        step(run.draw())
+    tokens, began = run.meter.tokens, time.perf_counter()
+    while time.perf_counter() < began + TIMED and run.spent < 1:
+        step(run.draw())
+    return (run.meter.tokens - tokens) / (time.perf_counter() - began)
+
+
+def in_words(seconds: float) -> str:
+    """A time as one would say it: `40 min`, `2 h 10 min`."""
+    minutes = max(1, round(seconds / 60))
+    hours, rest = divmod(minutes, 60)
+    return f"{hours} h {rest} min" if hours else f"{rest} min"
