@@ -42,6 +42,9 @@ from collapse_bench.training import (
     train,
 )
 
+TOLD = "told in advance"
+"""In place of the verdict on an oracle, which had nothing to find out."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -197,10 +200,10 @@ def describe(job: Job) -> dict[str, Any]:
         "settings": identity(
             cell, job.corpus.name, job.corpus.sha256, job.corpus.labels_sha256, job.budget
         ),
-        "corpus": corpus_in_record(job.corpus)
-        | {"hub": cell.corpus.hub, "revision": cell.corpus.revision},
+        "corpus": job.corpus.record() | {"hub": cell.corpus.hub, "revision": cell.corpus.revision},
         "metrics": {},
         "standard_errors": {},
+        "label_entropy": {},
         "verdict": None,
         "sentences_sha256": None,
         "validation": {"negative_elbo": None, "tokens": 0, "converged": False},
@@ -220,14 +223,6 @@ def describe(job: Job) -> dict[str, Any]:
         "environment": _environment(job),
         "scored": provenance(job.code) | {"device": job.device_name},
     }
-
-
-def corpus_in_record(corpus: Corpus) -> dict[str, Any]:
-    """What a record says of the corpus, with the most that z can tell of each label in test."""
-    labels = {
-        name: values for name, values in corpus.test.labels.items() if has_label(values).any()
-    }
-    return corpus.record() | {"label_entropy": {n: entropy(v) for n, v in sorted(labels.items())}}
 
 
 def _train_and_score(
@@ -263,10 +258,10 @@ def _train_and_score(
     # Before anything can be found wrong with the numbers: they can be computed again from these.
     record.write_model(job.folder, model.state_dict())
     job.corpus.vocabulary.save(job.folder / record.VOCABULARY)
-    result |= bound_in_record(cell, model, job.corpus)
+    result |= bound_in_record(cell, model, corpus)
     arrays = evaluate_cell(cell, model, corpus)
     result["sentences_sha256"] = record.write_arrays(job.folder, arrays)
-    result |= in_record(result["latent"], arrays)
+    result |= in_record(result["latent"], arrays, told=cell.entry.told is not None)
 
 
 def evaluate_cell(cell: Cell, model: SequenceVAE, corpus: Corpus) -> dict[str, NDArray[Any]]:
@@ -298,20 +293,23 @@ def bound_in_record(cell: Cell, model: SequenceVAE, corpus: Corpus) -> dict[str,
     return {"bound": bound.kind, "bound_reasons": list(bound.reasons)}
 
 
-def in_record(latent: int, arrays: Arrays) -> dict[str, Any]:
+def in_record(latent: int, arrays: Arrays, *, told: bool) -> dict[str, Any]:
     """What a record says of its model's scores.
 
     Args:
         latent: D; without a latent there is no verdict.
         arrays: of the test split.
+        told: whether the model was told something in advance, of which there is no verdict either.
     """
     scores = score(arrays)
+    labels = {k.removeprefix("label_"): v for k, v in arrays.items() if k.startswith("label_")}
     sentences = int(arrays.get("aggregate_size", len(arrays["tokens"])))
     return {
         "family": str(arrays["family"]),
         "metrics": versioned(scores.metrics),
         "standard_errors": versioned(scores.standard_errors),
-        "verdict": verdict(scores, sentences) if latent else "no latent",
+        "label_entropy": {n: entropy(v) for n, v in sorted(labels.items()) if has_label(v).any()},
+        "verdict": "no latent" if not latent else TOLD if told else verdict(scores, sentences),
     }
 
 

@@ -24,6 +24,12 @@ def resolve_device(wanted: str) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
 
 
+def wait_for(device: str) -> None:
+    """Until all that a GPU has been given is done; a processor is never ahead."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
 def name_of_device(device: str) -> str:
     """The GPU's name as its driver tells it, or `cpu`.
 

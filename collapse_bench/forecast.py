@@ -1,11 +1,12 @@
 """How long the cells of a suite will train on this machine, from a few updates of plain models."""
 
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from collapse_bench.cell import Job, build
-from collapse_bench.device import prepare
+from collapse_bench.device import prepare, wait_for
 from collapse_bench.remedy import chain
 from collapse_bench.suite import Cell
 from collapse_bench.training import TrainingRun
@@ -19,12 +20,10 @@ class Forecast:
     """What is left of a suite.
 
     Attributes:
-        cells: that are not finished.
         seconds: that they train, so many at a time.
         rates: decoded tokens a second of one cell, by architecture and kind of model.
     """
 
-    cells: int
     seconds: float
     rates: Mapping[str, float]
 
@@ -47,7 +46,7 @@ def forecast(jobs: Sequence[Job], workers: int) -> Forecast:
             rates[name] = tokens_a_second(job)
         seconds += job.budget / rates[name]
     at_once = max(1, min(workers, len(jobs)))
-    return Forecast(len(jobs), seconds / at_once, rates)
+    return Forecast(seconds / at_once, rates)
 
 
 def tokens_a_second(job: Job) -> float:
@@ -57,14 +56,16 @@ def tokens_a_second(job: Job) -> float:
     model, _ = build(plain, job.corpus, job.remedy_files)
     model.to(job.device).train()
     run = TrainingRun(
-        model, chain([]), job.corpus, plain.training, budget=job.budget, seed=plain.seed
+        model, chain([]), job.corpus, plain.training, budget=sys.maxsize, seed=plain.seed
     )
     step = run.start()
     for _ in range(WARM_UP):
         step(run.draw())
+    wait_for(job.device)
     tokens, began = run.meter.tokens, time.perf_counter()
-    while time.perf_counter() < began + TIMED and run.spent < 1:
+    while time.perf_counter() < began + TIMED:
         step(run.draw())
+    wait_for(job.device)
     return (run.meter.tokens - tokens) / (time.perf_counter() - began)
 
 

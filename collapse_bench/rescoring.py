@@ -10,7 +10,6 @@ from collapse_bench import record
 from collapse_bench.cell import (
     bound_in_record,
     build,
-    corpus_in_record,
     evaluate_cell,
     in_record,
     seen_by,
@@ -173,6 +172,7 @@ def restore(
         vocabulary=settings["corpus"]["vocabulary"],
         tokenizer=settings["corpus"]["tokenizer"],
         sentences=names["sentences"]["train"] if names["name"] == "newswire" else None,
+        level=names.get("level", "hard"),  # older records do not tell
     )
     corpus = load_corpus(wanted, data, say=say)
     if corpus.sha256 != names["sha256"]:
@@ -264,10 +264,10 @@ def score_model(
     cell, model, corpus = restored.cell, restored.model, restored.corpus
     arrays = evaluate_cell(cell, model, corpus)
     with _naming(folder):
-        result |= in_record(result["latent"], arrays)
+        result |= in_record(result["latent"], arrays, told=cell.entry.told is not None)
     result |= bound_in_record(cell, model, corpus)
     # What an older record does not tell yet; what it tells is kept, such as what was requested.
-    result["corpus"] = corpus_in_record(corpus) | result["corpus"]
+    result["corpus"] = corpus.record() | result["corpus"]
     result.setdefault("suite_budget", result["budget"])
     result["sentences_sha256"] = record.write_arrays(folder, arrays)
     scored = {
@@ -289,7 +289,8 @@ def score_arrays(
         UserError: the arrays are missing, damaged or not those of the record.
     """
     with _naming(folder):
-        result |= in_record(result["latent"], record.read_arrays(folder, _digest(result)))
+        arrays = record.read_arrays(folder, _digest(result))
+        result |= in_record(result["latent"], arrays, told=result.get("bound") == "oracle")
     before = result.get("scored", {})
     known = {name: before[name] for name in ("device", "precision") if name in before}
     return _write(folder, result, remedies, known)
@@ -320,9 +321,14 @@ def diagnose_cell(
     """The diagnosis of a finished cell: its arrays, and its model on some of the test sentences.
 
     Raises:
-        UserError: as for `restore`, or the cell has no latent.
+        UserError: as for `restore`, or the cell has no latent or was told it.
     """
     result = read_finished(folder)
+    if result["bound"] == "oracle":
+        raise UserError(
+            f"{folder}: told in advance what it knows, so there is nothing to find out; diagnose a"
+            f" cell that had to find out"
+        )
     restored = restore(folder, result, remedy_files, data, say, device)
     arrays = record.read_arrays(folder, _digest(result))
     return examine(restored.model, restored.corpus.test, arrays)

@@ -1,6 +1,7 @@
 """An oracle whose latent is the labels: what it is told, what it is worth, and who else sees it."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,10 +9,12 @@ import torch
 from conftest import SIZES, TRAINING
 
 from collapse_bench.cell import build, run_cell, seen_by
+from collapse_bench.cli import main
 from collapse_bench.corpus import encoded, load_corpus, training_batches, with_kinds
 from collapse_bench.corpus.corpus import SPLITS, Texts
 from collapse_bench.errors import UserError
 from collapse_bench.plugins import remedy_files
+from collapse_bench.record import read_record
 from collapse_bench.runner import plan
 from collapse_bench.suite import Cell, CorpusSettings, Entry, Evaluation
 from collapse_bench.suite.loading import load_suite
@@ -46,7 +49,7 @@ def test_its_rate_is_what_the_labels_cost_and_its_draws_are_they(labelled, archi
     model, _ = build(cell_of("labels", architecture), told, remedy_files())
     (batch,) = training_batches(told.train, 200, seed=1, epoch=0)
     forward = model(batch, lambda shape: torch.randn(shape))
-    met = np.bincount(told.train.kinds, minlength=len(told.kinds) + 1) + 0.5
+    met = np.bincount(told.train.kinds, minlength=len(told.kinds)) + 0.5
     expected = -np.log(met / met.sum())[batch.kinds.numpy()]
     assert forward.kl.sum(1).detach().numpy() == pytest.approx(expected, rel=1e-5)
     # A one for each label, at the place of its value.
@@ -58,15 +61,21 @@ def test_its_rate_is_what_the_labels_cost_and_its_draws_are_they(labelled, archi
         )
 
 
-def test_what_the_training_split_has_not_can_still_be_told(labelled):
-    told = with_kinds(labelled)
-    strange = replace(told.test, kinds=np.full(len(told.test), -1))
+def test_a_combination_that_the_training_split_has_not_is_told_at_a_price(labelled):
+    labels = {**labelled.test.labels, "topic": np.array(["new"] * len(labelled.test))}
+    told = with_kinds(replace(labelled, test=replace(labelled.test, labels=labels)))
     model, _ = build(cell_of("labels"), told, remedy_files())
-    (batch,) = training_batches(strange, 20, seed=1, epoch=0)
+    (batch,) = training_batches(told.test, 20, seed=1, epoch=0)
     forward = model(batch, lambda shape: torch.randn(shape))
-    assert (forward.z == 0).all()
-    assert forward.kl.isfinite().all()
-    assert (forward.kl > np.log(2 * len(told.train))).all()
+    assert (forward.z.sum(1) == 3).all()
+    mass = len(told.train) + len(told.kinds) / 2
+    assert forward.kl.sum(1).tolist() == pytest.approx([np.log(2 * mass)] * 20, rel=1e-5)
+
+
+def test_labels_that_tell_sentences_from_each_other_are_refused(labelled, monkeypatch):
+    monkeypatch.setattr("collapse_bench.corpus.corpus.MOST_KINDS", 20)
+    with pytest.raises(UserError, match=r"at most 20 combinations .* topic: 8 values"):
+        with_kinds(labelled)
 
 
 def test_its_record_is_an_oracles_and_measured_as_any_latent(labelled, tmp_path):
@@ -78,6 +87,7 @@ def test_its_record_is_an_oracles_and_measured_as_any_latent(labelled, tmp_path)
     torch.set_flush_denormal(False)
     assert record["status"] == "done", record["error"]
     assert (record["bound"], record["bound_reasons"]) == ("oracle", ["labels of each sentence"])
+    assert record["verdict"] == "told in advance"
     assert record["latent"] == 13  # 8 topics, 3 tenses, 2 polarities
     assert record["family"] == "codes"
     # q is certain: a sentence costs at most what its labels do, and what is left of it.
@@ -89,7 +99,7 @@ def test_its_record_is_an_oracles_and_measured_as_any_latent(labelled, tmp_path)
     share = np.unique(with_kinds(labelled).test.kinds, return_counts=True)[1] / 20
     known = -(share * np.log(share)).sum()
     assert metrics["mutual_information"] == pytest.approx(known, abs=1e-3)
-    told = record["corpus"]["label_entropy"]
+    told = record["label_entropy"]
     assert set(told) == {"topic", "tense", "polarity"}
     for name, values in labelled.test.labels.items():
         share = np.unique(values, return_counts=True)[1] / len(values)
@@ -98,7 +108,7 @@ def test_its_record_is_an_oracles_and_measured_as_any_latent(labelled, tmp_path)
 
 def test_a_text_without_labels_is_told_before_anything_is_trained():
     bare = encoded(Texts("text", {split: ["a b", "b c a"] for split in SPLITS}), CorpusSettings())
-    with pytest.raises(UserError, match="told: labels needs labels for every split, and train has"):
+    with pytest.raises(UserError, match=r"told: labels needs the same labels .* train has none"):
         seen_by(cell_of("labels"), bare)
 
 
@@ -113,3 +123,40 @@ def test_a_suite_says_labels_alone(other, tmp_path):
         load_suite(path, remedy_files())
     path.write_text(path.read_text().replace(f", {other}", ""))
     assert load_suite(path, remedy_files()).entries[0].told == "labels"
+
+
+def test_cells_of_a_level_are_scored_diagnosed_and_shown_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text(
+        "corpus: {name: newswire, level: easy, sentences: 200}\n"
+        "architectures: [lstm]\n"
+        "sizes: {embedding: 8, hidden: 8, latent: 2}\n"
+        "training: {budget: 3000, validations: 1, precision: float32}\n"
+        "evaluation: {samples: 8, precision: float32, refinement: 1}\n"
+        "entries:\n  language_model: {latent: 0}\n  oracle: {told: labels}\n  vae: []\n"
+    )
+    assert main(["run", "mine.yaml", "--workers", "1"]) == 0
+    cells = {path.name.partition("-")[0]: str(path) for path in (tmp_path / "runs/mine").iterdir()}
+    for name in ("vae", "oracle"):
+        assert main(["score", cells[name]]) == 0, capsys.readouterr()
+        before = read_record(Path(cells[name]) / "record.json")
+        assert main(["score", "--write", "model", cells[name]]) == 0
+        after = read_record(Path(cells[name]) / "record.json")
+        assert main(["score", "--write", "arrays", cells[name]]) == 0
+        again = read_record(Path(cells[name]) / "record.json")
+        for part in ("metrics", "verdict", "label_entropy", "bound", "latent"):
+            assert before[part] == after[part] == again[part]
+    assert main(["diagnose", cells["vae"]]) == 0
+    capsys.readouterr()
+    assert main(["diagnose", cells["oracle"]]) == 2
+    assert "told in advance what it knows" in capsys.readouterr().err
+    assert main(["leaderboard", "mine.yaml"]) == 0
+    page = (tmp_path / "leaderboard" / "mine.md").read_text()
+    assert "**newswire**, level easy," in page
+    assert "| oracle ⊘" in page
+    assert "told in advance: labels of each sentence" in page
+    [row] = [line for line in page.splitlines() if line.startswith("| *all there is to know*")]
+    known = [round(nats, 2) for _, nats in sorted(before["label_entropy"].items())]
+    assert [float(cell) for cell in row.split("|")[3:-1]] == known
+    # An oracle is no size of the latent that entries were given.
+    assert ", latent 2\n" in page

@@ -26,7 +26,7 @@ def staged(built, corpus, budget, calls):
         before = weights(run.model)
         known = {
             slot for slot in before
-            if any(p in run.optimizer.adam.state for p in getattr(run.model, slot).parameters())
+            if any(p in run.optimizer.inner.state for p in getattr(run.model, slot).parameters())
         }  # fmt: skip
         forward = run.update(batch, only=only, then=then)
         seen.append((forward, only, before, weights(run.model), known))
@@ -147,7 +147,7 @@ def test_the_optimiser_is_called_once_for_each_factor(corpus):
     for factors, groups in (((1.0, 1.0), 1), ((0.5, 0.5), 1), ((1.0, 0.5), 2)):
         settings = dict(zip(("encoder", "decoder"), factors, strict=True))
         run, _ = after_one_step("lstm", corpus, **settings)
-        found = run.optimizer.adam.param_groups
+        found = run.optimizer.inner.param_groups
         assert len(found) == groups
         assert [p for group in found for p in group["params"]] == run.model.parameters_of(SLOTS)
 
@@ -161,7 +161,7 @@ def test_a_factor_keeps_to_the_schedule_and_the_last_one_holds(corpus):
     rates = {
         slot: {
             group["lr"]
-            for group in run.optimizer.adam.param_groups
+            for group in run.optimizer.inner.param_groups
             for each in group["params"]
             if each in set(run.model.parameters_of((slot,)))
         }

@@ -506,7 +506,7 @@ BAD = {
                          ["training must be a mapping, not null"]),
     # corpus
     "unknown corpus": ("name: ptb", "name: pbt", 1,
-                       ["ptb, text, bible or newswire", "did you mean ptb?"]),
+                       ["ptb, text, bible, newswire or he2019", "did you mean ptb?"]),
     "unknown key of corpus": ("otherwise:", "otherwize:", 1, ["did you mean otherwise?"]),
     "otherwise ptb": ("otherwise: newswire", "otherwise: ptb", 1,
                       ["bible or newswire or null, not 'ptb'"]),
@@ -519,6 +519,8 @@ BAD = {
     "newswire with hub": ("name: ptb, otherwise: newswire", "hub: a", 1, ["hub must not be given"]),
     "revision of nothing": ("name: ptb", "revision: a, name: ptb", 1, ["give hub, too"]),
     "sentences of ptb": ("otherwise: newswire", "sentences: 99", 1, ["newswire, not for ptb"]),
+    "level of ptb": ("otherwise: newswire", "level: easy", 1, ["level is for newswire, not for"]),
+    "unknown level": ("otherwise:", "level: esay, otherwise:", 1, ["did you mean easy?"]),
     "one test sentence": ("name: ptb, otherwise: newswire", "sentences: 19", 1,
                           ["sentences must be a whole number at least 20 or null, not 19"]),
     # architectures, sizes, evaluation, seeds
@@ -582,10 +584,12 @@ BAD = {
     "latent and remedies": ("{latent: 0}", "{latent: 0, remedies: []}", 8, ["not both"]),
     "remedies no list": ("{latent: 0}", "{remedies: vae}", 8, ["remedies must be a list"]),
     "unknown in remedies": ("{latent: 0}", "{remedies: [word_dropuot]}", 8, ["mean word_dropout?"]),
-    "told to a VAE": ("{latent: 0}", "{remedies: [], told: length}", 8, ["told is for a language "
-                      "model", "add latent: 0"]),
+    "told to a VAE": ("{latent: 0}", "{remedies: [], told: length}", 8, ["told: length is for a "
+                      "language model", "add latent: 0"]),
     "told to a latent": ("{latent: 0}", "{latent: 3, told: length}", 8, ["add latent: 0"]),
-    "told what": ("{latent: 0}", "{latent: 0, told: topic}", 8, ["be length, not 'topic'"]),
+    "told what": ("{latent: 0}", "{latent: 0, told: topic}", 8, ["be length or labels, not "
+                  "'topic'"]),
+    "told labels of ptb": ("{latent: 0}", "{told: labels}", 8, ["needs labels, and ptb has none"]),
     "budget of an entry": ("{latent: 0}", "{latent: 0, budget: 0}", 8, ["entry language_model: "
                            "budget must be a whole number at least 1"]),
     "budget 1e6 of an entry": ("{latent: 0}", "{latent: 0, budget: 1e6}", 8, ["write 1000000"]),

@@ -221,7 +221,7 @@ def test_updates_are_those_of_a_clipped_norm_and_plain_adam(
         # Adam forgets a factor common to all gradients: what it has averaged tells more.
         averages, others = (
             each.state.get(parameter, {})
-            for each, parameter in ((run.optimizer.adam, actual), (optimizer, expected))
+            for each, parameter in ((run.optimizer.inner, actual), (optimizer, expected))
         )
         assert averages.keys() == others.keys()
         for name, average in others.items():
@@ -365,8 +365,34 @@ def test_the_learning_rate_is_a_function_of_the_budget(spent, share, corpus):
     if spent < 1:
         tokens = run.update(run.draw()).batch.tokens
         # Of the moment in which the update is made, its own tokens included.
-        assert run.optimizer.adam.param_groups[0]["lr"] == run.learning_rate
+        assert run.optimizer.inner.param_groups[0]["lr"] == run.learning_rate
         assert run.progress == (spent * 10_000 + tokens) / 10_000 or run.progress == 1
+
+
+@pytest.mark.parametrize(("spent", "share"), [(0, 1), (0.5, 1), (0.75, 0.1), (1, 0.01)])
+def test_an_exponential_decay_ends_at_a_hundredth(spent, share, corpus):
+    run = make("lstm").run(corpus, budget=10_000, learning_rate=0.2, decay="exponential")
+    run.meter.tokens = int(spent * 10_000)
+    assert run.learning_rate == pytest.approx(0.2 * share)
+
+
+def test_sgd_moves_against_the_clipped_gradient(corpus):
+    """And keeps nothing from one update to the next, so that a checkpoint has nothing of it."""
+    built = make("lstm")
+    run = built.run(
+        corpus, budget=10_000, learning_rate=0.5, clip=0.1, optimizer="sgd", dropout=0.0
+    )
+    before = parameters(built.model)
+    run.update(run.draw())
+    moved = {name: before[name] - now for name, now in parameters(built.model).items()}
+    gradients = {name: p.grad for name, p in built.model.named_parameters() if p.grad is not None}
+    norm = torch.stack([each.norm() for each in gradients.values()]).norm()
+    assert norm > 0.1
+    for name, gradient in gradients.items():
+        # The fused update scales a gradient in place or not: its direction is what matters.
+        scale = 0.5 * 0.1 / norm
+        assert torch.allclose(moved[name], scale * gradient, rtol=1e-3, atol=1e-7), name
+    assert run.optimizer.state_dict() == {}
 
 
 def test_selection_keeps_the_best_and_says_whether_the_end_gained_anything(corpus, monkeypatch):
@@ -422,7 +448,7 @@ def test_a_reset_forgets_one_slot_and_nothing_else(name, slot, architecture, cor
     model = run.model
     others = tuple(each for each in SLOTS if each != slot)
     own, rest = model.parameters_of((slot,)), model.parameters_of(others)
-    assert all(run.optimizer.adam.state[parameter] for parameter in own if parameter.requires_grad)
+    assert all(run.optimizer.inner.state[parameter] for parameter in own if parameter.requires_grad)
     before = [parameter.clone() for parameter in rest]
     trained = [each for each in getattr(model, slot).parameters() if each.requires_grad]
     drawn = [parameter.clone() for parameter in trained]
@@ -430,8 +456,10 @@ def test_a_reset_forgets_one_slot_and_nothing_else(name, slot, architecture, cor
     assert same(before, rest)
     # A norm begins with constants, and may still be near them; nothing else stays.
     assert not any(map(torch.equal, drawn, trained))
-    assert not any(parameter in run.optimizer.adam.state for parameter in own)
-    assert all(run.optimizer.adam.state[parameter] for parameter in rest if parameter.requires_grad)
+    assert not any(parameter in run.optimizer.inner.state for parameter in own)
+    assert all(
+        run.optimizer.inner.state[parameter] for parameter in rest if parameter.requires_grad
+    )
     run.update(run.draw())
 
 
@@ -440,7 +468,7 @@ def test_what_is_forgotten_is_the_optimisers_and_no_weight(corpus):
     run.update(run.draw())
     before = parameters(run.model)
     run.forget(INFERENCE)
-    known = run.optimizer.adam.state
+    known = run.optimizer.inner.state
     assert not any(parameter in known for parameter in run.model.parameters_of(INFERENCE))
     assert all(parameter in known for parameter in run.model.parameters_of(GENERATIVE))
     assert same(before, parameters(run.model))

@@ -28,9 +28,9 @@ class Batch:
         mask: `[B, T]` bool, false at padding; the same for inputs and targets.
         lengths: `[B]` targets a sentence, eos included.
         index: `[B]` positions of the sentences in their split.
-        kinds: `[B]` which of the corpus's combinations of labels each has, -1 for none of them.
-            For an oracle alone: in a batch of any other model all are -1.
         tokens: Number of targets, as a number of the host: counting costs no device a wait.
+        kinds: `[B]` which of the corpus's combinations of labels each has. For an oracle alone: in
+            a batch of any other model all are -1.
     """
 
     targets: Tensor
@@ -38,8 +38,8 @@ class Batch:
     mask: Tensor
     lengths: Tensor
     index: Tensor
-    kinds: Tensor
     tokens: int
+    kinds: Tensor
 
     def rows(self, index: Tensor) -> Self:
         """The sentences at `index` `[M]` of this batch, any of them any number of times."""

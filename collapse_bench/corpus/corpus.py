@@ -17,6 +17,9 @@ SPLITS = ("train", "valid", "test")
 LEAST = {"train": 1, "valid": 1, "test": 2}
 """Sentences that a split must have: of a single one in test nothing can be told apart."""
 
+MOST_KINDS = 5_000
+"""Combinations of labels that an oracle can be told."""
+
 Labels = Mapping[str, NDArray[np.str_]]
 """Name of a label to its value for each sentence `[N]`, "" where a sentence has none."""
 
@@ -71,8 +74,7 @@ class Split:
         tokens: `[total]` ids.
         offsets: `[N + 1]` where each sentence begins and the last one ends.
         labels: Values of each label `[N]`.
-        kinds: `[N]` which of `Corpus.kinds` each sentence is, -1 for none of them; None where the
-            model is not to know.
+        kinds: `[N]` which of `Corpus.kinds` each sentence is; None where the model is not to know.
     """
 
     tokens: NDArray[np.int32]
@@ -105,7 +107,7 @@ class Corpus:
     Attributes:
         sha256: over the normalised text of all three splits.
         labels_sha256: over the labels of all three splits, None where there are none.
-        kinds: Of `with_kinds`: the combinations of labels that the training split has.
+        kinds: Of `with_kinds`: the combinations of labels that there are.
     """
 
     name: str
@@ -187,43 +189,55 @@ def encoded(texts: Texts, settings: Settings) -> Corpus:
 
 
 def labels_found(corpus: Corpus) -> str:
-    """In words, which labels there are, with values in training and sentences that have none."""
+    """In words, which labels there are in which splits, their values, and who has none."""
+    splits = {name: getattr(corpus, name).labels for name in SPLITS}
     found = []
-    for name, values in sorted(corpus.train.labels.items()):
-        kinds = len(set(map(str, values)) - {""})
-        without = sum(
-            int((np.asarray(getattr(corpus, split).labels.get(name, ())) == "").sum())
-            for split in SPLITS
-        )
-        missing = f", {without} sentences without one" if without else ""
-        found.append(f"{name} ({kinds} values{missing})")
+    for label in sorted({label for labels in splits.values() for label in labels}):
+        values = [value for labels in splits.values() for value in map(str, labels.get(label, ()))]
+        told = [f"{len(set(values) - {''})} values"]
+        if "" in values:
+            told.append(f"{values.count('')} sentences without one")
+        if without := [name for name, labels in splits.items() if label not in labels]:
+            told.append(f"none in {' and '.join(without)}")
+        found.append(f"{label} ({', '.join(told)})")
     return f"labels found: {', '.join(found) or 'none'}"
 
 
 def with_kinds(corpus: Corpus) -> Corpus:
     """The corpus as an oracle sees it: each sentence with its combination of labels.
 
+    That a sentence has no label is a value of it like any other.
+
     Raises:
-        UserError: A split has not the labels of the training split, or there are none.
+        UserError: Two splits have not the same labels, there are none, or there are so many
+            combinations that they tell sentences from each other.
     """
     names = sorted(corpus.train.labels)
     for split in SPLITS:
-        if not names or sorted(getattr(corpus, split).labels) != names:
+        others = sorted(getattr(corpus, split).labels)
+        if not names or others != names:
+            has = ", ".join(others) or "none"
             raise UserError(
-                f"corpus {corpus.name}: told: labels needs labels for every split, and {split} has"
-                f" {'none' if not names else 'other labels than train'}; see Labels in"
+                f"corpus {corpus.name}: told: labels needs the same labels for every split; train"
+                f" has {', '.join(names) or 'none'} and {split} {has}; see Labels in"
                 f" docs/suites.md, or remove the entry"
             )
     rows = {
         split: list(zip(*(map(str, getattr(corpus, split).labels[n]) for n in names), strict=True))
         for split in SPLITS
     }
-    kinds = sorted(set(rows["train"]))
+    kinds = sorted({kind for split in SPLITS for kind in rows[split]})
+    if len(kinds) > MOST_KINDS:
+        counts = {name: len({kind[i] for kind in kinds}) for i, name in enumerate(names)}
+        raise UserError(
+            f"corpus {corpus.name}: told: labels is for at most {MOST_KINDS:,} combinations of"
+            f" labels, and there are {len(kinds):,} ("
+            + ", ".join(f"{name}: {count:,} values" for name, count in counts.items())
+            + "); leave out what tells single sentences"
+        )
     place = {kind: i for i, kind in enumerate(kinds)}
     told = {
-        split: replace(
-            getattr(corpus, split), kinds=np.array([place.get(row, -1) for row in rows[split]])
-        )
+        split: replace(getattr(corpus, split), kinds=np.array([place[row] for row in rows[split]]))
         for split in SPLITS
     }
     return replace(corpus, **told, kinds=[dict(zip(names, kind, strict=True)) for kind in kinds])

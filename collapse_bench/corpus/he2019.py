@@ -23,8 +23,8 @@ Splits. 16,000 / 2,000 / 2,000 sentences. The authors validate on their test fil
 apart.
 
 Seed. Fixed, and not theirs, whose draws depend on the version of torch. Weights, z and words come
-from `random.Random.random` and float64 arithmetic: a sum in another order could change a word in
-some 10^8 sentences, and the digests would tell.
+from `random.Random.random` and float64 arithmetic. Were a sum in another order ever to change a
+word, the digests would tell.
 """
 
 from collections.abc import Callable
@@ -48,7 +48,8 @@ NEGLIGIBLE = 25.0
 """Nats by which log p(x, z) has to be below the largest to be left out of a sum over z."""
 
 AT_ONCE = 250
-"""Sentences drawn together, whose logits fit into a processor's cache."""
+"""Sentences drawn together, whose logits fit into a processor's cache. Part of the recipe: draws of
+another number would be another text."""
 
 VOCABULARY, LENGTH, UNITS, LATENT = 1_000, 10, 100, 2
 MEANS = np.array([(-2.0, -2.0), (2.0, 2.0), (-2.0, 2.0), (2.0, -2.0)])
@@ -88,7 +89,9 @@ def weights() -> dict[str, Floats]:
 
     def uniform(*shape: int, bound: float = 1.0) -> Floats:
         drawn = np.array([rng.random() for _ in range(int(np.prod(shape)))])
-        return bound * (2 * drawn - 1).reshape(shape)
+        weight = bound * (2 * drawn - 1).reshape(shape)
+        weight.setflags(write=False)
+        return weight
 
     return {
         "embedding": uniform(VOCABULARY, UNITS),

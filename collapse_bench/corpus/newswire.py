@@ -19,8 +19,8 @@ How a sentence is made.
    word is the one whose place in its list is next to the neighbour's, otherwise the places follow
    a law close to Zipf's.
 
-Levels (`LEVELS`), from one at which attributes are worth finding to one at which nothing tried has
-found them. LEVELS_TABLE
+Levels (`LEVELS`), from one at which attributes can be found to one at which nothing tried has found
+more than a sixth of them. LEVELS_TABLE
 
 Information. The attributes are a function of the sentence, so they share their whole entropy with
 it: `global_information(level)`, in nats topic 1.99, tense 1.03, polarity 0.69, number 0.69,
@@ -236,8 +236,7 @@ def entropy(attribute: str) -> float:
 
 
 def read_attributes(sentence: str, level: Level) -> dict[str, str]:
-    """The attributes of a level's sentence: of each, the value that those words express most often
-    that count.
+    """Of each attribute of a level, the value that the words of a sentence that count express most.
 
     Raises:
         ValueError: If a word is not of this corpus, or two values are expressed equally often.

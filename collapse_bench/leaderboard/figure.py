@@ -16,7 +16,7 @@ from collapse_bench.leaderboard.markdown import clean
 from collapse_bench.leaderboard.ranking import HEADLINE, TOLERANCE
 from collapse_bench.leaderboard.section import Row, Section, metric_of
 
-# Okabe and Ito 2008, without black, which is the language model's. Seven colours and eight
+# Okabe and Ito 2008, without black, which is what entries are held against. Seven colours and eight
 # markers have no common divisor, so 56 entries look different, in grey as well for the first eight.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#F0E442")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")

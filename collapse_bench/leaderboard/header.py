@@ -31,9 +31,9 @@ def header(section: Section) -> list[str]:
     train = corpus["tokens"].get("train")
     epochs = f" = {section.budget / train:.2f} epochs of the training split" if train else ""
     lines += [
-        f"- Corpus: **{name}**, sha256 {escape(section.sha256)} ({standard}); train / valid / test:"
-        f" {splits(corpus['sentences'])} sentences, {splits(corpus['tokens'])} tokens with end of"
-        " sentence",
+        f"- Corpus: **{name}**{level(corpus)}, sha256 {escape(section.sha256)} ({standard});"
+        f" train / valid / test: {splits(corpus['sentences'])} sentences,"
+        f" {splits(corpus['tokens'])} tokens with end of sentence",
         f"- Vocabulary: {vocabulary(corpus['vocabulary'])}",
         *labels(corpus),
         *length(done),
@@ -66,6 +66,11 @@ def vocabulary(told: Mapping[str, Any]) -> str:
         f"**{told['types']:,} types**, tokenizer {escape(told['tokenizer'])}, `<unk>` in test:"
         f" {unknown}; NLL and perplexity under another vocabulary must not be compared with these"
     )
+
+
+def level(corpus: Mapping[str, Any]) -> str:
+    """How hard newswire is; empty for what has no levels, and for records older than these."""
+    return f", level {escape(corpus['level'])}" if corpus.get("level") else ""
 
 
 def labels(corpus: Mapping[str, Any]) -> list[str]:
@@ -126,7 +131,7 @@ def settings(records: Sequence[Record], section: str, left_out: str = "") -> str
 
 def latent(records: Sequence[Record]) -> str:
     """The dimensions of z, of an entry's own too; a language model has none."""
-    sizes = [record["latent"] for record in records if record["latent"] > 0]
+    sizes = [r["latent"] for r in records if r["latent"] > 0 and r.get("bound") != "oracle"]
     return f"latent {listed(sizes) if sizes else 'none'}"
 
 

@@ -32,7 +32,8 @@ MARKS = {
     " it is ranked with the others because the suite says so, and is not to be compared with them"
     " at equal tokens",
     APART: "shown apart, since a cell of it was told something in advance or its NLL is not a bound"
-    " on -log p(x): without a place, in no comparison, no picture and no count",
+    " on -log p(x): without a place, in no comparison and no count, and in no picture but for an"
+    " oracle of labels",
     ABSENT: "no such metric exists for this family of posteriors: the reason is under *Metrics that"
     " a family does not have*",
 }

@@ -47,8 +47,9 @@ TASKS = TASKS.replace("{tolerance}", f"{TOLERANCE:.1f} nat")
 
 READING = """\
 - One evaluator measures every entry: whole test split, dropout and word dropout off, beta = 1.
-  Checkpoints are chosen on the validation split, never on test. Adam trains every entry; its
-  learning rate is constant for half the budget, then falls linearly to a twentieth.
+  Checkpoints are chosen on the validation split, never on test. The header says
+  by which optimiser all entries are trained; its learning rate is constant for half the budget and
+  then falls, linearly to a twentieth or exponentially to a hundredth.
 - Begin with *beyond*, the smallest of four numbers: what z tells beyond the length and the first
   words of a sentence, *and* the decoder uses. U = NLL - D is what the decoder gains from z, the
   rate less the gap between posterior and true posterior. The shuffle gap is what it loses with the
@@ -92,5 +93,8 @@ READING = """\
 - In the picture the axes of R and of the gap are linear up to 1 nat and logarithmic beyond. On a
   grey line the negative ELBO R + D is the same, lower is better; on the dashed line it equals the
   language model's NLL. A collapsed model sits at R = 0. In the lower panels up is more use of z and
-  left is a better model of the text."""
+  left is a better model of the text. A black star is an oracle whose latent was told the labels;
+  the dash-dotted line is what it has.
+- In the table of known attributes the first line is the entropy of each in the test split: more
+  than that nothing can tell of it."""
 READING = READING.replace("{tolerance}", f"{TOLERANCE:.1f} nat").replace("{jump}", f"{JUMP:g}")

@@ -70,9 +70,9 @@ def attributes(rows: Sequence[Row]) -> list[str]:
     lines = [
         [named(row), *(measured(row, name) for name in columns)] for row in rows if row.has_latent
     ]
-    corpora = [record["corpus"] for row in rows for record in row.done]
-    if most := next((c["label_entropy"] for c in corpora if c.get("label_entropy")), None):
-        known = [number_of({"n": most}, "n", name.removeprefix(ABOUT)) for name in names]
+    records = [record for row in rows for record in row.done if record.get("label_entropy")]
+    if records:  # older ones do not tell
+        known = [number_of(records[0], "label_entropy", name.removeprefix(ABOUT)) for name in names]
         lines.insert(0, ["*all there is to know*", "1.00", *(number(nats) for nats in known)])
     titles = ["entry", "share", *(escape(name.removeprefix(ABOUT)) for name in names)]
     return markdown(titles, lines, numeric=1)

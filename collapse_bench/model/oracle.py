@@ -47,10 +47,9 @@ class KnownLabels:
     """The labels of a corpus as a latent: which vectors z may be, and how often.
 
     Attributes:
-        codebook: [K + 1, D], for each combination of labels a one at the place of each value. The
-            last, for a combination that the training split has not, is all zeros.
-        shares: of the K + 1 in the training split, each taken as met half a time more often than
-            it was: what was never met could not be told at any price otherwise.
+        codebook: [K, D], for each combination of labels a one at the place of each value.
+        shares: of the K in the training split, each taken as met half a time more often than it
+            was, since what was never met could not be told at any price otherwise.
     """
 
     codebook: Tensor
@@ -61,19 +60,19 @@ def known_labels(corpus: Corpus) -> KnownLabels:
     """The labels of a corpus of `with_kinds` as a latent."""
     assert corpus.train.kinds is not None
     places = sorted({pair for kind in corpus.kinds for pair in kind.items()})
-    rows = [[float(kind[name] == value) for name, value in places] for kind in corpus.kinds]
-    met = np.bincount(corpus.train.kinds, minlength=len(rows) + 1) + 0.5
-    return KnownLabels(
-        codebook=torch.tensor([*rows, [0.0] * len(places)]),
-        shares=torch.from_numpy(met / met.sum()).float(),
-    )
+    at = {pair: place for place, pair in enumerate(places)}
+    codebook = torch.zeros(len(corpus.kinds), len(places))
+    for row, kind in zip(codebook, corpus.kinds, strict=True):
+        row[[at[pair] for pair in kind.items()]] = 1.0
+    met = np.bincount(corpus.train.kinds, minlength=len(corpus.kinds)) + 0.5
+    return KnownLabels(codebook, torch.from_numpy(met / met.sum()).float())
 
 
 class ToldLabels(nn.Module):
     """Encoder that hands on which combination of labels a sentence has."""
 
     def forward(self, batch: Batch, causal: bool = False) -> Tensor:
-        """States [B, T, 1], the number of the combination, -1 for one that is not known."""
+        """States [B, T, 1], the number of the combination."""
         return batch.kinds[:, None, None].expand(-1, batch.mask.shape[1], 1).float()
 
 
@@ -88,11 +87,11 @@ class LabelHead(nn.Module):
 
     def forward(self, features: Tensor, energy: Energy) -> Distribution:
         """Features [B, 1] of `ToldLabels` to q(z|x)."""
-        return Codes(features.long() % len(self.codebook), self.codebook)  # -1 is the last code
+        return Codes(features.long(), self.codebook)
 
 
 class LabelPrior(nn.Module):
-    """Prior: the shares of the combinations, under which telling them costs least."""
+    """Prior: the shares of the combinations."""
 
     log_shares: Tensor
     codebook: Tensor

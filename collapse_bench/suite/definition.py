@@ -66,7 +66,8 @@ class Training:
     Attributes:
         budget: Tokens that a cell may decode, unless its entry has a budget of its own.
         batch: Sentences in an update.
-        learning_rate: Adam's.
+        optimizer: `adam` or plain `sgd`.
+        learning_rate: At the beginning.
         decay: How it falls from half the budget on: `linear` to a twentieth, or `exponential` to a
             hundredth, so that a short run settles before its end.
         clip: Largest norm of the gradient.
@@ -84,6 +85,7 @@ class Training:
 
     budget: Budget
     batch: Annotated[int, AtLeast(1)] = 32
+    optimizer: Literal["adam", "sgd"] = "adam"
     learning_rate: Annotated[float, Above(0)] = 1e-3
     decay: Literal["linear", "exponential"] = "linear"
     clip: Annotated[float, Above(0)] = 5.0

@@ -123,7 +123,7 @@ def _of_mapping(
         return [Entry(name)]
     told = value.get("told")
     if told == "labels":
-        for other in value.keys() & {"latent", "remedies"}:
+        for other in (key for key in ("latent", "remedies") if key in value):
             text = "told: labels makes these the latent, and nothing else can be said of it"
             report.add(value.lines[other], f"{owner}: {text}; remove {other}")
     elif ("latent" in value) == ("remedies" in value):

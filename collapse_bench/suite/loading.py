@@ -1,6 +1,6 @@
 """From a file to a suite, or to everything that is wrong with the file."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
@@ -17,6 +17,7 @@ from collapse_bench.suite.definition import (
     Architecture,
     Budget,
     CorpusSettings,
+    Entry,
     Evaluation,
     Sizes,
     Suite,
@@ -74,6 +75,7 @@ def load_suite(path: Path, remedies: Mapping[str, Path]) -> Suite:
     check_architectures(report, root, entries, architectures, remedies)
     if corpus:
         _check_corpus(report, root, corpus)
+        _check_told(report, root, corpus, entries)
     if corpus and training:
         _check_budgets(report, root, corpus, training)
     if sizes and "transformer" in architectures and sizes.hidden % sizes.heads:
@@ -130,6 +132,16 @@ def _check_corpus(report: Report, root: Section, corpus: CorpusSettings) -> None
         problem("sentences", f"sentences is for newswire, not for {corpus.name}; remove it")
     if corpus.level != "hard" and "newswire" not in (corpus.name, corpus.otherwise):
         problem("level", f"level is for newswire, not for {corpus.name}; remove it")
+
+
+def _check_told(
+    report: Report, root: Section, corpus: CorpusSettings, entries: Sequence[Entry]
+) -> None:
+    """Report an oracle of labels on a corpus that never has any."""
+    if corpus.name == "ptb":
+        for entry in (each for each in entries if each.told == "labels"):
+            text = f"{owner_of(entry.name)}: told: labels needs labels, and ptb has none; remove it"
+            report.add(root["entries"].lines[entry.name], text)
 
 
 def _check_budgets(

@@ -1,6 +1,6 @@
-"""Adam with a bound on the norm of its gradient, and a look at whether that is finite."""
+"""An optimiser with a bound on the norm of its gradient, and a look at whether that is finite."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import groupby
 from typing import Any
 
@@ -12,10 +12,17 @@ class DivergedError(ArithmeticError):
     """The loss or a gradient is no longer finite."""
 
 
-class ClippedAdam:
-    """Adam (Kingma and Ba 2015) on gradients whose norm over all of its parameters is bounded.
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,  # Kingma and Ba 2015
+    "sgd": torch.optim.SGD,
+}
+
+
+class ClippedOptimizer:
+    """Adam, or plain SGD, on gradients whose norm over all of its parameters is bounded.
 
     Args:
+        name: a key of `OPTIMIZERS`.
         parameters: what it updates.
         learning_rate: of the first step.
         clip: largest norm.
@@ -23,14 +30,19 @@ class ClippedAdam:
     """
 
     def __init__(
-        self, parameters: Iterable[nn.Parameter], learning_rate: float, clip: float, broken: Tensor
+        self,
+        name: str,
+        parameters: Iterable[nn.Parameter],
+        learning_rate: float,
+        clip: float,
+        broken: Tensor,
     ) -> None:
         self.parameters = list(parameters)
         self.clip = clip
         self.broken = broken
         self.norm: Tensor | None = None
         # An optimiser of nothing is an error to torch.
-        self.adam = torch.optim.Adam(
+        self.inner = OPTIMIZERS[name](
             [{"params": self.parameters, "factor": 1.0}], lr=learning_rate, fused=True
         )
 
@@ -48,19 +60,19 @@ class ClippedAdam:
             return
         # The fused optimiser divides by the one as it reads the gradient, and does nothing where
         # the other is 1: no second pass over the gradient, and no wait for a GPU.
-        self.adam.grad_scale = (self.norm / self.clip).clamp(min=1)  # type: ignore[attr-defined]
-        self.adam.found_inf = self.broken  # type: ignore[attr-defined]
-        for group in self.adam.param_groups:
+        self.inner.grad_scale = (self.norm / self.clip).clamp(min=1)  # type: ignore[attr-defined]
+        self.inner.found_inf = self.broken  # type: ignore[attr-defined]
+        for group in self.inner.param_groups:
             group["lr"] = learning_rate * group["factor"]
-        self.adam.step()
+        self.inner.step()
 
     def scale(self, parameters: Iterable[nn.Parameter], factor: float) -> None:
         """From now on these parameters have that factor of the learning rate; 0 keeps them."""
-        groups = self.adam.param_groups
+        groups = self.inner.param_groups
         factors = {each: group["factor"] for group in groups for each in group["params"]}
         factors |= dict.fromkeys(parameters, factor)
         # Neighbours that have the same are one group: the fused optimiser is called once for each.
-        self.adam.param_groups = [
+        self.inner.param_groups = [
             groups[0] | {"params": list(of_factor), "factor": each}
             for each, of_factor in groupby(self.parameters, key=factors.__getitem__)
         ]
@@ -68,17 +80,17 @@ class ClippedAdam:
     def forget(self, parameters: Iterable[nn.Parameter]) -> None:
         """Drop what it knows of these parameters."""
         for parameter in parameters:
-            self.adam.state.pop(parameter, None)
+            self.inner.state.pop(parameter, None)
 
     def state_dict(self) -> dict[int, Any]:
         """What it knows of each parameter that has had a gradient, by the parameter's place."""
-        known = self.adam.state
+        known = self.inner.state
         return {i: dict(known[p]) for i, p in enumerate(self.parameters) if p in known}
 
     def load_state_dict(self, state: Mapping[int, Any]) -> None:
         """Know what a `state_dict` tells, and nothing else."""
-        self.adam.state.clear()
+        self.inner.state.clear()
         for i, known in state.items():
             parameter = self.parameters[i]
             moved = {name: value.to(parameter.device) for name, value in known.items()}
-            self.adam.state[parameter] = moved
+            self.inner.state[parameter] = moved

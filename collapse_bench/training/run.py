@@ -26,7 +26,7 @@ from collapse_bench.precision import products_in, resolve_precision
 from collapse_bench.remedy import Chain, Step, checked
 from collapse_bench.training.captured import Passes
 from collapse_bench.training.meter import Meter
-from collapse_bench.training.optimizer import ClippedAdam, DivergedError
+from collapse_bench.training.optimizer import ClippedOptimizer, DivergedError
 from collapse_bench.training.seeds import set_streams, stream_seed, streams
 
 DECAYS: dict[str, Callable[[float], float]] = {
@@ -48,6 +48,8 @@ class TrainingSettings(Protocol):
 
     @property
     def batch(self) -> int: ...
+    @property
+    def optimizer(self) -> str: ...
     @property
     def learning_rate(self) -> float: ...
     @property
@@ -100,7 +102,13 @@ class TrainingRun:
         self._parameters = {slot: model.parameters_of((slot,)) for slot in SLOTS}
         # A critic's gradient in the norm that clips the VAE's would shrink the VAE's step.
         self.optimizer, self.further_optimizer = (
-            ClippedAdam(parameters, settings.learning_rate, settings.clip, self._broken)
+            ClippedOptimizer(
+                settings.optimizer,
+                parameters,
+                settings.learning_rate,
+                settings.clip,
+                self._broken,
+            )
             for parameters in (model.parameters_of(SLOTS), model.parameters_of(("further",)))
         )
         self._drawn = 0

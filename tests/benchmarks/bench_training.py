@@ -96,15 +96,9 @@ def test_vocabulary_product(race, benchmark, machine, cells, corpus):
     lengths = torch.full((SENTENCES,), LENGTH)
     everywhere = torch.ones_like(targets, dtype=torch.bool)
     tokens = targets.numel()
-    batch = Batch(
-        targets,
-        targets,
-        everywhere,
-        lengths,
-        torch.arange(SENTENCES),
-        torch.full((SENTENCES,), -1),
-        tokens,
-    )
+    nobody = torch.full((SENTENCES,), -1)
+    index = torch.arange(SENTENCES)
+    batch = Batch(targets, targets, everywhere, lengths, index, tokens, nobody)
 
     def plain():
         for _ in range(PRODUCTS):

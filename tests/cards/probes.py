@@ -36,13 +36,11 @@ class BagOfWords(nn.Module):
 
     def __init__(self, corpus: Corpus, values: int) -> None:
         super().__init__()
-        self.words = nn.EmbeddingBag(corpus.vocabulary.size, values, mode="mean")
+        self.words = nn.Embedding(corpus.vocabulary.size, values)
 
     def forward(self, batch: Batch) -> Tensor:
         """[B, V]."""
-        weights = batch.mask.float()
-        bag = F.embedding(batch.targets, self.words.weight) * weights[..., None]
-        return bag.sum(1)
+        return (self.words(batch.targets) * batch.mask[..., None]).sum(1)
 
 
 class FirstWords(nn.Module):
@@ -95,7 +93,8 @@ PROBES: dict[str, Callable[[Corpus, int], nn.Module]] = {
 def told(corpus: Corpus, label: str, kind: Callable[[Corpus, int], nn.Module]) -> float:
     """Nats that a probe of this kind knows of a label of the test sentences."""
     torch.manual_seed(1)
-    names = sorted(set(corpus.train.labels[label].tolist()))
+    splits = (corpus.train, corpus.valid, corpus.test)
+    names = sorted({value for split in splits for value in split.labels[label].tolist()})
     codes = {
         split: torch.tensor([names.index(v) for v in getattr(corpus, split).labels[label].tolist()])
         for split in ("train", "valid", "test")

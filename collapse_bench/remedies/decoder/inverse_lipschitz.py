@@ -86,8 +86,9 @@ class InverseLipschitz(Remedy):
     at all, beta is no parameter and so is never trained, and the LeakyReLU makes g1 jump. Here both
     are softplus, and what is learned is trained.
 
-    Positive case (`suites/positive.yaml`): alone it ends collapsed at R 0.06; with an annealing
-    NLL 8.00, R 0.40, beyond 0.38.
+    Positive case (`suites/positive.yaml`): none there. Alone it ends collapsed at R 0.06; with an
+    annealing R 0.40, beyond 0.38, where that alone has 0.51. On newswire it is among the best
+    without any: `leaderboard/remedies.md`.
 
     Attributes:
         constant: L of Kinoshita et al. (2023), who choose it for each data set; 1 keeps the

@@ -56,8 +56,8 @@ class CoupledVae(Remedy):
     twin's decoding is paid for: of the budget the VAE sees half. What remedies later in a chain
     change, the twin has not.
 
-    Positive case (`suites/positive.yaml`): alone it ends collapsed at R 0.01; with free bits
-    NLL 8.05, R 1.99, beyond 0.94, of which they have 0.85 without it.
+    Positive case (`suites/positive.yaml`): alone it ends collapsed at R 0.01; with free
+    bits NLL 8.05, R 1.99, beyond 0.94, where those alone have 0.85: of one seed.
 
     Attributes:
         reconstruction: weight of the twin's distortion.

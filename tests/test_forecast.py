@@ -1,0 +1,89 @@
+"""`plan` and `check` of a suite on a text of one's own: what is left, how long, which labels."""
+
+import re
+
+import pytest
+
+from collapse_bench.cli import main
+from collapse_bench.forecast import in_words
+
+SUITE = """
+corpus: {name: text, path: texts}
+architectures: [lstm]
+sizes: {embedding: 8, hidden: 8, latent: 2}
+training: {budget: BUDGET, batch: 4, dropout: 0.0, validations: 1, precision: float32}
+evaluation: {samples: 8}
+entries:
+  language_model: {latent: 0}
+  vae: []
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A suite `mine.yaml` of a text with labels, in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts").mkdir()
+    for split in ("train", "valid", "test"):
+        (tmp_path / "texts" / f"{split}.txt").write_text("a b\nb c a\nc\na a\n")
+        (tmp_path / "texts" / f"{split}.labels").write_text("x\ny\n\nx\n")
+    (tmp_path / "mine.yaml").write_text(SUITE.replace("BUDGET", "200"))
+    return tmp_path
+
+
+def test_what_is_left_is_counted_and_timed(folder, capsys, monkeypatch):
+    monkeypatch.setattr("collapse_bench.forecast.TIMED", 0.1)
+    (folder / "mine.yaml").write_text(SUITE.replace("BUDGET", "50000000"))
+    assert main(["plan", "mine.yaml", "--workers", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "mine on text: 2 of 2 cells to run" in said
+    rates = [int(rate.replace(",", "")) for rate in re.findall(r"model ([\d,]+)|VAE ([\d,]+)", said)
+             for rate in rate if rate]  # fmt: skip
+    expected = sum(5e7 / rate for rate in rates)
+    assert len(rates) == 2
+    assert f"about {in_words(expected)}" in said
+    assert not (folder / "runs").exists()
+
+
+def test_nothing_is_timed_where_nothing_is_left(folder, capsys):
+    assert main(["run", "mine.yaml", "--workers", "1"]) == 0
+    capsys.readouterr()
+    assert main(["plan", "mine.yaml"]) == 0
+    assert capsys.readouterr().out == "mine on text: 0 of 2 cells to run\n"
+
+
+def test_a_budget_of_less_than_an_update_can_be_timed(folder, capsys, monkeypatch):
+    monkeypatch.setattr("collapse_bench.forecast.TIMED", 0.1)
+    assert main(["plan", "mine.yaml", "--budget", "1"]) == 0
+    assert "train for about 1 min" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(1, "1 min"), (89, "1 min"), (3540, "59 min"), (7810, "2 h 10 min")]
+)
+def test_a_time_in_words(seconds, words):
+    assert in_words(seconds) == words
+
+
+def test_check_says_which_labels_were_found(folder, capsys):
+    assert main(["check", "mine.yaml"]) == 0
+    assert "labels found: label (2 values, 3 sentences without one)" in capsys.readouterr().err
+    (folder / "texts" / "valid.labels").unlink()
+    assert main(["check", "mine.yaml"]) == 0
+    assert "2 sentences without one, none in valid)" in capsys.readouterr().err
+    (folder / "texts" / "valid.labels").write_text("x\ny\n\nx\n")
+    for split in ("train", "valid", "test"):
+        (folder / "texts" / f"{split}.labels").unlink()
+    assert main(["check", "mine.yaml"]) == 0
+    assert "labels found: none" in capsys.readouterr().err
+
+
+def test_check_finds_an_oracle_without_labels_and_a_missing_text(folder, capsys):
+    (folder / "mine.yaml").write_text(SUITE.replace("BUDGET", "200") + "  oracle: {told: labels}\n")
+    assert main(["check", "mine.yaml"]) == 0
+    (folder / "texts" / "valid.labels").unlink()
+    assert main(["check", "mine.yaml"]) == 2
+    assert "train has label and valid none" in capsys.readouterr().err
+    (folder / "texts" / "test.txt").unlink()
+    assert main(["check", "mine.yaml"]) in (2, 3)
+    assert "test.txt" in capsys.readouterr().err
