@@ -49,7 +49,7 @@ READING = """\
 - One evaluator measures every entry: whole test split, dropout and word dropout off, beta = 1.
   Checkpoints are chosen on the validation split, never on test. The header says
   by which optimiser all entries are trained; its learning rate is constant for half the budget and
-  then falls, linearly to a twentieth or exponentially to a hundredth.
+  then falls, linearly to a twentieth or exponentially to a thousandth.
 - Begin with *beyond*, the smallest of four numbers: what z tells beyond the length and the first
   words of a sentence, *and* the decoder uses. U = NLL - D is what the decoder gains from z, the
   rate less the gap between posterior and true posterior. The shuffle gap is what it loses with the

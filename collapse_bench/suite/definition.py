@@ -69,7 +69,7 @@ class Training:
         optimizer: `adam` or plain `sgd`.
         learning_rate: At the beginning.
         decay: How it falls from half the budget on: `linear` to a twentieth, or `exponential` to a
-            hundredth, so that a short run settles before its end.
+            thousandth, so that a short run settles before its end.
         clip: Largest norm of the gradient.
         dropout: Share of the decoder's embeddings and outputs that is dropped.
         validations: Validation passes in a run.

@@ -31,7 +31,7 @@ from collapse_bench.training.seeds import set_streams, stream_seed, streams
 
 DECAYS: dict[str, Callable[[float], float]] = {
     "linear": lambda spent: max(0.05, min(1.0, 2 * (1 - spent))),
-    "exponential": lambda spent: 0.01 ** max(0.0, 2 * spent - 1),
+    "exponential": lambda spent: 0.001 ** max(0.0, 2 * spent - 1),
 }
 """What is left of the learning rate once a share of the budget is spent. It depends on nothing
 else, so no remedy's schedule can move it."""
