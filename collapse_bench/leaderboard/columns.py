@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from collapse_bench.leaderboard.markdown import NONE, escape, number, shown
 from collapse_bench.leaderboard.marks import ABSENT, GAP, marks, named
-from collapse_bench.leaderboard.ranking import HEADLINE, TOLERANCE
+from collapse_bench.leaderboard.ranking import HEADLINE, TIE, TOLERANCE
 from collapse_bench.leaderboard.section import Record, Row
 from collapse_bench.metrics import METRICS
 from collapse_bench.metrics.active_units import THRESHOLD, THRESHOLDS
@@ -153,8 +153,9 @@ MAIN = (
         "by mean *beyond*, among those whose mean NLL is at most"
         f" {TOLERANCE:.1f} nat above the language model's; equal places are ties: a row is behind"
         " the first of a tie only if all of the 95 % interval over seeds of their paired difference"
-        " is above 0",
-        "a difference that so few seeds cannot show",
+        f" is above 0 and their mean above {TIE:g} nats; intervals are not corrected for the number"
+        " of rows",
+        "a difference that so few seeds cannot show; how much NLL was paid within the 1 nat",
         lambda r: NONE if r.place is None else str(r.place),
     ),
     Column("entry", "", "name in the suite, and a budget of its own", NONE, entry),

@@ -11,6 +11,9 @@ from collapse_bench.leaderboard.statistics import estimate
 TOLERANCE = 1.0
 """Nats by which the NLL of an entry that is given a place may exceed the language model's."""
 
+TIE = 0.05
+"""Nats of the headline that no place depends on: two models that use nothing differ by as much."""
+
 HEADLINE = "useful_beyond"
 """The metric that orders rows and that comparisons are about."""
 
@@ -68,7 +71,8 @@ def ranked(rows: Sequence[Row]) -> list[Group]:
 
 def placed(rows: Sequence[Row]) -> list[Row]:
     """The same rows with their places: tied with the first of a tie unless the 95 % interval of the
-    first's headline less the row's, paired, is above 0. A row of a single seed gets none.
+    first's headline less the row's, paired, is above 0 and its mean above `TIE`. A row of a single
+    seed gets none.
 
     Args:
         rows: the best first.
@@ -90,7 +94,7 @@ def placed(rows: Sequence[Row]) -> list[Row]:
 def _behind(first: Row, row: Row) -> bool:
     # The seeds that both finished may be in the row's favour where the means over all are not.
     difference = estimate(first.differences(finished(row.cells), HEADLINE))
-    return difference is not None and difference.above_zero
+    return difference is not None and difference.above_zero and difference.mean > TIE
 
 
 def _comparable(row: Row) -> bool:
