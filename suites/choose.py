@@ -1,10 +1,11 @@
 """Which setting of each entry of a grid is chosen: `.venv/bin/python suites/choose.py [RUNS]`.
 
 Of the values that end at most 1 nat above the language model on validation, the one whose latent
-tells most there (the lower bound on the mutual information); if there is none, the least loss.
-Validation knows the bound D + R and not the NLL, so what is compared is D + I, the bound that the
-model would have if its prior were the aggregate of its posteriors. A cell is looked at where its
-bound was best, which are the weights that it ends with.
+tells most there (the lower bound on the mutual information), and of several that tell as much
+within 0.05 nats the one with the least loss; if none is near, the least loss of all. Validation
+knows the bound D + R and not the NLL, so what is compared is D + I, the bound that the model would
+have if its prior were the aggregate of its posteriors. A cell is looked at where its bound was
+best, which are the weights that it ends with.
 """
 
 import json
@@ -17,7 +18,7 @@ from collapse_bench.suite import belongs, curves_of, load_suite
 
 SUITE = Path(__file__).with_name("quick-grid.yaml")
 CONTROL = "language_model"
-TOLERANCE = 1.0
+TOLERANCE, TIE = 1.0, 0.05
 
 
 def chosen(ends: dict[str, dict[str, Any]], values: list[str]) -> str:
@@ -31,10 +32,12 @@ def chosen(ends: dict[str, dict[str, Any]], values: list[str]) -> str:
     def loss(name: str) -> float:
         return float(ends[name]["distortion"] + ends[name]["mutual_information"])
 
+    def told(name: str) -> float:
+        return float(ends[name]["mutual_information"])
+
     near = [name for name in values if loss(name) <= loss(CONTROL) + TOLERANCE]
-    if near:
-        return max(near, key=lambda name: float(ends[name]["mutual_information"]))
-    return min(values, key=loss)
+    best = max(map(told, near), default=0.0)
+    return min([name for name in near if told(name) >= best - TIE] or values, key=loss)
 
 
 def main(runs: Path) -> None:

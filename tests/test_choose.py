@@ -33,6 +33,11 @@ def test_what_tells_more_at_a_higher_cost_is_not(chosen):
     assert chosen(ends, ["a", "b"]) == "a"
 
 
+def test_of_several_that_tell_as_much_the_least_loss_is_chosen(chosen):
+    ends = {"language_model": end(40.0, 0.0), "a": end(40.2, 0.04), "b": end(40.0, 0.0)}
+    assert chosen(ends, ["a", "b"]) == "b"
+
+
 def test_the_least_loss_is_chosen_where_none_is_near(chosen):
     ends = {"language_model": end(40.0, 0.0), "a": end(44.0, 0.1), "b": end(43.0, 3.0)}
     assert chosen(ends, ["a", "b"]) == "a"

@@ -19,7 +19,8 @@ OWN_BUDGET, APART, ABSENT = "◊", "⊘", "∅"
 
 MARKS = {
     "§": "set or moved by construction: a remedy of this entry does so whatever the model learns,"
-    " and nothing is to be concluded from the value",
+    " and nothing is to be concluded from the value; where I is, *beyond* and *useful* may be at"
+    " what the setting puts there, and that the decoder uses it is told by U and the shuffle gaps",
     "†": f"saturated, hence too low: MI of a seed is above {100 * SATURATED:.0f} % of its ceiling"
     " ln N, or what z tells given the length above that share of ln N less the entropy of the"
     " length; so is *useful* or *beyond* where such a number is the smallest of its parts",

@@ -39,8 +39,8 @@ VERDICTS = {
     f" {COLLAPSED:g} nats beyond these, or nothing lost with the z of another sentence of the same"
     " length",
     "rate without use": f"a rate of {NOTABLE_RATE:g} nats or more and less than {COLLAPSED:g} used,"
-    " or nothing lost with the z of any other sentence: the decoder is as blind as a collapsed one,"
-    " and KL, often MI and active units, are fooled",
+    " or nothing lost with the z of any other sentence: what the decoder sees does not tell"
+    " sentences apart for it, and KL, often MI and active units, are fooled",
     "inference collapse": "the decoder would use z, but the encoder does not provide it: refined"
     f" posteriors of the same decoder gain {NOTABLE_USE:g} nats or more",
     "prior holes": "the aggregate posterior is far from the prior: by its first two moments alone,"
