@@ -274,7 +274,16 @@ def test_the_suites_of_the_docs_are_those_that_come_along():
     ptb = len(cells_of(load_suite(ROOT / "suites" / "ptb.yaml", remedy_files())))
     assert f"{ptb} cells" in told["suites/ptb.yaml"]
     assert f"The suite has {ptb} cells" in text_of("README.md")
-    assert f"ptb: {ptb} cells on ptb" in text_of("README.md")
+    quick = len(cells_of(load_suite(ROOT / "suites" / "quick.yaml", remedy_files())))
+    assert f"{quick} cells" in told["suites/quick.yaml"]
+    assert f"quick: {quick} cells on newswire" in text_of("README.md")
+
+
+def test_no_page_and_no_data_card_has_a_gap_left_to_fill():
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    cards = (ROOT / "collapse_bench" / "corpus").glob("*.py")
+    for path in [*pages, *cards]:
+        assert not re.search(r"\b[A-Z]+_(TABLE|TIME|RUN|SENTENCE)\b", path.read_text()), path
 
 
 def test_the_page_of_remedies_is_what_their_files_say():
