@@ -16,8 +16,8 @@ V is what makes the text depend on z: without it, and with embeddings in +-5, as
 sometimes told, words hang together with the words before them and z tells little.
 
 Information. By `log_marginal`, over the first 150 test sentences: an NLL of 35.97 nats (standard
-error 0.66), of which the first word is 6.91, and I(x; z) = 4.30 nats (0.08). The component is at most
-1.39 of them.
+error 0.66), of which the first word is 6.91, and I(x; z) = 4.30 nats (0.08). The component is at
+most 1.39 of them.
 
 Fields. Ten words, `w0` to `w999`, joined by one space; one label, `component`, which of the four.
 
