@@ -54,10 +54,10 @@ def test_probabilities_of_a_next_word_sum_to_one():
 
 def test_the_marginal_is_that_of_many_draws_of_the_prior():
     rng = Random(5)
-    _, words = he2019.draw(3, rng)
+    _, words = he2019.draw(2, rng)
     marginal, divergence = he2019.log_marginal(words)
     generator = np.random.default_rng(1)
-    n = 20_000
+    n = 10_000
     z = he2019.MEANS[generator.integers(4, size=n)] + generator.normal(size=(n, 2))
     for row, nats, rate in zip(words, marginal, divergence, strict=True):
         given = he2019.log_likelihood(np.broadcast_to(row, (n, 10)), z)
@@ -70,7 +70,7 @@ def test_the_marginal_is_that_of_many_draws_of_the_prior():
 
 
 def test_a_finer_grid_says_the_same():
-    _, words = he2019.draw(4, Random(6))
+    _, words = he2019.draw(2, Random(6))
     usual = he2019.log_marginal(words)
     finer = he2019.log_marginal(words, coarse=0.3, finer=7)
     assert np.allclose(usual, finer, atol=2e-3)

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from functools import cache
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from collapse_bench.suite import CorpusSettings
 HARD = LEVELS["hard"]
 
 
+@cache
 def generate(sentences=None, level="hard"):
     return newswire.read(CorpusSettings(sentences=sentences, level=level), None, print)
 

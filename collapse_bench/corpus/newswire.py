@@ -81,10 +81,12 @@ import numpy as np
 from collapse_bench.corpus.corpus import SPLITS, Settings, Texts, digest
 
 T = TypeVar("T")
+Table = tuple[list[T], list[int]]
 
 SEED = 20_000
 SENTENCES = 20_000
 SHORTEST, LONGEST = 5, 30
+ANY_LENGTH = range(SHORTEST, LONGEST + 1)
 
 ATTRIBUTES = {
     "topic": {
@@ -283,38 +285,47 @@ def _winner(values: Sequence[str]) -> str | None:
     return ranked[0]
 
 
-def _pick(rng: Random, weights: Mapping[T, int]) -> T:
+def _table(weights: Mapping[T, int]) -> Table[T]:
+    """What `_pick` picks from: keys, and the sums of the weights up to each."""
+    return list(weights), list(accumulate(weights.values()))
+
+
+def _pick(rng: Random, table: Table[T]) -> T:
     """A key with probability proportional to its weight."""
-    bounds = list(accumulate(weights.values()))
-    return list(weights)[bisect(bounds, rng.random() * bounds[-1])]
+    keys, bounds = table
+    return keys[bisect(bounds, rng.random() * bounds[-1])]
 
 
 def _sentences(rng: Random, level: Level) -> Iterator[tuple[dict[str, str], str]]:
     """Attributes and sentences without end."""
+    priors = {name: _table(prior) for name, prior in level.priors.items()}
+    following = {state: _table(weights) for state, weights in GRAMMAR.items()}
+    lengths = _table(dict(level.lengths))
+    lexicon = _lexicon(level)
     while True:
-        attributes = {name: _pick(rng, prior) for name, prior in level.priors.items()}
-        classes = _structure(rng, level)
+        attributes = {name: _pick(rng, prior) for name, prior in priors.items()}
+        wanted = {_pick(rng, lengths)} if level.lengths else ANY_LENGTH
+        classes = _structure(rng, following, wanted)
         votes = {
-            name: iter(_votes(rng, level, classes, name, value))
+            name: iter(_votes(rng, level, classes, name, value, priors[name][0]))
             for name, value in attributes.items()
         }
         words, k = [], 0
         for c in classes:
-            choices = _lexicon(level)[c, *(next(votes[name]) for name in EXPRESSED[c])]
+            choices = lexicon[c, *(next(votes[name]) for name in EXPRESSED[c])]
             u = rng.random()
             k = (k + 1) % len(choices) if rng.random() < 0.5 else int(len(choices) * u * u * u)
             words.append(choices[k])
         yield attributes, " ".join(words)
 
 
-def _structure(rng: Random, level: Level) -> list[str]:
+def _structure(
+    rng: Random, following: Mapping[str, Table[str]], lengths: Collection[int]
+) -> list[str]:
     """The word classes of a sentence, with a noun and a verb in either half."""
-    lengths: Collection[int] = range(SHORTEST, LONGEST + 1)
-    if level.lengths:
-        lengths = {_pick(rng, dict(level.lengths))}
     while True:
         classes, state = [], "start"
-        while (state := _pick(rng, GRAMMAR[state])) != "end":
+        while (state := _pick(rng, following[state])) != "end":
             classes.append(state.split()[-1])
         half = len(classes) // 2
         if len(classes) in lengths and all(
@@ -324,10 +335,23 @@ def _structure(rng: Random, level: Level) -> list[str]:
 
 
 def _votes(
-    rng: Random, level: Level, classes: Sequence[str], attribute: str, value: str
+    rng: Random,
+    level: Level,
+    classes: Sequence[str],
+    attribute: str,
+    value: str,
+    values: Sequence[str],
 ) -> list[str]:
-    """What the words of a sentence say of an attribute, so that its true value wins."""
-    values = list(level.priors[attribute])
+    """What the words of a sentence say of an attribute, so that its true value wins.
+
+    Args:
+        rng: of the split.
+        level: of the corpus.
+        classes: of all words.
+        attribute: whose value this is.
+        value: of the sentence.
+        values: that there are.
+    """
     at = [place for place, c in enumerate(classes) if attribute in EXPRESSED[c]]
     silent = sum(place < level.silent for place in at)
     while True:
