@@ -74,8 +74,8 @@ class DilatedConvolutions(Remedy):
     back to the start of almost every sentence of a corpus of single sentences, and are only another
     decoder there.
 
-    Positive case: with the training of `suites/quick-grid.yaml`, on newswire at its easy level, alone
-    NLL 40.39, R 2.04, beyond 1.80; the plain VAE collapses there. In `suites/positive.yaml`, whose
+    Positive case: trained as in `suites/quick-grid.yaml`, on newswire at its easy level, alone NLL
+    40.39, R 2.04, beyond 1.80; the plain VAE collapses there. In `suites/positive.yaml`, whose
     strings its smallest size sees whole, it collapses.
 
     Attributes:
