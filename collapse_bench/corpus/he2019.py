@@ -38,6 +38,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit, logsumexp
 
 from collapse_bench.corpus.corpus import SPLITS, Labels, Settings, Texts, digest
 
@@ -129,9 +130,7 @@ def log_likelihood(words: Words, z: Floats) -> Floats:
     states = _begin(z)
     for t in range(1, LENGTH):
         states, logits = _after(words[:, t - 1], z, states)
-        top = logits.max(axis=1)
-        total = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
-        nats += logits[np.arange(len(words)), words[:, t]] - total
+        nats += logits[np.arange(len(words)), words[:, t]] - logsumexp(logits, axis=1)
     return nats
 
 
@@ -154,11 +153,9 @@ def log_marginal(words: Words, coarse: float = 0.5, finer: int = 8) -> tuple[Flo
         kept = everywhere[joint > joint.max() - NEGLIGIBLE]
         z = (kept[:, None] + within).reshape(-1, LATENT)
         joint = _joint(row, z)
-        top = joint.max()
-        share = np.exp(joint - top)
-        marginal[i] = top + np.log(share.sum()) + 2 * np.log(coarse / finer)
-        share /= share.sum()
-        divergence[i] = share @ (joint - _log_prior(z) - marginal[i])
+        total = logsumexp(joint)
+        marginal[i] = total + 2 * np.log(coarse / finer)
+        divergence[i] = np.exp(joint - total) @ (joint - _log_prior(z) - marginal[i])
     return marginal, divergence
 
 
@@ -169,8 +166,7 @@ def _joint(row: Words, z: Floats) -> Floats:
 
 def _log_prior(z: Floats) -> Floats:
     apart = ((z[:, None] - MEANS) ** 2).sum(axis=2)
-    nats: Floats = np.log(np.exp(-apart / 2).mean(axis=1)) - np.log(2 * np.pi)
-    return nats
+    return np.asarray(logsumexp(-apart / 2, axis=1) - np.log(len(MEANS) * 2 * np.pi))
 
 
 def _grid(axis: NDArray[Any]) -> Floats:
@@ -191,10 +187,6 @@ def _after(
     seen = np.concatenate([w["embedding"][words], z], axis=1)
     gates = seen @ w["input"].T + hidden @ w["recurrent"].T + w["bias"]
     enter, keep, new, leave = np.split(gates, 4, axis=1)
-    cell = _sigmoid(keep) * cell + _sigmoid(enter) * np.tanh(new)
-    hidden = _sigmoid(leave) * np.tanh(cell)
+    cell = expit(keep) * cell + expit(enter) * np.tanh(new)
+    hidden = expit(leave) * np.tanh(cell)
     return (hidden, cell), hidden @ w["words"].T + z @ w["direct"].T
-
-
-def _sigmoid(x: Floats) -> Floats:
-    return 0.5 * (1 + np.tanh(x / 2))

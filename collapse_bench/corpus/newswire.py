@@ -69,7 +69,7 @@ information; no more is shown.
 import math
 from bisect import bisect
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import accumulate, islice, product
 from pathlib import Path
@@ -157,23 +157,14 @@ class Level:
         }
 
 
-LEVELS = {
-    "easy": Level(
-        attributes=("topic", "tense", "polarity"),
-        truth=0.8,
-        silent=3,
-        lengths=((14, 1), (15, 8), (16, 1)),
-        stems=(3, 2, 2),
-    ),
-    "medium": Level(
-        attributes=("topic", "tense", "polarity"),
-        truth=0.65,
-        silent=3,
-        lengths=((14, 1), (15, 8), (16, 1)),
-        stems=(6, 4, 4),
-    ),
-    "hard": Level(),
-}
+EASY = Level(
+    attributes=("topic", "tense", "polarity"),
+    truth=0.8,
+    silent=3,
+    lengths=((14, 1), (15, 8), (16, 1)),
+    stems=(3, 2, 2),
+)
+LEVELS = {"easy": EASY, "medium": replace(EASY, truth=0.65, stems=(6, 4, 4)), "hard": Level()}
 
 ONSETS = "b c d f g h l m p r s t w bl br cl cr dr fl fr gl gr pl pr sh sl sp st str th tr"
 CODAS = "ld lk lm lt n nd rk sk sp st sh nch ft lf rv"

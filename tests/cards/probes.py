@@ -37,6 +37,7 @@ class BagOfWords(nn.Module):
     def __init__(self, corpus: Corpus, values: int) -> None:
         super().__init__()
         self.words = nn.Embedding(corpus.vocabulary.size, values)
+        nn.init.zeros_(self.words.weight)  # a word that is not met says nothing
 
     def forward(self, batch: Batch) -> Tensor:
         """[B, V]."""
@@ -51,6 +52,8 @@ class FirstWords(nn.Module):
         words = corpus.vocabulary.size
         self.words = nn.ModuleList(nn.Embedding(words, values) for _ in range(FIRST))
         self.length = nn.Embedding(corpus.longest + 1, values)
+        for each in (*self.words, self.length):
+            nn.init.zeros_(each.weight)
 
     def forward(self, batch: Batch) -> Tensor:
         """[B, V]."""

@@ -35,7 +35,8 @@ class DeltaVae(Remedy):
         delta: the committed rate, nats per sentence. The default is 0.15 for each of 32 latent
             dimensions, as in public text settings; the paper's text figures are per token.
         length: vectors in the latent sequence.
-        stride: tokens from one vector to the next.
+        stride: tokens from one vector to the next. What comes after a sentence's end is paid for
+            and never seen: `length` times `stride` should not be more than a sentence has.
     """
 
     by_construction: ClassVar[tuple[str, ...]] = ("kl", "marginal_kl", "moment_kl", "dimension_kl")
