@@ -46,7 +46,7 @@ Information. The attributes are a function of the sentence, so they share their 
 it: `global_information(level)`, in nats topic 1.99, tense 1.03, polarity 0.69, number 0.69,
 register 0.67, voice 0.61. A posterior that holds them and nothing else needs a rate of that size.
 
-What can be read, at level easy (`tests/cards/probes.py`, nats of the test sentences, trained with the
+What can be read, at level easy (`tests/cards/probes.py`: nats of the test sentences, trained with
 labels). The bench's encoder: topic 1.98, tense 1.02, polarity 0.68, all there is; a bag of words:
 1.98, 0.94, 0.63; the first three words and the length: 0.00 of each. So what a latent does not find
 is not the encoder's to blame.
