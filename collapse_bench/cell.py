@@ -85,8 +85,9 @@ def run_cell(job: Job, report: Report) -> dict[str, Any]:
 
     Args:
         job: the cell; its code digest is that of the run, and has to be this process's too.
-        report: called about once a second while training, with `tokens`, `loss` and `kl`, and
-            with `said`, a line for the user, where the cell goes on from a checkpoint.
+        report: called about once a second while training, with `tokens`, `loss` and `kl`; with
+            `said`, a line for the user, where the cell goes on from a checkpoint; with `measuring`
+            when the model has been evaluated, and what is left is the processor's.
 
     Returns:
         The record that was written.
@@ -260,6 +261,7 @@ def _train_and_score(
     job.corpus.vocabulary.save(job.folder / record.VOCABULARY)
     result |= bound_in_record(cell, model, corpus)
     arrays = evaluate_cell(cell, model, corpus)
+    report({"measuring": True})
     result["sentences_sha256"] = record.write_arrays(job.folder, arrays)
     result |= in_record(result["latent"], arrays, told=cell.entry.told is not None)
 

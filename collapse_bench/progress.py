@@ -54,13 +54,13 @@ class Progress:
     def reported(self, job: "Job", report: Mapping[str, Any]) -> None:
         """About once a second while a cell trains; `tokens`, `loss` and `kl`, nats a sentence.
 
-        Or `said`, a line of its own.
+        Or `said`, a line of its own, or what is not for the user.
         """
         if "said" in report:
             self._line(f"{self._count()} {job.cell.name}: {report['said']}")
             return
         bar = self._bars.get(job.id)
-        if bar is not None:
+        if bar is not None and "tokens" in report:
             bar.update(min(int(report["tokens"]), job.budget) - bar.n)
             bar.set_postfix_str(f"loss {report['loss']:.1f} KL {report['kl']:.2f}")
 

@@ -61,11 +61,21 @@ class InterruptedRunError(Exception):
 
 @dataclass
 class Worker:
-    """A running cell: its process and the end of the pipe on which it reports."""
+    """A running cell: its process and the end of the pipe on which it reports.
+
+    Attributes:
+        measuring: whether its model has been evaluated and only metrics are left.
+    """
 
     job: Job
     process: BaseProcess
     reports: Connection
+    measuring: bool = False
+
+    @property
+    def in_the_way(self) -> bool:
+        """Whether it keeps the next cell waiting: not on a GPU that it no longer needs."""
+        return self.job.device == "cpu" or not self.measuring
 
 
 def plan(
@@ -156,7 +166,7 @@ def run_jobs(jobs: Sequence[Job], workers: int, progress: Progress) -> list[dict
         while waiting or running:
             if caught:
                 raise InterruptedRunError(caught[0])
-            while waiting and len(running) < workers:
+            while waiting and sum(worker.in_the_way for worker in running) < workers:
                 job = waiting.pop(0)
                 # Another run may have finished it since this one was planned.
                 if record.is_finished(job.folder):
@@ -252,7 +262,9 @@ def _collect(running: list[Worker], progress: Progress) -> None:
     for pipe in pipes.keys() & ready:
         try:
             while pipe.poll():
-                progress.reported(pipes[pipe].job, pipe.recv())
+                worker, told = pipes[pipe], pipe.recv()
+                worker.measuring = worker.measuring or "measuring" in told
+                progress.reported(worker.job, told)
         except (EOFError, OSError):
             pipe.close()
     for sentinel in sentinels.keys() & ready:

@@ -1,17 +1,21 @@
 """What a cell computes on, and that nothing is asked of a GPU to write a record."""
 
+import io
 import os
+import time
 from dataclasses import replace
+from multiprocessing import get_context
 
 import pytest
 import torch
 from conftest import SIZES, TRAINING
 
-from collapse_bench import device
+from collapse_bench import device, runner
 from collapse_bench.cell import describe, run_cell
 from collapse_bench.device import full_float32, name_of_device, prepare, resolve_device
 from collapse_bench.errors import UserError
-from collapse_bench.record import RECORD, read_record
+from collapse_bench.progress import Progress
+from collapse_bench.record import RECORD, read_record, write_record
 from collapse_bench.runner import Worker, _outcome, plan
 from collapse_bench.suite import Cell, CorpusSettings, Entry, Evaluation, cell_id
 
@@ -110,6 +114,57 @@ def test_the_parent_records_a_worker_that_died_without_asking_the_gpu(gpu, broke
     record = _outcome(Worker(planned, process, None))
     assert record["status"] == "killed"
     assert record["environment"]["device"] == "NVIDIA Imaginary"
+
+
+# Metrics beside the next cell's training
+
+
+def pretend(job, reports, log, lines):
+    """A cell that says that it measures, and ends once the log has so many lines."""
+    with log.open("a") as file:
+        file.write(f"{job.cell.seed} trains\n")
+    reports.send({"measuring": True})
+    until = time.monotonic() + 20
+    while len(log.read_text().splitlines()) < lines and time.monotonic() < until:
+        time.sleep(0.01)
+    with log.open("a") as file:
+        file.write(f"{job.cell.seed} ends\n")
+    write_record(job.folder, describe(job) | {"status": "done", "verdict": "collapsed"})
+
+
+@pytest.mark.parametrize(
+    ("on", "lines", "order"),
+    [
+        # On a GPU the first cell waits, for the test, until the second trains, too.
+        ("cuda", 2, ["1 trains", "2 trains"]),
+        ("cpu", 0, ["1 trains", "1 ends", "2 trains", "2 ends"]),
+    ],
+)
+def test_on_a_gpu_a_cell_trains_while_another_is_measured(
+    on, lines, order, gpu, job, monkeypatch, tmp_path
+):
+    first = job(on)
+    second = replace(first, id="second", folder=tmp_path / "second")
+    second = replace(second, cell=replace(first.cell, seed=2))
+    context, log = get_context("fork"), tmp_path / "log"
+
+    def start(job):
+        receive, send = context.Pipe(duplex=False)
+        process = context.Process(target=pretend, args=(job, send, log, lines))
+        process.start()
+        send.close()
+        return Worker(job, process, receive)
+
+    monkeypatch.setattr(runner, "_start", start)
+    records = runner.run_jobs([first, second], 1, Progress(2, io.StringIO()))
+    assert [record["status"] for record in records] == ["done", "done"]
+    assert log.read_text().splitlines()[: len(order)] == order
+
+
+def test_a_cell_says_when_its_model_has_been_evaluated(job):
+    told = []
+    run_cell(job(), told.append)
+    assert told[-1] == {"measuring": True}
 
 
 # Memory and digits

@@ -9,7 +9,9 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
-from collapse_bench.evaluation.evaluate import rows_at_once
+from collapse_bench.evaluation import SentenceNoise
+from collapse_bench.evaluation.evaluate import batches_of, rows_at_once, sentences_at_once
+from collapse_bench.latent_model import Rows
 from collapse_bench.model import lstm, transformer
 from collapse_bench.model.dropout import Dropout
 from collapse_bench.model.lstm import LSTM, lstm_dtype
@@ -160,17 +162,29 @@ def test_on_a_gpu_dropout_is_the_kernel_of_torch(a_gpu, monkeypatch):
 
 
 @pytest.mark.parametrize(("longest", "on_cpu", "on_gpu"), [(20, 64, 6553), (2**18, 1, 1)])
-def test_a_gpu_decodes_thousands_of_rows_at_once(longest, on_cpu, on_gpu, batch):
-    class OnGPU:
-        """Lengths of a GPU, which are asked for the longest alone."""
+def test_a_gpu_decodes_thousands_of_rows_at_once(longest, on_cpu, on_gpu):
+    assert rows_at_once(64, longest, torch.device("cpu")) == on_cpu
+    assert rows_at_once(64, longest, torch.device("cuda")) == on_gpu
 
-        device = torch.device("cuda")
 
-        def max(self):
-            return longest
+def test_a_gpu_encodes_many_sentences_at_once(corpus):
+    on_gpu = sentences_at_once(corpus.test, 64, torch.device("cuda"))
+    (batch,) = batches_of(corpus.test, on_gpu)
+    assert len(batch.index) == len(corpus.test)
+    assert sentences_at_once(corpus.test, 64, torch.device("cpu")) == 64
+    assert sentences_at_once(Rows.of([[1], [2]]), 64, torch.device("cuda")) == 64
 
-    assert rows_at_once(64, replace(batch, lengths=torch.tensor([3, longest]))) == on_cpu
-    assert rows_at_once(64, replace(batch, lengths=OnGPU())) == on_gpu
+
+def test_what_is_evaluated_is_chosen_without_a_number_of_the_device(batch):
+    """A meta tensor has none to give."""
+    nowhere = batch.to("meta")
+    chosen = nowhere.rows(torch.zeros(7, dtype=torch.int64, device="meta"))
+    assert (chosen.targets.device.type, len(chosen.targets)) == ("meta", 7)
+    noise = SentenceNoise(60, 1).of(chosen, 0)(torch.Size([7, 3]))
+    assert (noise.device.type, noise.shape) == ("meta", (7, 3))
+    assert nowhere.tokens == batch.tokens
+    with pytest.raises(RuntimeError, match="item"):
+        chosen.tokens  # noqa: B018
 
 
 # The norm of a gradient

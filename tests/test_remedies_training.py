@@ -89,7 +89,7 @@ def test_the_inner_loop_compares_windows_by_nats_a_token(window, batch):
         losses = np.round(4 * level[:, None] * rng.uniform(0.3, 1, (20, 2))) / 4
         tokens = rng.integers(1, 4, 20)
         batches = [
-            replace(batch, tokens=int(n), index=torch.tensor([i])) for i, n in enumerate(tokens)
+            replace(batch, counted=int(n), index=torch.tensor([i])) for i, n in enumerate(tokens)
         ]
         run = SimpleNamespace(draw=iter(batches[1:]).__next__)
         taken = []

@@ -28,7 +28,7 @@ class Batch:
         mask: `[B, T]` bool, false at padding; the same for inputs and targets.
         lengths: `[B]` targets a sentence, eos included.
         index: `[B]` positions of the sentences in their split.
-        tokens: Number of targets, as a number of the host: counting costs no device a wait.
+        counted: number of targets, where the host knows it.
         kinds: `[B]` which of the corpus's combinations of labels each has. For an oracle alone: in
             a batch of any other model all are -1.
     """
@@ -38,21 +38,25 @@ class Batch:
     mask: Tensor
     lengths: Tensor
     index: Tensor
-    tokens: int
     kinds: Tensor
+    counted: int | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Number of targets. Of sentences chosen by `rows`, a GPU is waited for."""
+        return int(self.lengths.sum()) if self.counted is None else self.counted
 
     def rows(self, index: Tensor) -> Self:
         """The sentences at `index` `[M]` of this batch, any of them any number of times."""
-        lengths = self.lengths[index]
         return replace(
             self,
             targets=self.targets[index],
             inputs=self.inputs[index],
             mask=self.mask[index],
-            lengths=lengths,
+            lengths=self.lengths[index],
             index=self.index[index],
             kinds=self.kinds[index],
-            tokens=int(lengths.sum()),
+            counted=None,
         )
 
     def to(self, device: torch.device | str) -> Self:
@@ -140,5 +144,5 @@ def collate(split: Split, index: NDArray[np.int64]) -> Batch:
         lengths=torch.from_numpy(lengths),
         index=torch.from_numpy(index.astype(np.int64)),
         kinds=torch.from_numpy(kinds[index] if kinds is not None else np.full(len(index), -1)),
-        tokens=int(lengths.sum()),
+        counted=int(lengths.sum()),
     )

@@ -138,7 +138,7 @@ def every_next_word(prefix: Tensor, words: Tensor, number: int) -> Batch:
         lengths=targets.new_full((count,), length),
         index=targets.new_full((count,), number),
         kinds=targets.new_full((count,), -1),
-        tokens=count * length,
+        counted=count * length,
     )
 
 

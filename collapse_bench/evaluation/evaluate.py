@@ -132,7 +132,8 @@ def evaluate(
 
     parts: list[dict[str, Tensor]] = []
     with evaluating(model):
-        for sentences in batches_of(split, batch):
+        for sentences in batches_of(split, sentences_at_once(split, batch, device)):
+            at_once = rows_at_once(batch, int(sentences.lengths.max()), device)
             sentences = sentences.to(device)
             q = model.posterior(sentences, noise.of_refinement(sentences))
             p: Distribution = model.prior(q, sentences)
@@ -149,7 +150,7 @@ def evaluate(
                     noise,
                     samples=samples,
                     standard_error=standard_error,
-                    at_once=rows_at_once(batch, sentences),
+                    at_once=at_once,
                 )
                 if closed_rate(q, p) is None:
                     arrays["kl"] = arrays["log_ratio"][:, None]
@@ -255,7 +256,7 @@ def _shuffled(
             "shuffled_later_log_likelihood",
         )
     }
-    for sentences in batches_of(split, batch):
+    for sentences in batches_of(split, sentences_at_once(split, batch, device)):
         places, sentences = sentences.index.numpy(), sentences.to(device)
 
         def fill(
@@ -287,13 +288,18 @@ def _shuffled(
     return found
 
 
-def rows_at_once(batch: int, sentences: Sentences) -> int:
+def sentences_at_once(split: Split | Rows, batch: int, device: torch.device) -> int:
+    """Sentences that are encoded at once: a batch; a GPU, which a batch leaves idle, gets as many
+    of a corpus as `MOST_PADDED` allows."""
+    return MOST_PADDED if device.type == "cuda" and isinstance(split, Split) else batch
+
+
+def rows_at_once(batch: int, longest: int, device: torch.device) -> int:
     """Rows that are decoded at once: a batch, but no more padded places than `MOST_PADDED`.
 
-    A GPU, which a batch leaves idle, gets as many draws of its sentences as `MOST_ON_GPU` allows.
+    A GPU gets as many draws of its sentences as `MOST_ON_GPU` allows.
     """
-    longest = int(sentences.lengths.max())
-    if sentences.lengths.device.type == "cuda":
+    if device.type == "cuda":
         return max(1, MOST_ON_GPU // longest)
     return max(1, min(batch, MOST_PADDED // longest))
 

@@ -41,9 +41,10 @@ class SentenceNoise:
             if drawn is None:
                 generator = torch.Generator().manual_seed(self.seed * 1_000_003 + draw + 1)
                 drawn = torch.randn((self.sentences, *shape[1:]), generator=generator)
+                drawn = drawn.to(batch.index.device)  # once, where a GPU's batches are many
                 if sum(each.numel() for each in self.drawn.values()) < MOST_KEPT:
                     self.drawn[key] = drawn
-            return drawn[batch.index.cpu()].to(batch.index.device)
+            return drawn[batch.index]
 
         return noise
 
