@@ -38,9 +38,11 @@ bench: venv
 		--benchmark-columns=min,median,max,rounds; status=$$?; \
 	.venv/bin/python tests/benchmarks/ratios.py bench.json; exit $$status
 
-# Time and memory against every size: growth.md and growth.png, in a few minutes.
+# Time and memory against every size, growth.md and growth.png, and tokens a second by precision,
+# precision.md; in a few minutes.
 growth: venv
 	.venv/bin/python tests/benchmarks/growth.py --out tests/benchmarks
+	.venv/bin/python tests/benchmarks/precision.py --out tests/benchmarks
 
 # Everything that only a GPU can tell, in eight minutes: gpu/gpu.md. Any Python that has torch and this
 # project's other packages will do: `make gpu PYTHON_GPU=python3`.
