@@ -70,8 +70,7 @@ class Training:
         learning_rate: At the beginning.
         decay: How it falls from half the budget on: `linear` to a twentieth, or `exponential` to a
             thousandth, so that a short run settles before its end.
-        clip: Largest norm of the gradient over all slots; those that a step leaves out count with
-            their last one.
+        clip: Largest norm of the gradient.
         dropout: Share of the decoder's embeddings and outputs that is dropped.
         validations: Validation passes in a run.
         precision: Of the products in training and validation; weights are in float32.

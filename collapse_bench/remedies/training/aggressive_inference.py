@@ -26,8 +26,7 @@ class AggressiveInference(Remedy):
     decoder sees a thirtieth of the sentences.
 
     Inner batches are the next of the same shuffled stream; the authors draw them with replacement,
-    beside the decoder's. They clip the encoder's gradient together with the decoder's of the same
-    batch; here it counts with its last one, which need not be computed again.
+    beside the decoder's, and clip by a norm in which the decoder's gradient counts.
 
     Positive case (`suites/positive.yaml`): NLL 8.07, R 0.66, beyond 0.57.
 
