@@ -21,10 +21,6 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 class ClippedOptimizer:
     """Adam, or plain SGD, on gradients whose norm over all of its parameters is bounded.
 
-    A parameter without a gradient counts with the last one that it had. So an update of the encoder
-    alone is clipped as in an update of all, whose gradient is mostly the decoder's: were it not,
-    plain SGD would take steps on the encoder that are many times as large.
-
     Args:
         name: a key of `OPTIMIZERS`.
         parameters: what it updates.
@@ -45,7 +41,6 @@ class ClippedOptimizer:
         self.clip = clip
         self.broken = broken
         self.norm: Tensor | None = None
-        self.norms: dict[nn.Parameter, Tensor] = {}
         # An optimiser of nothing is an error to torch.
         self.inner = OPTIMIZERS[name](
             [{"params": self.parameters, "factor": 1.0}], lr=learning_rate, fused=True
@@ -53,16 +48,11 @@ class ClippedOptimizer:
 
     def look(self) -> None:
         """Measure the gradient; what is not finite breaks all optimisers that share `broken`."""
-        found = {p: p.grad for p in self.parameters if p.grad is not None}
-        if not found:
-            self.norm = None
-            return
-        norms = torch._foreach_norm(list(found.values()))
-        self.norms |= dict(zip(found, norms, strict=True))
-        in_order = [self.norms[p] for p in self.parameters if p in self.norms]
-        self.norm = torch.linalg.vector_norm(torch.stack(in_order))
-        broken = self.norm.isfinite().logical_not().float()
-        torch.maximum(self.broken, broken, out=self.broken)
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        self.norm = nn.utils.get_total_norm(gradients) if gradients else None
+        if self.norm is not None:
+            broken = self.norm.isfinite().logical_not().float()
+            torch.maximum(self.broken, broken, out=self.broken)
 
     def step(self, learning_rate: float) -> None:
         """One update by the gradients that have been looked at."""
@@ -91,23 +81,16 @@ class ClippedOptimizer:
         """Drop what it knows of these parameters."""
         for parameter in parameters:
             self.inner.state.pop(parameter, None)
-            self.norms.pop(parameter, None)
 
     def state_dict(self) -> dict[int, Any]:
         """What it knows of each parameter that has had a gradient, by the parameter's place."""
         known = self.inner.state
-        return {
-            i: {"norm": self.norms[p], **known.get(p, {})}
-            for i, p in enumerate(self.parameters)
-            if p in self.norms
-        }
+        return {i: dict(known[p]) for i, p in enumerate(self.parameters) if p in known}
 
     def load_state_dict(self, state: Mapping[int, Any]) -> None:
         """Know what a `state_dict` tells, and nothing else."""
         self.inner.state.clear()
-        self.norms.clear()
         for i, known in state.items():
             parameter = self.parameters[i]
             moved = {name: value.to(parameter.device) for name, value in known.items()}
-            self.norms[parameter] = moved.pop("norm")
             self.inner.state[parameter] = moved
