@@ -16,7 +16,12 @@ from numpy.typing import NDArray
 
 from collapse_bench import record
 from collapse_bench.corpus import Corpus, with_kinds
-from collapse_bench.device import peak_gpu_memory_mib, peak_memory_mib, prepare
+from collapse_bench.device import (
+    give_back_memory,
+    peak_gpu_memory_mib,
+    peak_memory_mib,
+    prepare,
+)
 from collapse_bench.evaluation import bound_of, evaluate
 from collapse_bench.metrics import Arrays, score, verdict, versioned
 from collapse_bench.metrics.labels import entropy, has_label
@@ -261,6 +266,8 @@ def _train_and_score(
     job.corpus.vocabulary.save(job.folder / record.VOCABULARY)
     result |= bound_in_record(cell, model, corpus)
     arrays = evaluate_cell(cell, model, corpus)
+    del model, run, selection
+    give_back_memory(job.device)
     report({"measuring": True})
     result["sentences_sha256"] = record.write_arrays(job.folder, arrays)
     result |= in_record(result["latent"], arrays, told=cell.entry.told is not None)

@@ -104,6 +104,12 @@ def peak_memory_mib() -> float:
     return peak / (MIB if sys.platform == "darwin" else 1024)
 
 
+def give_back_memory(device: str) -> None:
+    """Let other processes have the GPU memory that no tensor of this one lies in."""
+    if device == "cuda" and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
 def peak_gpu_memory_mib(device: str) -> float | None:
     """Most memory that this process's tensors have held on the GPU, MiB; None on a CPU.
 

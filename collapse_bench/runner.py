@@ -74,7 +74,7 @@ class Worker:
 
     @property
     def in_the_way(self) -> bool:
-        """Whether it keeps the next cell waiting: not on a GPU that it no longer needs."""
+        """Whether it keeps the next cell waiting: not on a GPU that it no longer computes on."""
         return self.job.device == "cpu" or not self.measuring
 
 
@@ -166,7 +166,7 @@ def run_jobs(jobs: Sequence[Job], workers: int, progress: Progress) -> list[dict
         while waiting or running:
             if caught:
                 raise InterruptedRunError(caught[0])
-            while waiting and sum(worker.in_the_way for worker in running) < workers:
+            while waiting and _room_for_another(running, workers):
                 job = waiting.pop(0)
                 # Another run may have finished it since this one was planned.
                 if record.is_finished(job.folder):
@@ -185,6 +185,11 @@ def run_jobs(jobs: Sequence[Job], workers: int, progress: Progress) -> list[dict
         for number, handler in previous.items():
             signal.signal(number, handler)
     return [record.read_record(job.folder / record.RECORD) for job in jobs]
+
+
+def _room_for_another(running: Sequence[Worker], workers: int) -> bool:
+    """Whether a cell may begin: so many train, and no more than as many again are measured."""
+    return sum(each.in_the_way for each in running) < workers and len(running) < 2 * workers
 
 
 def _start(job: Job) -> Worker:

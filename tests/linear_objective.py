@@ -84,7 +84,7 @@ class LinearVAE(nn.Module):
 def batch_of(sentences: int) -> Batch:
     """Sentences of one token, of which nothing is read."""
     one = torch.ones(sentences, 1, dtype=torch.long)
-    return Batch(one, one, one.bool(), one[:, 0], torch.arange(sentences), sentences, -one[:, 0])
+    return Batch(one, one, one.bool(), one[:, 0], torch.arange(sentences), -one[:, 0])
 
 
 def minimised(objective: Objective, magnitudes: Tensor = ALIKE) -> Optimum:

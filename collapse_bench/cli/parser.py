@@ -132,7 +132,7 @@ def _cells_arguments(parser: argparse.ArgumentParser) -> None:
         "--workers",
         type=_positive_number,
         metavar="N",
-        help="cells at a time (as many as there are cores for)",
+        help="cells at a time (as many as there are cores for); on a GPU, where they are trained",
     )
     parser.add_argument(
         "--threads",

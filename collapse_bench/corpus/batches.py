@@ -1,7 +1,7 @@
 """Sentences to padded batches, in an order that is a pure function of seed and epoch."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import numpy as np
@@ -28,9 +28,9 @@ class Batch:
         mask: `[B, T]` bool, false at padding; the same for inputs and targets.
         lengths: `[B]` targets a sentence, eos included.
         index: `[B]` positions of the sentences in their split.
-        counted: number of targets, where the host knows it.
         kinds: `[B]` which of the corpus's combinations of labels each has. For an oracle alone: in
             a batch of any other model all are -1.
+        counted: number of targets, where the host knows it.
     """
 
     targets: Tensor
@@ -39,7 +39,7 @@ class Batch:
     lengths: Tensor
     index: Tensor
     kinds: Tensor
-    counted: int | None = None
+    counted: int | None = field(default=None, kw_only=True)
 
     @property
     def tokens(self) -> int:

@@ -21,7 +21,8 @@ class Sentences(Protocol):
 
 
 MOST_KEPT = 2**26
-"""Numbers that are kept, 256 MiB, so that the next batch need not draw those of all again."""
+"""Numbers that are kept, 256 MiB on the model's device, so that the next batch need not draw those
+of all again."""
 
 
 class SentenceNoise:
@@ -41,9 +42,10 @@ class SentenceNoise:
             if drawn is None:
                 generator = torch.Generator().manual_seed(self.seed * 1_000_003 + draw + 1)
                 drawn = torch.randn((self.sentences, *shape[1:]), generator=generator)
-                drawn = drawn.to(batch.index.device)  # once, where a GPU's batches are many
-                if sum(each.numel() for each in self.drawn.values()) < MOST_KEPT:
-                    self.drawn[key] = drawn
+                if sum(each.numel() for each in self.drawn.values()) >= MOST_KEPT:
+                    return drawn[batch.index.cpu()].to(batch.index.device)
+                # Where the sentences are, so that a GPU's are not waited for.
+                self.drawn[key] = drawn = drawn.to(batch.index.device)
             return drawn[batch.index]
 
         return noise

@@ -109,7 +109,7 @@ class Evaluation:
         samples: Most draws for a sentence's importance-weighted NLL.
         standard_error: A sentence whose NLL has a smaller Monte-Carlo error, in nats, gets no
             further draws; at 0 every sentence gets all of them.
-        batch: Sentences decoded at a time; a GPU, which these leave idle, decodes as many as fit.
+        batch: Sentences encoded and decoded at a time; a GPU, which these leave idle, takes more.
         precision: Of the decoder's products, as in training.
         refinement: Steps of a descent on each test sentence's own posterior, whose bound is told
             beside the encoder's; 0 leaves it out.

@@ -139,7 +139,9 @@ class Pass:
         recorder: Recorder,
     ) -> None:
         self._run = run
-        self._batch = replace(batch, **{name: getattr(batch, name).clone() for name in TENSORS})
+        own = {name: getattr(batch, name).clone() for name in TENSORS}
+        # Of chosen rows a capture could not ask the device for their number.
+        self._batch = replace(batch, counted=batch.tokens, **own)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self._forward = Part(lambda: run(self._batch), recorder)
         self._backward = Part(lambda: self._gradients(self._forward.found), recorder)

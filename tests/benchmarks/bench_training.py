@@ -98,7 +98,7 @@ def test_vocabulary_product(race, benchmark, machine, cells, corpus):
     tokens = targets.numel()
     nobody = torch.full((SENTENCES,), -1)
     index = torch.arange(SENTENCES)
-    batch = Batch(targets, targets, everywhere, lengths, index, tokens, nobody)
+    batch = Batch(targets, targets, everywhere, lengths, index, nobody, counted=tokens)
 
     def plain():
         for _ in range(PRODUCTS):

@@ -72,9 +72,9 @@ class Svi(Remedy):
     that of both together. The variant without an encoder is left out: nothing would be amortised.
 
     Positive case (`suites/positive.yaml`): with free bits and seven times the budget, for as many
-    updates of the decoder as others, R 1.49, beyond 1.00, where those alone have R 1.94 and 0.85.
-    Alone it ends collapsed at R 0.01; with an annealing R 0.33, beyond 0.30, where that alone has
-    0.51.
+    updates of the decoder as others, NLL 8.04, R 1.49, beyond 1.00, where those alone have 8.03,
+    1.94 and 0.85 for their budget. Alone it ends collapsed at R 0.01; with an
+    annealing R 0.33, beyond 0.30, where that alone has 0.51.
 
     Attributes:
         steps: of the descent; 0 is the plain VAE. Kim et al. use 20.
