@@ -28,7 +28,7 @@ FIGURES = {
     },
     "repeating": {"cell", "deterministic", "ms", "same"},
     "graph": {"architecture", "precision", "eager ms", "captured ms", "graph"},
-    "together": {"architecture", "cells", "tokens/s in all"},
+    "together": {"architecture", "cells", "MPS", "tokens/s in all"},
     "cells": {"cell", "status", "seconds", "tokens"},
 }  # fmt: skip
 """Columns that each step has, in the order of the steps."""
@@ -128,3 +128,36 @@ def test_without_a_gpu_it_says_how_to_rehearse(tmp_path):
         "error: --device cuda: torch finds no GPU here; rehearse on this processor with"
         " --rehearse\n"
     )
+
+
+CONTROL = """\
+#!/bin/sh
+echo "$CUDA_MPS_PIPE_DIRECTORY $* $(if [ $# = 0 ]; then cat; fi)" >> {log}
+exit {code}
+"""
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_mps_is_started_and_ended_by_its_control(code, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    from together import mps
+
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    control = tmp_path / "nvidia-cuda-mps-control"
+    control.write_text(CONTROL.format(log=tmp_path / "log", code=code))
+    control.chmod(0o755)
+    with mps() as environment:
+        assert bool(environment) == (code == 0)
+    said = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
+    assert [words for _, *words in said] == ([["-d"], ["quit"]] if code == 0 else [["-d"]])
+    if code == 0:
+        assert {folder for folder, *_ in said} == set(environment.values())
+
+
+def test_without_mps_there_is_none(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    from together import mps
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with mps() as environment:
+        assert environment == {}

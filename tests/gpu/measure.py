@@ -26,7 +26,7 @@ STEPS = (
     Step("evaluation", "how long does a test split take?", 50),
     Step("repeating", "does training repeat bit for bit, and at what cost?", 25),
     Step("graph", "do captured updates hold, and what do they save?", 30),
-    Step("together", "how many cells at once?", 110),
+    Step("together", "how many cells at once?", 130),
     Step("cells", "what do two whole cells take?", 150),
 )
 SECONDS = 480
