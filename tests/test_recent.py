@@ -109,7 +109,8 @@ def test_every_update_is_remembered_wherever_a_loop_inside_a_step_stands(first, 
 
 @pytest.mark.parametrize("name", ["elbo_terms", "dg_vae", "mu_forcing"])
 def test_a_memory_is_no_part_of_what_is_evaluated(name, corpus):
-    built, plain = make("lstm", [name]), make("lstm")
+    built, plain = make("lstm", {name: {"recent": 512}}), make("lstm")
+    assert name in built.model.further
     built.steps(corpus, 3)
     weights = {k: v for k, v in built.model.state_dict().items() if not k.startswith("further")}
     plain.model.load_state_dict(weights)

@@ -168,7 +168,7 @@ def test_the_discrepancy_and_its_gradient_are_those_of_two_normals(recent, corpu
 
 
 def test_the_density_gap_is_the_dimension_wise_kl(corpus):
-    remedy, forward = whole(corpus, "dg_vae", {"draws": 200})
+    remedy, forward = whole(corpus, "dg_vae", {"draws": 200, "recent": 2048})
     gaps = remedy.gap(forward).detach()
     z = forward.q.sample((200,))
     exact = 0.0
