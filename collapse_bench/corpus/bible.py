@@ -21,6 +21,17 @@ validation: formulas such as "yahweh spoke to moses , saying ," would be known b
 42,522 / 4,086 / 4,187 sentences, 745,840 / 73,296 / 72,769 words of 12,233 types in training;
 median 15, longest 405. Of the test words 0.6 % are unknown.
 
+What can be known of the labels, in nats of test, at least (`tests/cards/probes.py`): the words of
+a sentence in no order, its first three words and its length, and an LSTM encoder of the sizes of
+`suites/quick.yaml`, each trained with the labels.
+
+    label     entropy   bag of words   first 3, length   encoder
+    book      3.29      0.70           0.06              0.68
+    section   1.69      0.85           0.39              0.82
+
+So most of the book is not in the sentence, and an oracle that is told it has more than any latent
+can find.
+
 Limits. One book in an old style, with many names; genealogies are long. Its chapters go together:
 a book is in all three splits, so a probe of the label may know names and not themes.
 """
