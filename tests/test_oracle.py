@@ -108,7 +108,8 @@ def test_its_record_is_an_oracles_and_measured_as_any_latent(labelled, tmp_path)
 
 def test_a_text_without_labels_is_told_before_anything_is_trained():
     bare = encoded(Texts("text", {split: ["a b", "b c a"] for split in SPLITS}), CorpusSettings())
-    with pytest.raises(UserError, match=r"told: labels needs the same labels .* train has none"):
+    told = r"needs labels, .*train: none; valid: none; test: none\. .*train\.labels"
+    with pytest.raises(UserError, match=told):
         seen_by(cell_of("labels"), bare)
 
 

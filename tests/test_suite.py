@@ -713,7 +713,7 @@ def test_a_file_that_is_no_suite_is_told_quickly(load, text, line, part):
 
 def test_a_file_that_cannot_be_read_is_a_suite_error(tmp_path, remedies):
     for path in (tmp_path / "none.yaml", tmp_path):
-        with pytest.raises(SuiteError, match=f"{path}:1: cannot be read"):
+        with pytest.raises(SuiteError, match=f"{path}: cannot be read"):
             load_suite(path, remedies)
 
 

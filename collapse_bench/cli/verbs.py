@@ -282,7 +282,10 @@ def check(options: argparse.Namespace) -> int:
         corpus = load_corpus(suite.corpus, None, say=say)
         say(labels_found(corpus))
         if any(cell.entry.told == "labels" for cell in cells):
-            with_kinds(corpus)
+            try:
+                with_kinds(corpus)
+            except UserError as error:
+                raise UserError(f"{options.suite}: {error}") from None
     if problems := check_steps(cells, files):
         raise SuiteError([f"{options.suite}: {problem}" for problem in problems])
     unread = "" if read else "; its corpus was not read, the steps were on generated text"

@@ -213,15 +213,14 @@ def with_kinds(corpus: Corpus) -> Corpus:
             combinations that they tell sentences from each other.
     """
     names = sorted(corpus.train.labels)
-    for split in SPLITS:
-        others = sorted(getattr(corpus, split).labels)
-        if not names or others != names:
-            has = ", ".join(others) or "none"
-            raise UserError(
-                f"corpus {corpus.name}: told: labels needs the same labels for every split; train"
-                f" has {', '.join(names) or 'none'} and {split} {has}; see Labels in"
-                f" docs/suites.md, or remove the entry"
-            )
+    has = {split: ", ".join(sorted(getattr(corpus, split).labels)) or "none" for split in SPLITS}
+    if not names or len(set(has.values())) > 1:
+        raise UserError(
+            f"corpus {corpus.name}: told: labels needs labels, the same in every split, and there"
+            f" are: {'; '.join(f'{split}: {which}' for split, which in has.items())}. Of a text"
+            f" they stand beside it, in train.labels, valid.labels and test.labels (see Labels in"
+            f" docs/suites.md); or remove the entry"
+        )
     rows = {
         split: list(zip(*(map(str, getattr(corpus, split).labels[n]) for n in names), strict=True))
         for split in SPLITS

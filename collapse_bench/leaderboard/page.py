@@ -60,8 +60,8 @@ def write_leaderboard(
     if not records:
         raise UserError(
             f"no records of suite '{suite_name}' as it is now: make them with `python -m"
-            " collapse_bench run SUITE`, the same SUITE and the same --plugin, or say where they"
-            " are with --runs"
+            " collapse_bench run SUITE`, a file of the same name and the same --plugin, or say with"
+            " --runs in which folder they are"
         )
     sections = sections_of(expected, records)
     if bad := sorted(r["cell"] for r in records if not CELL_ID.fullmatch(r["cell"])):

@@ -87,7 +87,8 @@ def _text(report: Report) -> str:
         with report.path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
-        report.stop(1, f"cannot be read: {getattr(error, 'strerror', None) or error}")
+        why = getattr(error, "strerror", None) or error
+        raise SuiteError([f"{report.path}: cannot be read: {why}"]) from None
     if len(content) > MAX_BYTES:
         report.stop(1, f"a suite must not exceed {MAX_BYTES // 1024} KiB")
     try:
