@@ -85,7 +85,9 @@ def test_check_finds_an_oracle_without_labels_and_a_missing_text(folder, capsys)
     assert main(["check", "mine.yaml"]) == 0
     (folder / "texts" / "valid.labels").unlink()
     assert main(["check", "mine.yaml"]) == 2
-    assert "train has label and valid none" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "error: mine.yaml: corpus text: told: labels needs labels" in said
+    assert "train: label; valid: none; test: label" in said
     (folder / "texts" / "test.txt").unlink()
     assert main(["check", "mine.yaml"]) in (2, 3)
     assert "test.txt" in capsys.readouterr().err
