@@ -1,5 +1,6 @@
 """The processor or GPU that cells compute on: which, how exactly, and how much memory it took."""
 
+import gc
 import os
 import resource
 import sys
@@ -107,6 +108,7 @@ def peak_memory_mib() -> float:
 def give_back_memory(device: str) -> None:
     """Let other processes have the GPU memory that no tensor of this one lies in."""
     if device == "cuda" and torch.cuda.is_initialized():
+        gc.collect()  # a training run and its batches refer to each other
         torch.cuda.empty_cache()
 
 

@@ -29,8 +29,8 @@ a sentence in no order, its first three words and its length, and an LSTM encode
     book      3.29      0.70           0.06              0.68
     section   1.69      0.85           0.39              0.82
 
-So most of the book is not in the sentence, and an oracle that is told it has more than any latent
-can find.
+No probe here reads more than a fifth of the book from a sentence, so that an oracle that is told it
+has more than a latent of these sizes can be expected to find.
 
 Limits. One book in an old style, with many names; genealogies are long. Its chapters go together:
 a book is in all three splits, so a probe of the label may know names and not themes.

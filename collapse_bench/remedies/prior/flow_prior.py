@@ -41,8 +41,8 @@ class FlowPrior(Remedy):
     it. To draw from the prior takes D passes a map.
 
     Positive case (`suites/positive.yaml`): beside a decoder that sees one word, and an annealing,
-    NLL 14.21, R 1.60, beyond 1.37; that decoder alone has 14.23, 1.59 and 1.34, so that the flow is
-    in no way, and no help. Without the annealing the two collapse. Alone it ends collapsed at R
+    NLL 14.21, R 1.60, beyond 1.37; that decoder alone, without the annealing, has 14.23, 1.59 and
+    1.34: no harm, and no gain. Without the annealing the two collapse. Alone it ends collapsed at R
     0.00; with an annealing R 0.30, beyond 0.27, where that alone has 0.51.
 
     Attributes:
