@@ -135,20 +135,22 @@ def read_record(path: Path, oldest: int = SCHEMA) -> dict[str, Any]:
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:
-    """Every record of a suite's runs, by cell.
+    """Every record of a suite, by cell: `<cell>/record.json` of a run, `<cell>.json` as published.
 
     Args:
-        folder: `runs/<suite>`, which may not exist.
+        folder: `runs/<suite>` or `leaderboard/<suite>`, which may not exist.
 
     Raises:
-        UserError: one cannot be read, or a folder is not called after its cell.
+        UserError: one cannot be read, or is not called after its cell.
     """
+    named = {path.parent: path for path in folder.glob(f"*/{RECORD}")}
+    named |= {path.with_suffix(""): path for path in folder.glob("*.json")}
     records = []
-    for path in sorted(folder.glob(f"*/{RECORD}")):
+    for name, path in sorted(named.items()):
         record = read_record(path)
-        if record.get("cell") != path.parent.name:
+        if record.get("cell") != name.name:
             raise UserError(
-                f"{path.parent}: holds the record of the cell {record.get('cell')}, so it is a copy"
+                f"{name}: holds the record of the cell {record.get('cell')}, so it is a copy"
                 f" or has been renamed; move it out of {folder}, or give it the name of its cell"
             )
         records.append(record)

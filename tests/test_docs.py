@@ -15,7 +15,7 @@ from urllib.parse import unquote
 import pytest
 
 import collapse_bench
-from collapse_bench.cli import build_parser
+from collapse_bench.cli import build_parser, main
 from collapse_bench.description import describe
 from collapse_bench.evaluation.honesty import LAWS as HONESTY
 from collapse_bench.laws import LAWS, sentence_of, signature
@@ -362,3 +362,14 @@ def test_the_table_of_results_is_that_of_the_records():
             assert [float(number) for number in numbers] == [
                 pytest.approx(mean(name, column), abs=0.0051) for column in columns
             ]
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "leaderboard").glob("*.md")), ids=lambda p: p.stem)
+def test_a_committed_page_is_that_of_the_records_beside_it(page, tmp_path, capsys):
+    suite = str(ROOT / "suites" / page.name.replace(".md", ".yaml"))
+    folders = ["--runs", str(page.parent), "--out", str(tmp_path)]
+    assert main(["leaderboard", suite, *folders]) == 0, capsys.readouterr()
+    assert (tmp_path / page.name).read_bytes() == page.read_bytes()
+    published = {path.name: path.read_bytes() for path in page.with_suffix("").glob("*.json")}
+    written = (tmp_path / page.stem).glob("*.json")
+    assert {path.name: path.read_bytes() for path in written} == published

@@ -213,3 +213,13 @@ def test_the_bound_of_a_row_is_the_worst_of_the_seeds():
     for count, bound in ((1, "valid"), (2, "conditional"), (3, "invalid")):
         (row,) = sections_of([], seeds[:count])[0].rows
         assert row.bound == bound
+
+
+def test_weights_of_before_four_fifths_of_the_budget_are_told_by_the_row():
+    late, early = {"tokens": 800.0}, {"tokens": 505.0}
+    steady = [record("steady", seed, validation=late) for seed in SEEDS]
+    fallen = [record("fallen", s, validation=v) for s, v in zip(SEEDS, (late, early), strict=True)]
+    page = page_of([*suite(), *steady, *fallen])
+    assert {"steady", "fallen ◔ at 50 %"} <= set(entries_in(page))
+    unknown = page_of([*suite(), record("old", validation={"tokens": None})])
+    assert "old" in entries_in(unknown)

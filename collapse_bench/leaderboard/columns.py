@@ -35,9 +35,11 @@ def measured(row: Row, name: str, digits: int = 2) -> str:
 
 
 def entry(row: Row) -> str:
-    """The name of a row, and its budget where it has one of its own."""
+    """The name of a row, its budget where it has one of its own, and at which share of it the
+    weights were selected where that is early."""
     budgets = " or ".join(f"{budget:,}" for budget in row.own_budgets)
-    return f"{named(row)} {budgets} tokens" if budgets else named(row)
+    text = f"{named(row)} {budgets} tokens" if budgets else named(row)
+    return text if row.scored_at is None else f"{text} at {100 * row.scored_at:.0f} %"
 
 
 def outcomes(row: Row) -> str:

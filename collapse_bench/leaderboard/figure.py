@@ -8,9 +8,11 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from collapse_bench.leaderboard.captions import name_points
 from collapse_bench.leaderboard.curves import Curve, swept
 from collapse_bench.leaderboard.markdown import clean
 from collapse_bench.leaderboard.ranking import HEADLINE, TOLERANCE
@@ -26,6 +28,9 @@ ORACLE = ("black", "*")
 LINEAR = 1.0
 """Nats around 0 in which an axis of rates or gaps is linear; beyond it is logarithmic, so that one
 rate of 150 nats does not hide all others."""
+
+NAMED = 0.25
+"""Nats of use from which on an entry is named beside its point."""
 
 TICKS = (0.0, *(0.5 * 2.0**power for power in range(14)))
 
@@ -60,8 +65,14 @@ def draw(sections: Sequence[Section], curves: Mapping[str, Sequence[str]], path:
     columns = max(len(section.architectures) for section in sections)
     # A user's matplotlibrc must not change a page that is a function of the records.
     with matplotlib.rc_context(matplotlib.rcParamsDefault):
-        size = (5.2 * columns, 8.4 * len(sections) + 1.0)
+        listed = len(styles) + len(dict.fromkeys(row.entry for told in oracles for row in told)) + 3
+        across = 3 if columns == 1 else 2 * columns
+        size = (
+            7.6 if columns == 1 else 5.2 * columns,
+            7.2 * len(sections) + 0.18 * math.ceil(listed / across) + 0.4,
+        )
         figure = Figure(size, 120, layout="constrained")
+        FigureCanvasAgg(figure)
         panels = figure.subplots(2 * len(sections), columns, squeeze=False)
         for axes in panels.flat:
             axes.set_axis_off()
@@ -81,7 +92,7 @@ def draw(sections: Sequence[Section], curves: Mapping[str, Sequence[str]], path:
             for name, (c, m) in styles.items()
         ]
         handles += [
-            Line2D([], [], color=c, marker=m, ls="-.", ms=10, label=f"{label(name)}: told labels")
+            Line2D([], [], color=c, marker=m, ls="-.", ms=10, label=f"{label(name)}, and its use")
             for name in dict.fromkeys(row.entry for told in oracles for row in told)
             for c, m in [ORACLE]
         ]
@@ -90,7 +101,14 @@ def draw(sections: Sequence[Section], curves: Mapping[str, Sequence[str]], path:
             Line2D([], [], color="0.8", label="R + D is the same: D where R = 0"),
             Line2D([], [], color="black", ls=":", label=f"gap to LM = {TOLERANCE:g} nat"),
         ]
-        figure.legend(handles=handles, loc="outside lower center", ncols=2 * columns, fontsize=8)
+        figure.legend(handles=handles, loc="outside lower center", ncols=across, fontsize=8)
+        figure.draw_without_rendering()  # names are placed where the layout has put their points
+        for section, compared, told, below in zip(
+            sections, shown, oracles, panels[1::2], strict=True
+        ):
+            for place, architecture in enumerate(section.architectures):
+                members = [r for r in [*compared, *told] if r.architecture == architecture]
+                name_used(below[place], members)
         figure.savefig(path, metadata={"Software": None})
 
 
@@ -105,7 +123,9 @@ def rate_panel(
     """Draw distortion against rate of one architecture."""
     left, right, bottom, top = limits
     axes.set_axis_on()
-    axes.set(xlabel="rate R (nats/sentence)", ylabel="distortion D (nats/sentence)")
+    axes.set(
+        xlabel="rate R (nats/sentence; logarithmic beyond 1)", ylabel="distortion D (nats/sentence)"
+    )
     stretch(axes, left, right)
     axes.set_ylim(bottom, top)
     rates = np.concatenate([np.linspace(left, LINEAR, 100), np.geomspace(LINEAR, right, 200)])
@@ -134,8 +154,8 @@ def use_panel(
     left, right, bottom, top = limits
     axes.set_axis_on()
     axes.set(
-        xlabel="gap to LM (nats/sentence)",
-        ylabel="used, beyond length and first words (nats/sentence)",
+        xlabel="gap to LM (nats/sentence; logarithmic beyond 1)",
+        ylabel="used, beyond length\nand first words (nats/sentence)",
     )
     stretch(axes, left, right)
     axes.set_ylim(bottom, top)
@@ -154,6 +174,20 @@ def use_panel(
             axes.axhline(mean, color="black", ls="-.", lw=1.2, zorder=1)
 
 
+def name_used(axes: Axes, rows: Sequence[Row]) -> None:
+    """Name the entries that use z for `NAMED` and more, the first the one that uses most."""
+    points = {row.entry: mean_of(seeds) for row in rows if (seeds := gap_useful(row))}
+    used = sorted((point[1], entry) for entry, point in points.items() if point[1] >= NAMED)
+    named = {label(entry): points[entry] for _, entry in reversed(used)}
+    name_points(axes, named, points.values())
+
+
+def mean_of(seeds: Points) -> tuple[float, float]:
+    """The middle of some points."""
+    x, y = zip(*seeds, strict=True)
+    return sum(x) / len(seeds), sum(y) / len(seeds)
+
+
 def scatter(axes: Axes, seeds: Points, style: Style | None) -> None:
     """Draw the seeds of a row, and their mean above them."""
     if not seeds or style is None:
@@ -162,8 +196,7 @@ def scatter(axes: Axes, seeds: Points, style: Style | None) -> None:
     x, y = zip(*seeds, strict=True)
     if len(seeds) > 1:
         axes.plot(x, y, marker, color=colour, alpha=0.4, ms=4, mew=0)
-    mean = sum(x) / len(seeds), sum(y) / len(seeds)
-    axes.plot(*mean, marker, color=colour, mec="black", mew=0.6, ms=9, alpha=0.9)
+    axes.plot(*mean_of(seeds), marker, color=colour, mec="black", mew=0.6, ms=9, alpha=0.9)
 
 
 def stretch(axes: Axes, left: float, right: float) -> None:

@@ -15,7 +15,7 @@ GAP = "gap to LM"
 RISE_WITH_THE_NLL = ("nll", "useful_rate", "useful_information", HEADLINE, GAP)
 """What is too high by as much as the NLL is, if not always for those that are a minimum."""
 
-OWN_BUDGET, APART, ABSENT = "◊", "⊘", "∅"
+OWN_BUDGET, EARLY, APART, ABSENT = "◊", "◔", "⊘", "∅"
 
 MARKS = {
     "§": "set or moved by construction: a remedy of this entry does so whatever the model learns,"
@@ -32,6 +32,9 @@ MARKS = {
     OWN_BUDGET: "trained with a budget of its own, which its row tells, and not with the section's:"
     " it is ranked with the others because the suite says so, and is not to be compared with them"
     " at equal tokens",
+    EARLY: "scored from weights of an earlier part of the training, after the share of the budget"
+    " that its row tells, where the bound on the validation split was best; the numbers say nothing"
+    " of what the entry ends with",
     APART: "shown apart, since a cell of it was told something in advance or its NLL is not a bound"
     " on -log p(x): without a place, in no comparison and no count, and in no picture but for an"
     " oracle of labels",
@@ -78,7 +81,11 @@ def set_through(row: Row, name: str) -> bool:
 
 def named(row: Row) -> str:
     """The name of a row with the marks that hold of all its values."""
-    found = {OWN_BUDGET: bool(row.own_budgets), APART: row.apart}
+    found = {
+        OWN_BUDGET: bool(row.own_budgets),
+        EARLY: row.scored_at is not None,
+        APART: row.apart,
+    }
     text = "".join(mark for mark, holds in found.items() if holds)
     return f"{escape(row.entry)} {text}" if text else escape(row.entry)
 

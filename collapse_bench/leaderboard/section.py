@@ -12,6 +12,9 @@ from collapse_bench.leaderboard.statistics import Estimate, estimate
 from collapse_bench.metrics import absent, key_of
 from collapse_bench.plugins import LEVERS
 
+LATE = 0.8
+"""Share of the budget from which on selected weights count as those of the end."""
+
 Record = Mapping[str, Any]
 CellKey = tuple[str, str, int]  # entry, architecture, seed
 
@@ -71,6 +74,14 @@ class Row:
         """Its budgets, decoded tokens, that are not the suite's; rising."""
         records = [record for record in self.cells.values() if record]
         return sorted({r["budget"] for r in records if r["budget"] != r["suite_budget"]})
+
+    @property
+    def scored_at(self) -> float | None:
+        """The least share of its budget after which a finished seed's weights were selected, where
+        that is below `LATE`."""
+        at = [number_of(record, "validation", "tokens") for record in self.done]
+        shares = [a / r["budget"] for a, r in zip(at, self.done, strict=True) if a is not None]
+        return min((share for share in shares if share < LATE), default=None)
 
     @property
     def absent(self) -> dict[str, str]:
