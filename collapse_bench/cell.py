@@ -22,6 +22,7 @@ from collapse_bench.device import (
     peak_memory_mib,
     prepare,
 )
+from collapse_bench.errors import UserError
 from collapse_bench.evaluation import bound_of, evaluate
 from collapse_bench.metrics import Arrays, score, verdict, versioned
 from collapse_bench.metrics.labels import entropy, has_label
@@ -64,6 +65,8 @@ class Job:
         suite_budget: what a cell of the suite may spend whose entry has no budget of its own; None
             where it is this cell's.
         fresh: whether to begin anew though there are checkpoints.
+        trained_in: folder of the cell whose model this one is, at another value of a dial; None
+            where it is trained itself.
     """
 
     cell: Cell
@@ -78,6 +81,7 @@ class Job:
     code: str
     suite_budget: int | None = None
     fresh: bool = False
+    trained_in: Path | None = None
 
 
 Report = Callable[[dict[str, Any]], None]
@@ -203,6 +207,7 @@ def describe(job: Job) -> dict[str, Any]:
         "levers": [],
         "by_construction": [],
         "remedies": [asdict(remedy) for remedy in cell.entry.remedies],
+        "trained_as": None,
         "settings": identity(
             cell, job.corpus.name, job.corpus.sha256, job.corpus.labels_sha256, job.budget
         ),
@@ -242,6 +247,33 @@ def _train_and_score(
     result["latent"] = model.dimensions.latent
     result["levers"] = levers_of(remedies)
     result["by_construction"] = by_construction(remedies)
+    result["cost"]["parameters"] = sum(p.numel() for p in model.parameters())
+    if job.trained_in is None:
+        _train(job, report, checkpoints, result, model, remedies)
+    else:
+        _take(job.trained_in, result, model)
+    # Before anything can be found wrong with the numbers: they can be computed again from these.
+    record.write_model(job.folder, model.state_dict())
+    job.corpus.vocabulary.save(job.folder / record.VOCABULARY)
+    result |= bound_in_record(cell, model, corpus)
+    arrays = evaluate_cell(cell, model, corpus)
+    del model
+    give_back_memory(job.device)
+    report({"measuring": True})
+    result["sentences_sha256"] = record.write_arrays(job.folder, arrays)
+    result |= in_record(result["latent"], arrays, told=cell.entry.told is not None)
+
+
+def _train(
+    job: Job,
+    report: Report,
+    checkpoints: Checkpoints,
+    result: dict[str, Any],
+    model: SequenceVAE,
+    remedies: list[Remedy],
+) -> None:
+    """Train the cell's model; the record has what came of it, also where it breaks off."""
+    cell, corpus = job.cell, seen_by(job.cell, job.corpus)
     run = TrainingRun(
         model, chain(remedies), corpus, cell.training, budget=job.budget, seed=cell.seed
     )
@@ -258,19 +290,27 @@ def _train_and_score(
             "tokens_decoded": run.meter.tokens,
             "encoder_updates": run.updates["encoder"],
             "decoder_updates": run.updates["decoder"],
-            "parameters": sum(p.numel() for p in model.parameters()),
         }
         record.write_history(job.folder, selection.history)
-    # Before anything can be found wrong with the numbers: they can be computed again from these.
-    record.write_model(job.folder, model.state_dict())
-    job.corpus.vocabulary.save(job.folder / record.VOCABULARY)
-    result |= bound_in_record(cell, model, corpus)
-    arrays = evaluate_cell(cell, model, corpus)
-    del model, run, selection
-    give_back_memory(job.device)
-    report({"measuring": True})
-    result["sentences_sha256"] = record.write_arrays(job.folder, arrays)
-    result |= in_record(result["latent"], arrays, told=cell.entry.told is not None)
+
+
+def _take(trained: Path, result: dict[str, Any], model: SequenceVAE) -> None:
+    """Give the model the weights of a finished cell, and the record what that says of their
+    training.
+
+    Raises:
+        UserError: that cell has no result.
+    """
+    path = trained / record.RECORD
+    told = record.read_record(path) if path.exists() else {"status": "missing"}
+    if told["status"] != "done":
+        raise UserError(
+            f"{trained}: the cell whose training this one shares is {told['status']}; run the two"
+            f" together, or mend what that one's record tells"
+        )
+    record.read_model(trained, model)
+    result["trained_as"] = told["cell"]
+    result |= {name: told[name] for name in ("validation", "state", "environment")}
 
 
 def evaluate_cell(cell: Cell, model: SequenceVAE, corpus: Corpus) -> dict[str, NDArray[Any]]:

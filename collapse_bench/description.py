@@ -18,7 +18,7 @@ from collapse_bench.settings import (
     shown,
 )
 
-READ = ("by_construction", "neutral", "architectures", "signature")
+READ = ("by_construction", "neutral", "architectures", "signature", "dial")
 CLASS_VARIABLES = (*READ, "small")
 """What a remedy's class may say of itself beside its settings."""
 
@@ -44,6 +44,7 @@ class Description:
         neutral: settings under which it is the plain VAE; None if there are none.
         architectures: those that it is for; None if it is for all.
         signature: what becomes of a tiny model with it, by task; None where it does not say.
+        dial: the setting that training ignores; None where there is none.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Description:
     neutral: Mapping[str, Any] | None
     architectures: tuple[str, ...] | None
     signature: Mapping[str, str] | None
+    dial: str | None
 
 
 def describe(name: str, path: Path) -> Description:
@@ -79,12 +81,14 @@ def describe(name: str, path: Path) -> Description:
     says: dict[str, Any] = {
         each: class_variable_of_file(path, class_name(name), each) for each in READ
     }
-    metrics, neutral, architectures, signature = says.values()
+    metrics, neutral, architectures, signature, dial = says.values()
     if not isinstance(metrics, tuple | list | None):
         raise UserError(f"{path}: by_construction must be names of metrics, not {shown(metrics)}")
     for what, value in {"neutral": neutral, "signature": signature}.items():
         if not isinstance(value, dict | None):
             raise UserError(f"{path}: {what} must be a mapping by name, not {shown(value)}")
+    if dial is not None and dial not in settings:
+        raise UserError(f"{path}: dial must be the name of a setting, not {shown(dial)}")
     inside = path.is_relative_to(BUILT_IN)
     methods = {each.name for each in node.body if isinstance(each, ast.FunctionDef)}
     return Description(
@@ -102,6 +106,7 @@ def describe(name: str, path: Path) -> Description:
         neutral=neutral,
         architectures=architectures if isinstance(architectures, tuple) else None,
         signature=signature,
+        dial=None if dial is None else str(dial),
     )
 
 

@@ -73,8 +73,9 @@ def section(remedy: Description, where: str) -> str:
     if remedy.neutral is not None:
         plain = f"the plain VAE is `{_mapping(remedy.neutral)}`"
     only = f" For {', '.join(remedy.architectures)} only." if remedy.architectures else ""
+    dial = f" Dial: `{remedy.dial}`." if remedy.dial else ""
     became = f" Signature: {_mapping(remedy.signature)}." if remedy.signature else ""
-    facts = f"Lever: {levers}. By construction: {moved or 'nothing'}; {plain}.{only}{became}"
+    facts = f"Lever: {levers}. By construction: {moved or 'nothing'}; {plain}.{only}{dial}{became}"
     facts += f" File: {where}"
     settings = [_setting(each, remedy.explained) for each in remedy.settings.values()]
     parts = [remedy.source, remedy.about, remedy.text, "\n".join(settings), facts]

@@ -118,6 +118,8 @@ class Remedy:
         architectures: those that it is for, where it cannot be built into all of them.
         signature: what becomes of a tiny LSTM with it, by task, as measured for every seed that was
             tried: see `laws.signature`.
+        dial: the setting that training ignores, so that one training serves all of its values; the
+            cell of the default trains, the others are its model at another value.
     """
 
     by_construction: ClassVar[tuple[str, ...]] = ()
@@ -125,6 +127,7 @@ class Remedy:
     small: ClassVar[Mapping[str, Any]] = {}
     architectures: ClassVar[tuple[str, ...]] = tuple(ARCHITECTURES)
     signature: ClassVar[Mapping[str, str]] = {}
+    dial: ClassVar[str | None] = None
 
     def __post_init__(self) -> None:
         settings.check(self)

@@ -26,7 +26,7 @@ from collapse_bench.precision import resolve_precision
 from collapse_bench.progress import Progress
 from collapse_bench.provenance import CODE
 from collapse_bench.remedy import chain
-from collapse_bench.suite import Cell, CorpusSettings, cell_id
+from collapse_bench.suite import Cell, CorpusSettings, cell_id, trained_as
 from collapse_bench.training import Selection, TrainingRun, train
 
 # oneDNN keeps a compiled plan for each of the last 1024 shapes, and a batch has a shape of its own:
@@ -111,12 +111,16 @@ def plan(
             except UserError as error:
                 raise UserError(f"{part}.precision: {error}") from None
         tokens = budget or each.budget_for(corpus.name)
-        identifier = cell_id(each, corpus.name, corpus.sha256, corpus.labels_sha256, tokens)
+
+        def identifier(cell: Cell, tokens: int = tokens) -> str:
+            return cell_id(cell, corpus.name, corpus.sha256, corpus.labels_sha256, tokens)
+
+        trained = trained_as(each)
         jobs.append(
             Job(
                 each,
-                identifier,
-                out / each.suite / identifier,
+                identifier(each),
+                out / each.suite / identifier(each),
                 corpus,
                 tokens,
                 device,
@@ -125,6 +129,7 @@ def plan(
                 dict(remedy_files),
                 code,
                 suite_budget=budget or each.training.budget_for(corpus.name),
+                trained_in=None if trained is None else out / each.suite / identifier(trained),
             )
         )
     return jobs
@@ -166,14 +171,14 @@ def run_jobs(jobs: Sequence[Job], workers: int, progress: Progress) -> list[dict
         while waiting or running:
             if caught:
                 raise InterruptedRunError(caught[0])
-            while waiting and _room_for_another(running, workers):
-                job = waiting.pop(0)
+            while (following := _ready(waiting, running)) and _room_for_another(running, workers):
+                waiting.remove(following)
                 # Another run may have finished it since this one was planned.
-                if record.is_finished(job.folder):
-                    progress.skipped(job)
+                if record.is_finished(following.folder):
+                    progress.skipped(following)
                     continue
-                running.append(_start(job))
-                progress.started(job)
+                running.append(_start(following))
+                progress.started(following)
             if running:
                 _collect(running, progress)
     finally:
@@ -185,6 +190,12 @@ def run_jobs(jobs: Sequence[Job], workers: int, progress: Progress) -> list[dict
         for number, handler in previous.items():
             signal.signal(number, handler)
     return [record.read_record(job.folder / record.RECORD) for job in jobs]
+
+
+def _ready(waiting: Sequence[Job], running: Sequence[Worker]) -> Job | None:
+    """The next cell that waits for no other one's training."""
+    unfinished = {job.folder for job in (*waiting, *(each.job for each in running))}
+    return next((job for job in waiting if job.trained_in not in unfinished), None)
 
 
 def _room_for_another(running: Sequence[Worker], workers: int) -> bool:

@@ -69,7 +69,11 @@ def record(entry="vae", seed=1, architecture="lstm", corpus=(), status="done", *
         "standard_errors": {key_of(name): value for name, value in errors.items()},
         "by_construction": [],
         "verdict": "collapsed" if status == "done" else None,
-        "validation": {"negative_elbo": 104.0, "tokens": 0.9 * changes.get("budget", 1000), "converged": False},
+        "validation": {
+            "negative_elbo": 104.0,
+            "tokens": 0.9 * changes.get("budget", 1000),
+            "converged": False,
+        },
         "cost": {
             "seconds": 90.0,
             "tokens_decoded": 1_500_000,

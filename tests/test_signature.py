@@ -130,16 +130,19 @@ def test_a_law_that_holds_in_one_architecture_and_has_no_place_in_the_other_is_k
     assert found.seen == ("lstm: on easy it is 'collapsed'",)
 
 
-def test_the_colours_of_the_positive_suite_are_as_it_says():
+@pytest.mark.parametrize(
+    ("text", "places"), [("colours", "BBBCBCBCBC"), ("distant", "BBBB" + 4 * "CBBBBBB")]
+)
+def test_the_colours_of_the_positive_suites_are_as_they_say(text, places):
     for split, count in {"train": 2000, "valid": 200, "test": 400}.items():
-        lines = (SUITES / "colours" / f"{split}.txt").read_text(encoding="utf-8").splitlines()
+        lines = (SUITES / text / f"{split}.txt").read_text(encoding="utf-8").splitlines()
         assert len(lines) == count
         shown = Counter()
         for line in lines:
             [colour] = {word for word in line.split() if word in KINDS}
             shown[colour] += 1
             words = ["C" if word == colour else "B" for word in line.split()]
-            assert "".join(words) == "BBBCBCBCBC"
+            assert "".join(words) == places
             assert set(line.split()) - {colour} <= set(BETWEEN)
         assert set(shown) == set(KINDS)
         assert max(shown.values()) < 1.3 * count / len(KINDS)

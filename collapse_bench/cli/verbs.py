@@ -50,8 +50,9 @@ def plan(options: argparse.Namespace) -> int:
     left = [job for job in jobs if not is_finished(job.folder)]
     first = jobs[0]
     print(f"{first.cell.suite} on {first.corpus.name}: {len(left)} of {len(jobs)} cells to run")
-    if left:
-        told = forecast(left, workers)
+    trained = [job for job in left if job.trained_in is None]
+    if trained:
+        told = forecast(trained, workers)
         rates = ", ".join(f"{name} {rate:,.0f}" for name, rate in told.rates.items())
         print(
             f"they train for about {in_words(told.seconds)} on this machine, {workers} at a time on"

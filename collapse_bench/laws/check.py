@@ -33,6 +33,7 @@ LAWS: tuple[Try, ...] = (
     training.every_parameter_gets_a_gradient,
     training.its_neutral_settings_are_the_plain_vae,
     training.other_settings_are_not_the_plain_vae,
+    training.its_dial_changes_no_training,
     training.one_seed_one_result,
     training.nothing_is_decoded_beyond_the_budget,
     training.a_rest_of_one_sentence_trains,

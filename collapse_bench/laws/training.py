@@ -9,6 +9,7 @@ from torch import nn
 
 from collapse_bench.corpus import Batch, Corpus
 from collapse_bench.device import float32
+from collapse_bench.errors import UserError
 from collapse_bench.laws.bench import (
     TRAINING,
     head_of,
@@ -21,6 +22,7 @@ from collapse_bench.laws.bench import (
 )
 from collapse_bench.laws.law import DoesNotApply, LawBroken, Subject
 from collapse_bench.model import ARCHITECTURES, SLOTS, Forward, Objective, SequenceVAE, plain
+from collapse_bench.settings import schema_of
 from collapse_bench.training import BudgetSpentError, TrainingRun
 
 STEPS = 6
@@ -130,6 +132,35 @@ def other_settings_are_not_the_plain_vae(subject: Subject) -> None:
             f"after {STEPS} steps it is the plain VAE to the bit; if that is for want of size or of"
             f" updates, `small` gives settings with which it is not"
         )
+
+
+def its_dial_changes_no_training(subject: Subject) -> None:
+    """The setting that `dial` names changes what is evaluated and no weight: one training serves
+    all of its values."""
+    dial = subject.remedy.dial
+    if dial is None:
+        raise DoesNotApply("no setting of this remedy is a dial")
+    corpus, default = tiny_corpus(), schema_of(subject.remedy)[dial].default
+    if not isinstance(default, int | float) or isinstance(default, bool):
+        raise LawBroken(f"{dial} must be a number, its default is {default!r}")
+    built = subject.make()
+    built.steps(corpus, STEPS)
+    for other in (type(default)(2 * default) or 1, default / 2):
+        try:
+            turned = subject.make({**subject.remedy.small, dial: other})
+        except UserError:  # outside what training covers
+            continue
+        turned.steps(corpus, STEPS)
+        if not same(parameters(built.model), parameters(turned.model)):
+            raise LawBroken(f"with {dial} at {other} the weights after {STEPS} steps are others")
+        turned.model.load_state_dict(built.model.state_dict())
+        if same_arrays(built.evaluate(corpus.valid), turned.evaluate(corpus.valid)):
+            raise LawBroken(
+                f"with the same weights and {dial} at {other} the evaluation is that of"
+                f" {default}: the value must not be among the weights, and do something"
+            )
+        return
+    raise LawBroken(f"{dial} takes neither twice nor half of its default, {default}")
 
 
 def one_seed_one_result(subject: Subject) -> None:

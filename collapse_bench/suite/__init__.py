@@ -12,6 +12,7 @@ from collapse_bench.suite.cells import (
     curves_of,
     identity,
     select,
+    trained_as,
 )
 from collapse_bench.suite.definition import (
     Architecture,
@@ -46,4 +47,5 @@ __all__ = [
     "identity",
     "load_suite",
     "select",
+    "trained_as",
 ]

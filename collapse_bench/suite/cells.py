@@ -64,6 +64,12 @@ def cells_of(suite: Suite) -> list[Cell]:
     ]
 
 
+def trained_as(cell: Cell) -> Cell | None:
+    """Return the cell whose training this one shares, at another value of a dial; or None."""
+    entry = cell.entry.trained_as
+    return None if entry is None else replace(cell, entry=entry)
+
+
 def select(cells: Sequence[Cell], pattern: str) -> list[Cell]:
     """Return the cells whose name matches a shell pattern, such as `*/lstm/*`.
 

@@ -159,8 +159,9 @@ class Entry:
 
     A `latent` that is not None stands for the latent of the suite's sizes, and a `budget` for its
     budget. What an entry is `told` of a sentence in advance makes it an oracle: the language model
-    that knows its length, or a model whose latent is its labels. A `sweep` only tells where the
-    entry comes from: it is no part of a cell's identity.
+    that knows its length, or a model whose latent is its labels. An entry that is `trained_as`
+    another one has that one's model, at another value of a dial. Neither that nor a `sweep`, which
+    tells where an entry comes from, is part of a cell's identity: remedies and their settings are.
     """
 
     name: str
@@ -169,6 +170,7 @@ class Entry:
     sweep: Sweep | None = None
     told: Told | None = None
     budget: Budget | None = None
+    trained_as: "Entry | None" = None
 
 
 @dataclass(frozen=True)

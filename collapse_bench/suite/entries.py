@@ -58,7 +58,60 @@ def entries_of(report: Report, root: Section, remedies: Mapping[str, Path]) -> t
         for entry in _entry(report, name, value, entries.lines[name], remedies)
     ]
     _check_expanded(report, entries, expanded)
-    return tuple(expanded)
+    return tuple(_with_training(report, entries, expanded, remedies))
+
+
+def _with_training(
+    report: Report, entries: Section, expanded: Sequence[Entry], remedies: Mapping[str, Path]
+) -> Iterator[Entry]:
+    """Yield the entries, those whose dial is turned with the one that has it at its default; report
+    where there is none, since that is the one that is trained."""
+    dials = {name: found for name in remedies_of(expanded) if (found := _dial(name, remedies))}
+    for entry in expanded:
+        trained = tuple(
+            replace(
+                each, settings=each.settings | {dials[each.name].name: dials[each.name].default}
+            )
+            if each.name in dials and each.settings
+            else each
+            for each in entry.remedies
+        )
+        if trained == entry.remedies:
+            yield entry
+            continue
+        same = [
+            other
+            for other in expanded
+            if replace(other, name="", sweep=None)
+            == replace(entry, name="", sweep=None, remedies=trained)
+        ]
+        if same:
+            yield replace(entry, trained_as=same[0])
+            continue
+        turned = next(each for each, at in zip(entry.remedies, trained, strict=True) if each != at)
+        dial = dials[turned.name]
+        line = entries.lines[entry.sweep.entry if entry.sweep else entry.name]
+        report.add(
+            line,
+            f"{owner_of(entry.name)}: {dial.name} is the dial of {turned.name}, whose values share"
+            f" the training of its default, and no entry of the suite has that: let"
+            f" {dial.name} take {_written(dial.default)}, too, such as {{sweep:"
+            f" [{_written(dial.default)}, ...]}}",
+        )
+
+
+def _dial(name: str, remedies: Mapping[str, Path]) -> Setting | None:
+    """Return the setting that a remedy's training ignores, if there is one."""
+    try:
+        found = describe(name, remedies[name])
+    except (KeyError, UserError):  # told of already
+        return None
+    return found.settings[found.dial] if found.dial else None
+
+
+def remedies_of(entries: Sequence[Entry]) -> set[str]:
+    """Return the names of the remedies that entries name."""
+    return {remedy.name for entry in entries for remedy in entry.remedies}
 
 
 def _check_expanded(report: Report, entries: Section, expanded: list[Entry]) -> None:

@@ -23,8 +23,10 @@ class CosineFeatures(Remedy):
     It acts on the encoder alone and guarantees nothing: features may differ and the posteriors not.
     Nearly every batch is of one length, so it is sentences of a length that it sets apart.
 
-    Positive case (`suites/positive.yaml`): none. Alone it ends collapsed at R 0.00; with an
-    annealing R 0.33, beyond 0.33, where that alone has 0.51.
+    Positive case (`suites/positive-distant.yaml`): with a weight of 5 on pooled features, and an
+    annealing, NLL 32.51, R 1.69, beyond 1.16, where pooling and annealing alone have 0.29; without
+    the annealing 0.67, where pooling alone has 0.53. On the last state, with an annealing, it ends
+    collapsed there, and without one in `suites/positive.yaml`.
 
     Attributes:
         weight: nats a sentence for a mean cosine of 1; 0 is the plain VAE. The paper's is not known

@@ -1,0 +1,153 @@
+"""A dial: a setting that training ignores, so that one training serves all of its values."""
+
+import re
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from collapse_bench.cli import main
+from collapse_bench.errors import SuiteError, UserError
+from collapse_bench.laws import tried
+from collapse_bench.laws.law import subject
+from collapse_bench.laws.training import its_dial_changes_no_training
+from collapse_bench.metrics import key_of
+from collapse_bench.plugins import remedy_files
+from collapse_bench.record import MODEL, RECORD, read_record, read_records
+from collapse_bench.remedy import find_class
+from collapse_bench.suite import cells_of, load_suite, trained_as
+
+SUITE = """\
+corpus: {{name: newswire, sentences: 60}}
+architectures: [lstm]
+sizes: {{embedding: 8, hidden: 8, latent: 4, layers: 1, heads: 2}}
+training: {{budget: 1500, batch: 16, validations: 1}}
+evaluation: {{samples: 2}}
+entries:
+  language_model: {{latent: 0}}
+{entries}
+"""
+ALL = "  all: [{multi_rate: {beta: {sweep: [0.1, 0.5, 2.0]}}}]"
+
+
+def suite(tmp_path, entries):
+    path = tmp_path / "dialled.yaml"
+    path.write_text(SUITE.format(entries=entries))
+    return path
+
+
+def test_what_turns_a_dial_is_trained_as_the_entry_of_its_default(tmp_path):
+    entries = "  one: [multi_rate]\n  other: [{multi_rate: {beta: 0.7}}, kl_annealing]\n"
+    entries += "  same: [multi_rate, kl_annealing]\n" + ALL
+    cells = cells_of(load_suite(suite(tmp_path, entries), remedy_files()))
+    found = {c.entry.name: (t := trained_as(c)) and t.entry.name for c in cells}
+    assert found == {
+        **dict.fromkeys(("language_model", "one", "same", "all-0.5")),
+        **{"other": "same", "all-0.1": "one", "all-2.0": "one"},
+    }
+    assert all(trained_as(c).seed == c.seed for c in cells if trained_as(c))
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        "  all: [{multi_rate: {beta: {sweep: [0.1, 2.0]}}}]",
+        "  all: [{multi_rate: {beta: 0.1}}]",
+        # another training: its own budget, further settings, a chain
+        "  all: [{multi_rate: {beta: 0.1}}]\n  long: {remedies: [multi_rate], budget: 9000}",
+        "  all: [{multi_rate: {beta: 0.1, hidden: 8}}]\n  plain: [multi_rate]",
+        "  all: [{multi_rate: {beta: 0.1}}, kl_annealing]\n  plain: [multi_rate]",
+    ],
+)
+def test_a_dial_without_the_entry_that_is_trained_is_an_error_of_the_suite(tmp_path, entries):
+    with pytest.raises(SuiteError, match=r"entry all.*: beta is the dial of multi_rate.*0\.5") as e:
+        load_suite(suite(tmp_path, entries), remedy_files())
+    assert re.search(r"dialled\.yaml:8", str(e.value))
+
+
+def test_one_training_serves_every_value_and_each_has_its_own_numbers(tmp_path, capsys):
+    path, out = suite(tmp_path, ALL), tmp_path / "runs"
+    assert main(["run", str(path), "--out", str(out), "--workers", "2"]) == 0, capsys.readouterr()
+    records = {r["entry"]: r for r in read_records(out / "dialled")}
+    trained = records["all-0.5"]
+    assert trained["trained_as"] is None
+    assert trained["cost"]["tokens_decoded"] > 1000
+    weights = load_file(out / "dialled" / trained["cell"] / MODEL)
+    rates = {trained["metrics"][key_of("kl")]}
+    for name in ("all-0.1", "all-2.0"):
+        turned = records[name]
+        assert turned["trained_as"] == trained["cell"]
+        assert turned["validation"] == trained["validation"]
+        assert (turned["cost"]["tokens_decoded"], turned["cost"]["decoder_updates"]) == (0, 0)
+        assert turned["cost"]["parameters"] == trained["cost"]["parameters"]
+        own = load_file(out / "dialled" / turned["cell"] / MODEL)
+        assert own.keys() == weights.keys()
+        assert all(np.array_equal(own[key], weights[key]) for key in own)
+        rates.add(turned["metrics"][key_of("kl")])
+    assert len(rates) == 3
+    cells = [str(out / "dialled" / record["cell"]) for record in records.values()]
+    assert main(["score", *cells]) == 0, capsys.readouterr()
+    page = ["leaderboard", str(path), "--runs", str(out), "--out", str(tmp_path / "pages")]
+    assert main(page) == 0, capsys.readouterr()
+
+
+def test_without_the_training_that_it_shares_a_cell_says_what_is_missing(tmp_path, capsys):
+    path, out = suite(tmp_path, ALL), tmp_path / "runs"
+    only = ["run", str(path), "--out", str(out), "--only"]
+    assert main([*only, "all-2.0/*"]) == 1
+    [record] = read_records(out / "dialled")
+    assert "the cell whose training this one shares is missing; run the two" in record["error"]
+    assert main([*only, "all-*"]) == 0, capsys.readouterr()
+    assert read_record(out / "dialled" / record["cell"] / RECORD)["status"] == "done"
+
+
+@pytest.mark.parametrize("beta", [0.01, 3.0])
+def test_a_weight_that_training_does_not_draw_is_refused(beta):
+    with pytest.raises(UserError, match=r"multi_rate: beta must be among the weights"):
+        find_class("multi_rate", remedy_files()["multi_rate"])(beta=beta)
+
+
+BROKEN = '''\
+"""Nobody (2026): {what}."""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from collapse_bench.remedy import Remedy
+
+
+@dataclass(frozen=True)
+class BadDial(Remedy):
+    """{what}.
+
+    Attributes:
+        weight: of the rate.
+    """
+
+    dial: ClassVar[str | None] = "weight"
+    weight: float = 1.0
+
+    def objective(self, forward):
+        return replace(forward, kl={kl} * forward.kl)
+'''
+
+
+@pytest.mark.parametrize(
+    ("kl", "seen"),
+    [("self.weight", "the weights after 6 steps are others"), ("0.5", "the evaluation is that of")],
+)
+def test_a_dial_that_trains_or_does_nothing_breaks_the_law(tmp_path, kl, seen):
+    path = tmp_path / "bad_dial.py"
+    path.write_text(BROKEN.format(what="A dial that is none", kl=kl))
+    outcome = tried(its_dial_changes_no_training, subject("bad_dial", "lstm", path))
+    assert outcome.status == "BROKEN"
+    assert seen in outcome.seen
+
+
+def test_a_dial_that_is_no_setting_is_told(tmp_path):
+    path = tmp_path / "bad_dial.py"
+    text = BROKEN.format(what="No dial", kl="1").replace('= "weight"', '= "other"')
+    path.write_text(text)
+    entries = "  all: [bad_dial]"
+    with pytest.raises(SuiteError, match="dial must be the name of a setting, not 'other'"):
+        load_suite(suite(tmp_path, entries), remedy_files([path]))
