@@ -227,7 +227,9 @@ def _of_posterior(q: Distribution, p: Distribution, z: Tensor) -> dict[str, Tens
     elif family in ("sphere", "codes"):
         arrays["posterior_mean"] = q.mean.flatten(1)
     if family == "codes":
-        arrays["codes"] = base(q).codes  # type: ignore[attr-defined]
+        part: Any = base(q)
+        # Those of the draw, where the posterior is not certain of them.
+        arrays["codes"] = part.codes if hasattr(part, "codes") else part.codebook.codes_of(z)
     return arrays
 
 
