@@ -57,6 +57,8 @@ class BinaryCodes(Remedy):
     sum over bits. A prior over the bits takes the place of its masked Transformer. No setting is
     the plain VAE.
 
+    Positive case (`suites/positive.yaml`): NLL 7.97, R 1.39, beyond 1.36.
+
     Attributes:
         entropy: weight of the entropy term, nats for nats; public code has 0.1.
         temperature: of that term; this project's. Public code has 0.01, where only numbers within
@@ -74,6 +76,9 @@ class BinaryCodes(Remedy):
         "information_given_length",
         "information_given_length_upper",
     )
+
+    # On `nothing` seeds disagree: one of five tells single words.
+    signature: ClassVar[Mapping[str, str]] = {"hard": "use", "easy": "use"}
 
     entropy: Annotated[float, AtLeast(0)] = 0.1
     temperature: Annotated[float, Above(0)] = 1.0

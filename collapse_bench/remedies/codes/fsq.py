@@ -61,6 +61,8 @@ class Fsq(Remedy):
     numbers; the paper's code shifts even ones instead. The decoder is shown the rounded dimensions
     as they are. No setting is the plain VAE.
 
+    Positive case (`suites/positive.yaml`): NLL 7.99, R 1.07, beyond 1.02.
+
     Attributes:
         levels: of dimensions that make one code, each 2 or more; the default is the paper's for
             about 2^10 codes (table 1). Their number must divide the latent size.
@@ -70,6 +72,8 @@ class Fsq(Remedy):
     by_construction: ClassVar[tuple[str, ...]] = ("kl", "active_units")
 
     small: ClassVar[Mapping[str, Any]] = {"levels": (3, 2)}
+    # On `easy` seeds disagree: one of five has all strings rounded alike.
+    signature: ClassVar[Mapping[str, str]] = {"nothing": "collapsed", "hard": "use"}
 
     levels: tuple[int, ...] = (8, 5, 5, 5)
     prior: Literal["uniform", "independent", "autoregressive", "self_attention"] = "autoregressive"

@@ -37,6 +37,9 @@ class ProductQuantisation(Remedy):
     begin anew, so that they differ between sentences whatever the decoder does. No setting is the
     plain VAE.
 
+    Positive case (`suites/positive.yaml`): NLL 8.04, R 1.41, beyond 1.39; with shared vectors 7.97,
+    1.39 and 1.37.
+
     Attributes:
         codes: K, vectors of each codebook. It and `places` are this project's.
         places: n, parts of z, of `latent / places` dimensions each.
@@ -54,6 +57,11 @@ class ProductQuantisation(Remedy):
     )
 
     small: ClassVar[Mapping[str, Any]] = {"codes": 4, "places": 2}
+    signature: ClassVar[Mapping[str, str]] = {
+        "nothing": "rate without use",
+        "hard": "use",
+        "easy": "use",
+    }
 
     codes: Annotated[int, AtLeast(2)] = 64
     places: Annotated[int, AtLeast(1)] = 4

@@ -40,6 +40,8 @@ class VqVae(Remedy):
     of the first batch, and one that is hardly used begins anew at a vector of the present batch
     (Dhariwal et al. 2020), since with a batch of text many never are. No setting is the plain VAE.
 
+    Positive case (`suites/positive.yaml`): NLL 8.12, R 1.65, beyond 1.45.
+
     Attributes:
         codes: K, vectors of the codebook, which all places share; the paper's for images.
         length: codes of a sentence, each of `latent / length` dimensions. It and the stride are
@@ -64,6 +66,8 @@ class VqVae(Remedy):
     )
 
     small: ClassVar[Mapping[str, Any]] = {"codes": 8, "length": 4, "stride": 3}
+    # On `nothing` seeds disagree: one of five uses none of what single words it tells.
+    signature: ClassVar[Mapping[str, str]] = {"hard": "use", "easy": "use"}
 
     codes: Annotated[int, AtLeast(2)] = 512
     length: Annotated[int, AtLeast(1)] = 4
