@@ -416,6 +416,9 @@ def test_a_step_sets_the_temperature_and_evaluation_draws_vectors(corpus, batch)
     assert torch.equal(vectors.vectors_of(codes), z)
     metrics = score(arrays).metrics
     assert 0 <= metrics["kl"] <= 2 * math.log(4)
+    used = [len(np.unique(place)) for place in arrays["codes"].T]
+    assert metrics["dead_codes"] == 4 - np.mean(used)
+    assert 1 <= metrics["code_perplexity"] <= np.mean(used)
 
 
 # --- what is refused

@@ -75,9 +75,9 @@ class GumbelSoftmax(Remedy):
     Under a prior whose places depend on each other the rate would be a mean over draws, which no
     gradient passes to the logits: the prior is uniform or independent. No setting is the plain VAE.
 
-    Positive case (`suites/positive.yaml`): from temperature 1 to 0.2 in all of the budget NLL 8.04,
-    R 0.58, beyond 0.47; with the defaults' 8.07, 0.44 and 0.37. With an annealing it collapses: what
-    it learns at first is of averages.
+    Positive case (`suites/positive.yaml`): from temperature 1 to 0.2 over all of the budget NLL
+    8.04, R 0.58, beyond 0.47; with the defaults' 8.07, 0.44 and 0.37. With an annealing of the rate
+    it collapses: what it learns at first is of averages.
 
     Attributes:
         codes: K of each variable. It and `places` are this project's.
