@@ -20,6 +20,7 @@ EAGER = dict.fromkeys(
 ) | dict.fromkeys(("flow_prior", "fitted_prior"), "a distribution holds tuple") | dict.fromkeys(
     (
         "vq_vae", "gumbel_softmax", "fsq", "binary_codes", "product_quantisation", "residual_vq",
+        "vq_vae_2",
     ),
     "a distribution holds Codebook",
 )  # fmt: skip

@@ -297,6 +297,31 @@ def test_each_level_quantises_what_those_before_have_left():
     torch.testing.assert_close(q.z.sum(1), encoded[:, 0] - left)
 
 
+def test_a_top_code_is_shown_from_the_beginning_and_the_others_along(batch):
+    model = make("lstm", ["vq_vae_2"]).model.eval()
+    z = normal(5, 4, 2)
+    before = model.decoder(batch, z)
+    for place, token in enumerate([0, 0, 3, 6]):
+        changed = z.clone()
+        changed[:, place] += 1
+        after = model.decoder(batch, changed)
+        assert torch.equal(after[:, :token], before[:, :token])
+        assert (after[:, token] != before[:, token]).any(1).all()
+
+
+def test_bottom_codes_are_told_the_top_one():
+    torch.manual_seed(1)
+    head = make("lstm", ["vq_vae_2"]).model.head.eval()
+    features = normal(6, 3, 15)
+    q = head(features, None)
+    assert q.codes.shape == (6, 4)
+    with torch.no_grad():
+        head.top.quantiser.vectors.add_(50)
+    told = head(features, None)
+    assert torch.equal(told.encoded[:, 0], q.encoded[:, 0])
+    assert (told.encoded[:, 1:] != q.encoded[:, 1:]).any(-1).all()
+
+
 def test_the_commitment_is_the_paper_s(batch):
     built = make("lstm", {"vq_vae": {"codes": 4, "length": 2, "commitment": 0.5}})
     forward = built.model(batch, noise_of(1), objective=built.remedy.objective)
