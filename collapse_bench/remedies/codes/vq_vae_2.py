@@ -79,6 +79,8 @@ class VqVae2(Remedy):
     )
 
     small: ClassVar[Mapping[str, Any]] = {"codes": 8, "length": 3, "stride": 3}
+    # On `nothing` seeds disagree: some tell single words, some tell what nobody uses.
+    signature: ClassVar[Mapping[str, str]] = {"hard": "use"}
 
     codes: Annotated[int, AtLeast(2)] = 512
     length: Annotated[int, AtLeast(1)] = 3
