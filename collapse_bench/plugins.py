@@ -21,7 +21,7 @@ BUILT_IN = Path(__file__).parent / "remedies"
 LEVERS = ("build", "objective", "step")
 """What a remedy may override."""
 
-KINDS = ("objective", "encoder", "posterior", "prior", "decoder", "training")
+KINDS = ("objective", "encoder", "posterior", "prior", "codes", "decoder", "training")
 """The folders of built-in remedies, by what a remedy changes, in the order of pages."""
 
 

@@ -17,7 +17,13 @@ from collapse_bench.training.replay import Pass, Recorder
 
 EAGER = dict.fromkeys(
     ("semi_amortised", "svi"), "the head asks for the energy, which the objective makes"
-) | dict.fromkeys(("flow_prior", "fitted_prior"), "a distribution holds tuple")
+) | dict.fromkeys(("flow_prior", "fitted_prior"), "a distribution holds tuple") | dict.fromkeys(
+    (
+        "vq_vae", "gumbel_softmax", "fsq", "binary_codes", "product_quantisation", "residual_vq",
+        "vq_vae_2",
+    ),
+    "a distribution holds Codebook",
+)  # fmt: skip
 """Why a remedy's passes are ordinary ones."""
 
 CHAIN = ["kl_annealing", "word_dropout", "free_bits", "aggressive_inference"]

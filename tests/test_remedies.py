@@ -26,6 +26,7 @@ from collapse_bench.laws.evaluation import (
 )
 from collapse_bench.laws.signature import its_signature_is_as_it_says
 from collapse_bench.laws.training import every_parameter_gets_a_gradient, one_seed_one_result
+from collapse_bench.metrics.identities import INFINITE
 from collapse_bench.model import SLOTS
 from collapse_bench.plugins import remedy_files
 from collapse_bench.remedy import find_class, levers_of, load_remedy
@@ -152,13 +153,21 @@ def test_two_remedies_chain_or_say_why_not(first, second, architecture, corpus):
     try:
         built.steps(corpus, 1)
     except UserError as error:  # in words, with the way out
-        if re.search(rf"({first}|{second}).*; put {first} after", str(error)):
+        told = rf"({first}|{second}).*; put {first} after|put the remedy that shows z there before"
+        told += "|leave one of the two remedies out"
+        if re.search(told, str(error)):
             return
         raise
     assert all(each.isfinite().all() for each in parameters(built.model))
     arrays = built.evaluate(corpus.valid)
     assert same_arrays(arrays, built.evaluate(corpus.valid))
-    assert not any(np.isinf(each).any() for each in numbers(arrays).values())
+    assert not infinite(arrays)
+
+
+def infinite(arrays):
+    """Arrays with infinite numbers, but for those of which that is to be expected."""
+    of = numbers(arrays).items()
+    return [name for name, each in of if name not in INFINITE and np.isinf(each).any()]
 
 
 def test_pairs_that_meet_are_among_those_that_are_tried():
@@ -179,6 +188,8 @@ def longest_chain(architecture):
     for name in sorted(REMEDIES, key=lambda name: name == "coupled_vae"):
         if name in chosen or architecture not in find_class(name, FILES[name]).architectures:
             continue
+        if FILES[name].parent.name == "codes":  # beside which none goes that asks for a normal
+            continue
         if not any(discarded(each, name, architecture) for each in chosen):
             chosen.append(name)
     return chosen
@@ -190,7 +201,7 @@ def test_all_remedies_that_combine_in_one_chain(architecture, corpus):
     built = make(architecture, chosen)
     built.steps(corpus, 1, budget=10**6)  # inner loops in inner loops
     arrays = built.evaluate(corpus.valid)
-    assert not any(np.isinf(each).any() for each in numbers(arrays).values())
+    assert not infinite(arrays)
     assert same_arrays(arrays, built.evaluate(corpus.valid))
 
 

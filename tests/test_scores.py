@@ -25,11 +25,13 @@ from collapse_bench.metrics.pairs import aggregate_terms, all_pairs, normal_pair
 from collapse_bench.metrics.scores import jackknife_error
 
 OF_REFINED = {"refined_bound", "refinement_gain"}
-OF_MORE = OF_REFINED | {
+OF_CODES = {"code_perplexity", "dead_codes"}
+OF_MORE = OF_REFINED | OF_CODES | {
     "probe_information", "first_words_information", "information_about",
     "global_information_share",
 }  # fmt: skip
-"""Metrics that need what not every evaluation leaves: first words, labels, refined posteriors."""
+"""Metrics that need what not every evaluation leaves: first words, labels, refined posteriors,
+codes."""
 
 NORMAL = SHAPES["normal"]
 
@@ -230,7 +232,7 @@ def test_an_exact_model_has_the_numbers_of_its_closed_form():
 def test_every_metric_has_an_error_a_unit_a_meaning_and_a_blind_spot(rng):
     metrics, errors = score(arrays_of(rng) | of_a_corpus(rng))
     labels = {"information_about_topic", "information_about_number"}
-    assert set(metrics) == METRICS.keys() - {"information_about"} - OF_REFINED | labels
+    assert set(metrics) == METRICS.keys() - {"information_about"} - OF_REFINED - OF_CODES | labels
     assert set(errors) == set(metrics)
     assert all(np.isfinite(error) and error >= 0 for error in errors.values())
     assert all(type(number) is float for number in (*errors.values(), *metrics.values()))
@@ -344,6 +346,21 @@ def test_codes_tell_their_entropy(rng):
         == absent("codes").keys() - OF_REFINED
     )
     assert errors.keys() == metrics.keys()
+
+
+def test_codes_in_use_are_counted_by_place(rng):
+    arrays = of_codes(rng)
+    one, other = arrays["codes"].T
+    metrics, errors = score(arrays | {"codebook_size": np.array(4)})
+    expected = (math.exp(plug_in(one)) + math.exp(plug_in(other))) / 2
+    assert metrics["code_perplexity"] == pytest.approx(expected)
+    assert 0 < errors["code_perplexity"] < 0.1
+    assert metrics["dead_codes"] == 4 - (3 + 2) / 2
+    assert errors["dead_codes"] == 0
+    # Of how many codes there are, not every evaluation knows.
+    assert "dead_codes" not in score(arrays).metrics
+    with pytest.raises(ArraysError, match="codebook_size: 2"):
+        score(arrays | {"codebook_size": np.array(2)})
 
 
 def test_codes_that_no_two_sentences_share_have_the_rate_for_an_upper_bound(rng):

@@ -32,6 +32,7 @@ from collapse_bench.model.distributions import (
     rate,
     shape_of,
 )
+from collapse_bench.model.distributions.codes import Codebook
 from collapse_bench.model.modes import eval_mode
 from collapse_bench.precision import products_in
 
@@ -105,7 +106,7 @@ def evaluate(
         - `posterior_sample` [N, D], a draw from each posterior, with `log_density` [N], log q(z|x),
           and `log_prior` [N], log p(z); of a normal `posterior_mean` and `posterior_scale` [N, D],
           of another family what `terms_of_aggregate` leaves, `posterior_mean` where it is known,
-          and the `codes` [N, n] of codes;
+          and of codes those of the draw, `codes` [N, n], and K, `codebook_size`, where known;
         - unless `samples` is 0, `distortion` and `log_ratio` [N], means over the posterior's draws
           in the first round of -log p(x|z) and of log q(z|x) - log p(z); `log_weights` [N, S],
           stratum after stratum, those of posterior draws first, -inf where nothing was drawn;
@@ -161,6 +162,9 @@ def evaluate(
                     )
             parts.append({name: array.cpu() for name, array in arrays.items()})
         found = _in_order(parts) | {"family": np.asarray(family_of(q))}
+        codebook = getattr(base(q), "codebook", None)
+        if isinstance(codebook, Codebook):
+            found["codebook_size"] = np.asarray(codebook.vectors.shape[-2])
         if samples:
             found["strata"] = np.asarray(len(strata))
         samples_of_z = found["posterior_sample"].reshape(len(split), *q.event_shape)
@@ -227,7 +231,9 @@ def _of_posterior(q: Distribution, p: Distribution, z: Tensor) -> dict[str, Tens
     elif family in ("sphere", "codes"):
         arrays["posterior_mean"] = q.mean.flatten(1)
     if family == "codes":
-        arrays["codes"] = base(q).codes  # type: ignore[attr-defined]
+        part: Any = base(q)
+        # Those of the draw, where the posterior is not certain of them.
+        arrays["codes"] = part.codes if hasattr(part, "codes") else part.codebook.codes_of(z)
     return arrays
 
 

@@ -213,6 +213,16 @@ METRICS: dict[str, Metric] = {
         "exp of the entropy of the dimensions' shares of information; 0 where there is none",
         "whether the decoder listens",
     ),
+    "code_perplexity": Metric(
+        "codes",
+        "of a discrete latent, exp of the entropy of a place's codes, mean over places",
+        "whether the decoder listens; too low where sentences are few",
+    ),
+    "dead_codes": Metric(
+        "codes",
+        "of a discrete latent, codes that no sentence has at a place, mean over places",
+        "how evenly the others are used; too many where sentences are few",
+    ),
     "shuffle_gap": Metric(
         "nats",
         "what log p(x|z) loses with another sentence's z of the same length",

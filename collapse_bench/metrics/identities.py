@@ -86,6 +86,8 @@ def check_arrays(arrays: Mapping[str, NDArray[Any]]) -> None:
         raise ArraysError(f"no array {', '.join(missing)}: of another version, or not complete")
     if "posterior_mean" in arrays:
         shapes["posterior_mean"] = "ND"
+    if "codes" in arrays and "codebook_size" in arrays:
+        shapes["codebook_size"] = ""
     told = {name: f"information_about_{name.removeprefix('label_')}" for name in _labels(arrays)}
     shapes |= {array: "N" for array in told.values() if array in arrays}
     sizes = {"N": arrays["tokens"].shape[0] if arrays["tokens"].ndim else 0}
@@ -110,6 +112,8 @@ def check_arrays(arrays: Mapping[str, NDArray[Any]]) -> None:
             bad |= ~(values > 0)
         elif name in ("tokens", "draws", "aggregate_size"):
             bad |= values < 1
+        elif name == "codebook_size":
+            bad |= values <= arrays["codes"].max()
         elif name == "strata":
             bad |= (values != 2) & (values != 3)
         if name == "draws":

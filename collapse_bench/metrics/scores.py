@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from collapse_bench.metrics import active_units as units
 from collapse_bench.metrics.catalogue import METRICS, Scores
+from collapse_bench.metrics.code_use import code_perplexity, dead_codes
 from collapse_bench.metrics.decoder_use import (
     shuffle_gap,
     useful_beyond,
@@ -285,6 +286,11 @@ def _wholes(arrays: Arrays, nll: NDArray[Any], dimensions: NDArray[Any] | None) 
         )
     if _is_normal(arrays):
         wholes |= _of_moments(arrays)
+    if "codes" in arrays:
+        wholes["code_perplexity"] = lambda rows: code_perplexity(arrays["codes"][rows])
+    if "codebook_size" in arrays:
+        size = int(arrays["codebook_size"])
+        wholes["dead_codes"] = lambda rows: dead_codes(arrays["codes"][rows], size)
     if nll.sum() / arrays["tokens"].sum() < MOST_NATS:
         wholes["perplexity"] = lambda rows: perplexity(nll[rows], arrays["tokens"][rows])
     return wholes

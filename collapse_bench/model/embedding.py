@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from collapse_bench.corpus import Batch
+from collapse_bench.errors import UserError
 from collapse_bench.model.vae import Dimensions
 
 
@@ -30,6 +31,16 @@ def beside(states: Tensor, z: Tensor, batch: Batch, latent: int) -> Tensor:
         z: as a decoder is given it, [B, D] or [B, T, D], or a latent sequence [B, n, d] with
             n d = D, which is one vector here.
         latent: D.
+
+    Raises:
+        UserError: z is another sequence.
     """
     whole = z.flatten(1)
-    return torch.cat([states, every_token(whole if whole.shape[1] == latent else z, batch)], -1)
+    shown = every_token(whole if whole.shape[1] == latent else z, batch)
+    if shown.shape[:2] != states.shape[:2]:
+        raise UserError(
+            f"z of {z.shape[1]} vectors of {z.shape[2]} dimensions cannot be shown beside the"
+            f" decoder's states where the latent has {latent}; put the remedy that shows z there"
+            f" before the one that makes it so"
+        )
+    return torch.cat([states, shown], -1)

@@ -21,16 +21,23 @@ class StridedStates(nn.Module):
 
 
 class GradualDecoder(nn.Module):
-    """Shows the decoder z_1 to z_k from token k * stride on; what is not yet shown is zero."""
+    """Shows the decoder z_1 to z_k from token k * stride on; what is not yet shown is zero.
 
-    def __init__(self, decoder: nn.Module, stride: int) -> None:
+    Args:
+        decoder: of states for z [B, T, n d].
+        stride: tokens from one vector to the next.
+        whole: vectors before these that are shown from the beginning.
+    """
+
+    def __init__(self, decoder: nn.Module, stride: int, whole: int = 0) -> None:
         super().__init__()
-        self.decoder, self.stride = decoder, stride
+        self.decoder, self.stride, self.whole = decoder, stride, whole
 
     def forward(self, batch: Batch, z: Tensor) -> Tensor:
         """States [B, T, H] for z [B, n, d]."""
         token = torch.arange(batch.inputs.shape[1], device=z.device)[:, None]
-        shown = self.stride * torch.arange(z.shape[1], device=z.device) <= token  # [T, n]
+        place = torch.arange(z.shape[1], device=z.device) - self.whole
+        shown = self.stride * place <= token  # [T, n]
         gradual = z[:, None] * shown[None, :, :, None]  # [B, T, n, d]
         states: Tensor = self.decoder(batch, gradual.flatten(2))
         return states

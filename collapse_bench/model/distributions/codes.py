@@ -1,11 +1,13 @@
 """Discrete latents: n codes out of K each, given by the vectors of a codebook (van den Oord 2017).
 
-The posterior knows its codes for certain, so that all logarithms of it are 0 or -inf; the prior is
-a distribution over sequences of codes. Densities are probabilities of code vectors. Where two codes
-of a place have the same vector, it counts as the first of them.
+A posterior knows its codes for certain, so that all logarithms of it are 0 or -inf, or it draws
+each place's by itself; the prior is a distribution over sequences of codes. Densities are
+probabilities of code vectors. Where two codes of a place have the same vector, it counts as the
+first of them.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -24,6 +26,7 @@ class Codebook:
     """
 
     def __init__(self, vectors: Tensor) -> None:
+        self.given = vectors
         self.single = vectors.dim() == 2
         self.vectors = vectors[None] if self.single else vectors
 
@@ -59,14 +62,23 @@ class Codes(Distribution):
         codebook: vectors [n, K, d], or [K, d] for one code and z [B, d].
         z: what a draw is, where it is not taken from the codebook: the same vectors up to
             rounding, with the gradient of a straight-through estimate.
+        encoded: what was quantised, of the shape of z or one vector [B, 1, d] for several codes:
+            an objective may hold it near its codes.
     """
 
     family = "codes"
 
-    def __init__(self, codes: Tensor, codebook: Tensor, z: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        codes: Tensor,
+        codebook: Tensor,
+        z: Tensor | None = None,
+        encoded: Tensor | None = None,
+    ) -> None:
         self.codebook = Codebook(codebook)
         self.codes = codes
         self.z = self.codebook.vectors_of(codes) if z is None else z
+        self.encoded = encoded
         self._own: Tensor | None = None
         super().__init__(codes.shape[:1], self.codebook.event_shape, validate_args=False)
 
@@ -87,6 +99,44 @@ class Codes(Distribution):
         same = (self.codebook.codes_of(z) == self._own).all(-1)
         zeros = torch.zeros(same.shape, dtype=self.z.dtype, device=z.device)
         return zeros.masked_fill(~same, -torch.inf)
+
+
+class DrawnCodes(Distribution):
+    """q(z|x) that draws n codes for each of B sentences, every place by itself.
+
+    Args:
+        logits: of the codes, [B, n, K].
+        codebook: vectors [n, K, d], no two of a place the same.
+        relaxed: what a draw is in training, [B, n, d], where it is no vector of the codebook: the
+            rate is that of the codes all the same.
+    """
+
+    family = "codes"
+
+    def __init__(self, logits: Tensor, codebook: Tensor, relaxed: Tensor | None = None) -> None:
+        self.codebook = Codebook(codebook)
+        self.log_shares = logits.log_softmax(-1)
+        self.relaxed = relaxed
+        super().__init__(logits.shape[:1], self.codebook.event_shape, validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean of the code vectors, [B, n, d]."""
+        return torch.einsum("bnk,nkd->bnd", self.log_shares.exp(), self.codebook.vectors)
+
+    def from_noise(self, noise: Tensor) -> Tensor:
+        """z of the shape of the noise: each code is the quantile at Phi of the first coordinate of
+        its place. No gradient passes to the probabilities, unless draws are relaxed."""
+        if self.relaxed is not None:
+            return self.relaxed.expand(noise.shape)
+        return self.codebook.vectors_of(_quantile(self.log_shares, noise[..., 0]))
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log q of the codes, z [..., n, d] against [B] to [..., B], nats."""
+        codes = self.codebook.codes_of(z)  # [..., n], [M, 1, n] or [B, n]
+        shape = torch.broadcast_shapes(codes.shape[:-1], self.batch_shape)
+        shares = self.log_shares.expand(*shape, *self.log_shares.shape[1:])
+        return shares.gather(-1, codes.expand(*shape, -1)[..., None])[..., 0].sum(-1)
 
 
 class CodePrior(Distribution):
@@ -110,13 +160,9 @@ class CodePrior(Distribution):
         """z of the shape of the noise: each code is the quantile at Phi of the first coordinate of
         its place, given the codes before it. No gradient passes to the probabilities."""
         first = (noise[..., None, :] if self.codebook.single else noise)[..., 0]
-        # Up to 1 - 1e-12, lest a code of probability 0 at the end be drawn.
-        at = torch.special.ndtr(first.double()).clamp(max=1 - 1e-12)
         codes = torch.zeros(first.shape, dtype=torch.int64, device=noise.device)
         for t in range(codes.shape[-1]):
-            below = self.conditional(codes)[..., t, :].detach().double().softmax(-1).cumsum(-1)
-            reached = (below / below[..., -1:]) <= at[..., t : t + 1]
-            codes[..., t] = reached.sum(-1)
+            codes[..., t] = _quantile(self.conditional(codes)[..., t, :], first[..., t])
         return self.codebook.vectors_of(codes)
 
     def log_prob(self, z: Tensor) -> Tensor:
@@ -129,6 +175,26 @@ class CodePrior(Distribution):
         return self.conditional(codes).gather(-1, codes[..., None])[..., 0]
 
 
+def _quantile(logits: Tensor, noise: Tensor) -> Tensor:
+    """The code [...] at Phi of standard normal noise [...] under logits [..., K]."""
+    # Up to 1 - 1e-12, lest a code of probability 0 at the end be drawn.
+    at = torch.special.ndtr(noise.double()).clamp(max=1 - 1e-12)
+    below = logits.detach().double().softmax(-1).cumsum(-1)
+    reached: Tensor = (below / below[..., -1:]) <= at[..., None]
+    return reached.sum(-1)
+
+
+@dataclass(frozen=True, eq=False)
+class IndependentPlaces:
+    """A `Conditional` in which no place depends on another; logits [n, K]."""
+
+    logits: Tensor
+
+    def __call__(self, codes: Tensor) -> Tensor:
+        """Codes [..., n] to [..., n, K], nats, the same whatever they are."""
+        return self.logits.to(codes.device).log_softmax(-1).expand(*codes.shape, -1)
+
+
 def uniform(codebook: Tensor) -> Conditional:
     """The prior under which any n codes cost n ln K; vectors [n, K, d], or [K, d] for one code."""
     return independent(torch.zeros_like(Codebook(codebook).vectors[..., 0]))
@@ -136,11 +202,7 @@ def uniform(codebook: Tensor) -> Conditional:
 
 def independent(logits: Tensor) -> Conditional:
     """Places that do not depend on each other; logits [n, K], which may be learnt."""
-
-    def conditional(codes: Tensor) -> Tensor:
-        return logits.to(codes.device).log_softmax(-1).expand(*codes.shape, -1)
-
-    return conditional
+    return IndependentPlaces(logits)
 
 
 def autoregressive(logits: Tensor) -> Conditional:
@@ -169,3 +231,18 @@ def _rate_of_codes(q: Codes, p: CodePrior) -> Tensor:
     """-log p(k_t | k_<t) of the own codes by place, [B, n] nats: a certain posterior has entropy 0,
     so this is what it costs to tell the codes."""
     return -p.by_place(q.codes)
+
+
+@register_kl(DrawnCodes, CodePrior)  # type: ignore[untyped-decorator]
+def _rate_of_drawn_codes(q: DrawnCodes, p: CodePrior) -> Tensor:
+    """sum_k q_tk log q_tk / p_tk by place, [B, n] nats.
+
+    Raises:
+        NotImplementedError: the prior's places depend on each other: the rate is a mean over draws.
+    """
+    if not isinstance(p.conditional, IndependentPlaces):
+        raise NotImplementedError
+    log_p = p.conditional(torch.zeros_like(q.log_shares[..., 0], dtype=torch.int64))
+    shares = q.log_shares.exp()
+    # Where a probability has underflowed, 0 log 0 is 0.
+    return (shares * (q.log_shares - log_p).masked_fill(shares == 0, 0.0)).sum(-1)
