@@ -77,6 +77,7 @@ class Iaf(Remedy):
     """
 
     small: ClassVar[Mapping[str, Any]] = {"hidden": 24}
+    signature: ClassVar[Mapping[str, str]] = {"nothing": "collapsed", "hard": "collapsed"}
 
     depth: Annotated[int, AtLeast(1)] = 2
     hidden: Annotated[int, AtLeast(1)] = 256

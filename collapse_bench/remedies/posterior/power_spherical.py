@@ -26,6 +26,9 @@ class PowerSpherical(Remedy):
     The paper draws mu'z from a Beta; here the angle is the quantile of its distribution, which is
     the same distribution, and a function of noise whose gradients pass to k.
 
+    Positive case (`suites/positive.yaml`): none; it collapses to k = 1, NLL 8.01, R 0.07, beyond
+    0.00. So it does on the tasks of `signature` in all of five seeds, as a learned `vmf`.
+
     Attributes:
         concentration: k, one for all sentences; or `learned`, 1 + softplus of the features for each
             sentence, as in the code of Davidson et al. (2018), whose experiments the paper repeats.
