@@ -38,8 +38,8 @@ class SphericalCauchy(Remedy):
     k = 1 + softplus(features), 2 (D - 1) r / (1 - r)^2 = k, so that it begins as `vmf` does.
 
     Attributes:
-        concentration: r, one for all sentences, below 1 by as much as float32 needs (0.94 at most
-            for 32 dimensions); or `learned`, one for each. 0.3 is 5.5 nats for 32 dimensions.
+        concentration: r, one for all sentences, below 1 by as much as float32 needs (0.917 at most
+            for 32 dimensions); or `learned`, one for each. 0.3 is 5.4 nats for 32 dimensions.
     """
 
     # Of a learned concentration the rate is not, but what is marked does not hang on settings.
