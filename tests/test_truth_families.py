@@ -9,6 +9,9 @@ import torch
 
 from collapse_bench.model.distributions import draw, family_of, rate
 from collapse_bench.model.distributions.codes import Codebook, autoregressive, independent, uniform
+from collapse_bench.model.distributions.power_spherical import PowerSpherical
+from collapse_bench.model.distributions.sphere import VonMisesFisher
+from collapse_bench.model.distributions.spherical_cauchy import SphericalCauchy
 from collapse_bench.truth.codes import coded
 from collapse_bench.truth.flow import Pushed, bent
 from collapse_bench.truth.linear import linear_vae
@@ -43,6 +46,11 @@ MODELS = {
     "circle, mis-set": lambda: moved(spherical(words(2))),
     "sphere": lambda: spherical(words(3)),
     "sphere, mis-set": lambda: moved(spherical(words(3))),
+    "circle, power spherical": lambda: spherical(words(2), PowerSpherical),
+    "sphere, spherical Cauchy, each its own": lambda: replace(
+        spherical(words(3), SphericalCauchy),
+        concentration=torch.linspace(0.1, 0.7, 27, dtype=torch.float64),
+    ),
     "one code": lambda: coded(words(2), codebook()[0], uniform(codebook()[0])),
     "three codes, independent": lambda: coded(
         words(6), codebook(), independent(normal(3, 4, seed=3))
@@ -125,7 +133,7 @@ def test_exact_values_hold_together(case):
 
 
 def test_rate_on_the_sphere_is_that_of_the_quadrature():
-    for name in ("circle", "sphere, mis-set"):
+    for name in ("circle", "sphere, mis-set", "circle, power spherical"):
         model = MODELS[name]()
         x = model.decoder.strings()[:1]
         q, p = model.posterior(x), model.prior(x)
@@ -161,8 +169,12 @@ def test_spherical_model_that_does_not_fit_together():
     decoder = words(3)
     with pytest.raises(ValueError, match=r"direction: must be \[27, D\]"):
         SphericalStrings(decoder, normal(27, 2), 1.0)
-    with pytest.raises(ValueError, match=f"concentration: must be above 0 and at most {MOST}"):
+    with pytest.raises(
+        ValueError, match=f"concentration: must be above 0 and at most {MOST[VonMisesFisher]}"
+    ):
         SphericalStrings(decoder, normal(27, 3), 100.0)
+    with pytest.raises(ValueError, match=r"concentration: .*, one or \[27\]"):
+        SphericalStrings(decoder, normal(27, 3), torch.ones(3))
 
 
 def test_codes_under_a_uniform_prior():

@@ -51,9 +51,15 @@ class MaskedNetwork(nn.Module):
     """z [..., D] to a shift and a log-scale [..., D], the i-th of which depend on z_<i only.
 
     Two hidden layers of exponential linear units, each of which sees the coordinates up to its own.
+
+    Args:
+        latent: D.
+        hidden: units of a layer.
+        context: width of what the first layer sees beside z; 0 is nothing.
+        scales: whether there are log-scales; else they are 0.
     """
 
-    def __init__(self, latent: int, hidden: int) -> None:
+    def __init__(self, latent: int, hidden: int, context: int = 0, scales: bool = True) -> None:
         super().__init__()
         place = torch.arange(latent)
         sees = torch.arange(hidden) % max(1, latent - 1)
@@ -62,14 +68,25 @@ class MaskedNetwork(nn.Module):
             nn.ELU(),
             MaskedLinear(sees[:, None] >= sees),
             nn.ELU(),
-            MaskedLinear((place[:, None] > sees).repeat(2, 1), FLAT),
+            MaskedLinear((place[:, None] > sees).repeat(1 + scales, 1), FLAT),
         )
+        self.scales = scales
+        self.context = nn.Linear(context, hidden, bias=False) if context else None
 
-    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """z [..., D] to shift and log-scale, each [..., D]; the latter within +-`STEEPEST`."""
+    def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """z [..., D] to shift and log-scale, each [..., D]; the latter within +-`STEEPEST`.
+
+        A context is one of each sentence, [B, C] beside z [..., B, D].
+        """
         # In full precision also where the products of the training are not: it is a density.
         with torch.autocast(z.device.type, enabled=False):
-            shift, log_scale = self.layers(z).chunk(2, dim=-1)
+            first = self.layers[0](z)
+            if self.context is not None and context is not None:
+                first = first + self.context(context.to(first.dtype))
+            last = self.layers[1:](first)
+        if not self.scales:
+            return last, torch.zeros_like(last)
+        shift, log_scale = last.chunk(2, dim=-1)
         return shift, STEEPEST * torch.tanh(log_scale / STEEPEST)
 
 

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from collapse_bench.model.distributions.codes import autoregressive, uniform
+from collapse_bench.model.distributions.power_spherical import PowerSpherical
+from collapse_bench.model.distributions.spherical_cauchy import SphericalCauchy
 from collapse_bench.truth.codes import coded
 from collapse_bench.truth.flow import Pushed, bent
 from collapse_bench.truth.linear import linear_vae
@@ -51,6 +53,13 @@ def other_families(seed: int) -> dict[str, Any]:
             direction=sphere.direction + 0.3 * normal(*sphere.direction.shape),
             concentration=1.5 * sphere.concentration,
         ),
+        "sphere, a concentration for each": replace(
+            sphere,
+            concentration=sphere.concentration
+            * torch.linspace(0.5, 1.5, len(sphere.direction), dtype=torch.float64),
+        ),
+        "sphere, power spherical": spherical(sphere.decoder, PowerSpherical),
+        "sphere, spherical Cauchy": spherical(sphere.decoder, SphericalCauchy),
         "one code, uniform prior": coded(one, vectors, uniform(vectors)),
         "two codes, uniform prior": coded(words(2), several[:2], uniform(several[:2])),
         "three codes, learned prior": coded(words(3), several, autoregressive(learned)),

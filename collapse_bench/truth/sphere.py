@@ -1,4 +1,4 @@
-"""Strings with a latent on the circle or the sphere and von Mises-Fisher posteriors.
+"""Strings with a latent on the circle or the sphere and posteriors on it.
 
 z is uniform on it; all integrals over z are sums over the nodes of a quadrature, which are exact
 for polynomials of a degree so high that what is left out is below float64: equal angles on the
@@ -15,14 +15,19 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.nn.functional import normalize
 
+from collapse_bench.model.distributions.power_spherical import PowerSpherical
 from collapse_bench.model.distributions.sphere import UniformOnSphere, VonMisesFisher
+from collapse_bench.model.distributions.spherical_cauchy import SphericalCauchy
 from collapse_bench.truth.words import LinearWords, exact_on_points
 
 AROUND, ALONG = 96, 48
 """Nodes around the axis and, on the sphere, along it."""
 
-MOST = 20.0
-"""Concentration up to which these leave less than 1e-10 nats out."""
+Family = type[VonMisesFisher] | type[PowerSpherical] | type[SphericalCauchy]
+
+MOST: dict[Family, float] = {VonMisesFisher: 20.0, PowerSpherical: 20.0, SphericalCauchy: 0.75}
+"""Concentrations up to which these leave less than 1e-10 nats out; so does a power spherical from 4
+on, whose density is not smooth opposite to its direction."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +40,8 @@ class SphericalStrings:
     Attributes:
         decoder: p(x|z), logits linear in z.
         direction: mu of q(z|x), [V^T, D], in the order of `all_strings`, none of length 0.
-        concentration: k of all of them, above 0 and at most `MOST`.
+        concentration: of all of them or of each, [V^T], above 0 and at most that in `MOST`.
+        family: of q(z|x).
 
     Raises:
         ValueError: these do not fit together.
@@ -43,14 +49,18 @@ class SphericalStrings:
 
     decoder: LinearWords
     direction: Tensor
-    concentration: float
+    concentration: float | Tensor
+    family: Family = VonMisesFisher
 
     def __post_init__(self) -> None:
         strings, dimension = self.decoder.vocabulary**self.decoder.length, self.dimension
         if dimension not in (2, 3) or self.direction.shape != (strings, dimension):
             raise ValueError(f"direction: must be [{strings}, D] with D the decoder's, 2 or 3")
-        if not 0 < self.concentration <= MOST:
-            raise ValueError(f"concentration: must be above 0 and at most {MOST}")
+        each, most = torch.as_tensor(self.concentration), MOST[self.family]
+        if each.shape not in ((), (strings,)) or not ((each > 0) & (each <= most)).all():
+            raise ValueError(
+                f"concentration: must be above 0 and at most {most}, one or [{strings}]"
+            )
 
     @property
     def dimension(self) -> int:
@@ -59,7 +69,10 @@ class SphericalStrings:
 
     def posterior(self, sentences: Tensor) -> Distribution:
         """q(z|x), [B, D]."""
-        return VonMisesFisher(self.direction[self.decoder.rows(sentences)], self.concentration)
+        rows, concentration = self.decoder.rows(sentences), self.concentration
+        if isinstance(concentration, Tensor):
+            concentration = concentration[rows]
+        return self.family(self.direction[rows], concentration)
 
     def prior(self, sentences: Tensor) -> Distribution:
         """The uniform distribution for each of B sentences, [B, D]."""
@@ -85,24 +98,25 @@ class SphericalStrings:
         return exact_on_points(table, mass.log(), (relative.exp() * mass[:, None]).T)
 
 
-def spherical(decoder: LinearWords) -> SphericalStrings:
+def spherical(decoder: LinearWords, family: Family = VonMisesFisher) -> SphericalStrings:
     """Strings with the direction of the true posterior's mean for each, and one concentration: that
     whose mean is as long as the true posteriors' in the average over strings.
 
     Args:
         decoder: with z in 2 or 3 dimensions.
+        family: of the posteriors.
     """
     z, mass = nodes(decoder.slope.shape[-1])
     joint = decoder.log_likelihood_by_point(decoder.strings(), z) + mass.log()
     mean = joint.softmax(1) @ z
     length = float(joint.logsumexp(1).exp() @ mean.norm(dim=1))
-    model = SphericalStrings(decoder, mean, 1.0)
+    model = SphericalStrings(decoder, mean, MOST[family], family)
 
     def excess(k: float) -> float:
         q = replace(model, concentration=k).posterior(decoder.strings()[:1])
         return float(q.mean.norm()) - length
 
-    return replace(model, concentration=float(brentq(excess, 1e-6, MOST)))
+    return replace(model, concentration=float(brentq(excess, 1e-6, MOST[family])))
 
 
 def nodes(dimension: int) -> tuple[Tensor, Tensor]:

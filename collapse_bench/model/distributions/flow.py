@@ -104,32 +104,47 @@ class AutoregressiveAffine(Transform):
 
     Args:
         conditioner: y [..., D] to m and s, each [..., D], the i-th of which depend on y_<i only.
+        axes: of an event; two are taken as one, [n, d] as [n d].
+        backwards: whether the last coordinate comes first.
     """
 
-    domain = constraints.real_vector
-    codomain = constraints.real_vector
     bijective = True
 
-    def __init__(self, conditioner: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
+    def __init__(
+        self,
+        conditioner: Callable[[Tensor], tuple[Tensor, Tensor]],
+        axes: int = 1,
+        backwards: bool = False,
+    ) -> None:
         super().__init__()
         self.conditioner = conditioner
+        self.axes = axes
+        self.backwards = backwards
+        self.domain = self.codomain = constraints.independent(constraints.real, axes)
+        self._mapped: Tensor | None = None  # the last y, and its sum_i log g_i
+        self._log_gates: Tensor | None = None
 
     def _call(self, y: Tensor) -> Tensor:
-        shift, gate = self.conditioner(y)
-        return torch.lerp(shift, y, gate.sigmoid())
+        row = _row(y, self.axes, self.backwards)
+        shift, gate = self.conditioner(row)
+        self._mapped, self._log_gates = y, F.logsigmoid(gate).sum(-1)
+        return _event(torch.lerp(shift, row, gate.sigmoid()), y, self.backwards)
 
     def _inverse(self, z: Tensor) -> Tensor:
-        y = torch.zeros_like(z)
-        for i in range(z.shape[-1]):
+        row = _row(z, self.axes, self.backwards)
+        y = torch.zeros_like(row)
+        for i in range(row.shape[-1]):
             shift, gate = (part[..., i] for part in self.conditioner(y))
             # (z - (1 - g) m) / g without the ratio of two numbers near 0.
-            value = z[..., i] + (z[..., i] - shift) * torch.exp(-gate)
+            value = row[..., i] + (row[..., i] - shift) * torch.exp(-gate)
             y = torch.cat([y[..., :i], value[..., None], y[..., i + 1 :]], dim=-1)
-        return y
+        return _event(y, z, self.backwards)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        """sum_i log g_i at what is mapped to y, [..., D] to [...], nats."""
-        return F.logsigmoid(self.conditioner(x)[1]).sum(-1)
+        """sum_i log g_i at x, which is mapped to y, [..., D] to [...], nats."""
+        if self._log_gates is not None and x is self._mapped:
+            return self._log_gates
+        return F.logsigmoid(self.conditioner(_row(x, self.axes, self.backwards))[1]).sum(-1)
 
 
 class MaskedAffine(Transform):
@@ -163,31 +178,34 @@ class MaskedAffine(Transform):
         self._log_scale: Tensor | None = None
 
     def _call(self, y: Tensor) -> Tensor:
-        row = self._row(y)
+        row = _row(y, self.axes, self.backwards)
         z = torch.zeros_like(row)
         for i in range(row.shape[-1]):
             shift, log_scale = (part[..., i : i + 1] for part in self.conditioner(z))
             value = row[..., i : i + 1] * log_scale.exp() + shift
             z = torch.cat([z[..., :i], value, z[..., i + 1 :]], dim=-1)
-        return self._event(z, y)
+        return _event(z, y, self.backwards)
 
     def _inverse(self, z: Tensor) -> Tensor:
-        row = self._row(z)
+        row = _row(z, self.axes, self.backwards)
         shift, log_scale = self.conditioner(row)
         self._inverted, self._log_scale = z, log_scale.sum(-1)
-        return self._event((row - shift) * torch.exp(-log_scale), z)
+        return _event((row - shift) * torch.exp(-log_scale), z, self.backwards)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         """sum_i a_i at y, which x is mapped to, [..., D] to [...], nats."""
         if self._log_scale is not None and y is self._inverted:
             return self._log_scale
-        return self.conditioner(self._row(y))[1].sum(-1)
+        return self.conditioner(_row(y, self.axes, self.backwards))[1].sum(-1)
 
-    def _row(self, event: Tensor) -> Tensor:
-        """The coordinates of an event in the order in which they depend on each other."""
-        row = event.flatten(-self.axes)
-        return row.flip(-1) if self.backwards else row
 
-    def _event(self, row: Tensor, like: Tensor) -> Tensor:
-        """The way back from `_row`."""
-        return (row.flip(-1) if self.backwards else row).view(like.shape)
+def _row(event: Tensor, axes: int, backwards: bool) -> Tensor:
+    """The coordinates of an event of so many axes, in the order in which they depend on each
+    other."""
+    row = event.flatten(-axes)
+    return row.flip(-1) if backwards else row
+
+
+def _event(row: Tensor, like: Tensor, backwards: bool) -> Tensor:
+    """The way back from `_row`."""
+    return (row.flip(-1) if backwards else row).view(like.shape)

@@ -4,49 +4,35 @@
     C(k) = k^(D/2 - 1) / ((2 pi)^(D/2) I_(D/2 - 1)(k)),
 
 a density with respect to area (Mardia and Jupp 2000, section 9.3.2), as posterior of a text VAE
-under the uniform prior (Xu and Durrett 2018). With t the angle between z and mu it is that of
-sin(t)^(D - 2) exp(k cos t) on [0, pi], and of a uniform direction around mu. All that is needed,
-C(k) too, is an integral over t, which Gauss-Legendre quadrature gives to float64 for any D and k,
-where the Bessel functions of large order underflow.
+under the uniform prior (Xu and Durrett 2018; with a concentration for each sentence, Davidson et
+al. 2018). With t the angle between z and mu it is that of sin(t)^(D - 2) exp(k cos t) on [0, pi],
+and of a uniform direction around mu; C(k), too, is an integral over t, for any D and k, where the
+Bessel functions of large order underflow.
 """
 
 import math
-from functools import lru_cache
-from typing import NamedTuple
 
-import numpy as np
 import torch
-from numpy.polynomial.legendre import leggauss
-from numpy.typing import NDArray
-from scipy.special import gammaln, ndtr, xlogy
+from scipy.special import gammaln
 from torch import Tensor
 from torch.distributions import Distribution
 from torch.distributions.kl import register_kl
 from torch.nn.functional import normalize
 
 from collapse_bench.errors import UserError
-
-Floats = NDArray[np.float64]
+from collapse_bench.model.distributions.angles import Angles, Statistic
 
 LARGEST_ERROR = 1e-3
 """Nats by which rounding of mu'z may move a log-density."""
 
-WIDTHS, CELLS, ORDER = 30.0, 512, 10
-"""The integral reaches so many widths of its peak to either side, in cells of so many nodes."""
-
-REACH, NODES = 9.0, 2049
-"""Standard normal noise for which quantiles are tabulated, and at how many places."""
-
 
 class VonMisesFisher(Distribution):
-    """vMF on the sphere in D dimensions, with one concentration for all B sentences.
-
-    The concentration is a number and not learnt, as in Xu and Durrett (2018): no draw carries a
-    gradient to it.
+    """vMF on the sphere in D dimensions.
 
     Args:
         direction: of the mean, [B, D], of any length but 0, D at least 2.
-        concentration: k, positive; as large as the dtype can bear (see `LARGEST_ERROR`).
+        concentration: k, one for all sentences or [B], positive; as large as the dtype can bear
+            (see `largest_concentration`). Gradients pass to a tensor.
 
     Raises:
         UserError: the concentration or D is not as said.
@@ -54,59 +40,39 @@ class VonMisesFisher(Distribution):
 
     family = "sphere"
 
-    def __init__(self, direction: Tensor, concentration: float) -> None:
+    def __init__(self, direction: Tensor, concentration: float | Tensor) -> None:
         super().__init__(direction.shape[:1], direction.shape[1:], validate_args=False)
-        dimension = direction.shape[-1]
-        if dimension < 2:
-            raise UserError(
-                f"a sphere needs a latent of at least 2 dimensions, not {dimension}: raise"
-                f" latent_size or leave the spherical posterior out"
-            )
-        most = LARGEST_ERROR / torch.finfo(direction.dtype).eps
-        if not 0 < concentration <= most:
-            raise UserError(
-                f"concentration: must be above 0 and at most {most:.0f}, beyond which"
-                f" {direction.dtype} rounds log-densities by more than {LARGEST_ERROR} nats, not"
-                f" {concentration}"
-            )
-        self.concentration = float(concentration)
+        check_sphere(direction.shape[-1], concentration, direction.dtype)
+        self.concentration = concentration
         self.direction = normalize(direction, dim=-1)
-        self._angles = _angles(dimension, self.concentration)
+        self._concentration = as_row(concentration, direction)
+        self._angles = Angles(direction.shape[-1], self._concentration, COSINE)
 
     @property
     def mean(self) -> Tensor:
-        """(1 - spread) mu, [B, D]: the mean resultant length I_(D/2)(k) / I_(D/2 - 1)(k) times mu
+        """E cos(t) mu, [B, D]: the mean resultant length I_(D/2)(k) / I_(D/2 - 1)(k) times mu
         (Mardia and Jupp 2000, section 9.3.2)."""
-        return (1 - self._angles.spread) * self.direction
+        length = 1 + self._angles.mean_statistic
+        return length.to(self.direction)[:, None] * self.direction
 
     def from_noise(self, noise: Tensor) -> Tensor:
-        """z [..., B, D] from standard normal noise of that shape; gradients pass to the direction.
-
-        The first coordinate gives mu'z through the inverse of its distribution function at
-        Phi(e_1), the direction of the others the one around mu; a Householder reflection takes the
-        first axis to mu.
-        """
-        noise = noise.to(self.direction)
-        angle = _interpolated(self._angles, noise[..., 0])[..., None]
-        around = noise[..., 1:]
-        axis = torch.eye(around.shape[-1], dtype=noise.dtype, device=noise.device)[0]
-        around = torch.where((around == 0).all(-1, keepdim=True), axis, around)
-        upright = torch.cat([angle.cos(), angle.sin() * normalize(around, dim=-1)], dim=-1)
-        # To mu or -mu, whichever is further from the axis: the reflection along their difference is
-        # never one along a vector of nearly no length.
-        sign = torch.where(self.direction[..., :1] < 0, -1.0, 1.0).to(noise)
-        along = (
-            self.direction
-            + sign * torch.eye(noise.shape[-1], dtype=noise.dtype, device=noise.device)[0]
-        )
-        projected = (upright * along).sum(-1, keepdim=True) / (along * along).sum(-1, keepdim=True)
-        return -sign * (upright - 2 * projected * along)
+        """z [..., B, D] from standard normal noise of that shape; gradients pass to direction and
+        concentration."""
+        return turned(self._angles.quantile(noise[..., 0]), noise, self.direction)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log density by area, z [..., D] of length 1 against [B] to [..., B], nats."""
         # (C(k) e^k) e^(k (mu'z - 1)): neither factor overflows.
-        scaled = self.concentration * (_cosines(z, self.direction) - 1)
-        return scaled + self._angles.log_peak
+        scaled = self._concentration.to(z) * (cosines(z, self.direction) - 1)
+        return scaled + self._log_peak().to(z)
+
+    def softened(self, share: float) -> "VonMisesFisher":
+        """The same with a share of the concentration."""
+        return VonMisesFisher(self.direction, share * self.concentration)
+
+    def _log_peak(self) -> Tensor:
+        """log C(k) + k, the log-density at mu, float64."""
+        return -self._angles.log_total - log_area(self.event_shape[0] - 1)
 
 
 class UniformOnSphere(Distribution):
@@ -138,14 +104,100 @@ class UniformOnSphere(Distribution):
 
 
 @register_kl(VonMisesFisher, UniformOnSphere)  # type: ignore[untyped-decorator]
-def _rate_on_sphere(q: VonMisesFisher, p: UniformOnSphere) -> Tensor:
-    """log C(k) + k E mu'z + log area, [B] nats: the same for every sentence.
+def _rate_of_von_mises_fisher(q: VonMisesFisher, p: UniformOnSphere) -> Tensor:
+    """log C(k) + k E mu'z + log area, [B] nats: of one concentration the same for every sentence.
 
-    It is a constant and no information: mu may be that, too.
+    Then it is a constant and no information: mu may be that, too.
     """
-    angles, dimension = q._angles, q.event_shape[0]
-    nats = angles.log_peak - q.concentration * angles.spread + log_area(dimension)
-    return q.direction.new_full(q.batch_shape, nats)
+    nats = q._log_peak() + q._concentration * q._angles.mean_statistic
+    return (nats + log_area(q.event_shape[0])).to(q.direction).expand(q.batch_shape)
+
+
+def _peak_of_cosine(power: int, k: Tensor) -> tuple[Tensor, Tensor]:
+    """Where power log sin t + k cos t is largest, and minus its second derivative there."""
+    cosine = 2 * k / (power + torch.hypot(torch.full_like(k, power), 2 * k))
+    sine = (1 - cosine**2).clamp(min=1e-30)
+    return torch.acos(cosine), k * cosine + power / sine
+
+
+COSINE = Statistic(lambda t: -2 * torch.sin(t / 2) ** 2, _peak_of_cosine)
+"""cos t - 1."""
+
+
+def largest_concentration(dtype: torch.dtype) -> float:
+    """Beyond which rounding of mu'z in this dtype moves a log-density by more than
+    `LARGEST_ERROR`."""
+    return LARGEST_ERROR / torch.finfo(dtype).eps
+
+
+def check_sphere(
+    dimension: int,
+    concentration: float | Tensor,
+    dtype: torch.dtype,
+    most: float | None = None,
+) -> None:
+    """Hold dimension and concentration against what a distribution on the sphere can have.
+
+    Args:
+        dimension: D.
+        concentration: k, a number or a tensor, which is looked at on the CPU only.
+        dtype: of the direction.
+        most: the largest, `largest_concentration` if None.
+
+    Raises:
+        UserError: D is below 2, or k is not above 0 or beyond what the dtype can bear.
+    """
+    if dimension < 2:
+        raise UserError(
+            f"a sphere needs a latent of at least 2 dimensions, not {dimension}: raise"
+            f" latent_size or leave the spherical posterior out"
+        )
+    most = largest_concentration(dtype) if most is None else most
+    if not isinstance(concentration, Tensor):
+        wrong, value = not 0 < concentration <= most, concentration
+    elif concentration.device.type == "cpu":
+        # A GPU would have to be waited for; what is no number is told where the loss is.
+        outside = concentration[(concentration <= 0) | (concentration > most)]
+        wrong, value = len(outside) > 0, float(outside[0]) if len(outside) else 0.0
+    else:
+        return
+    if wrong:
+        raise UserError(
+            f"concentration: must be above 0 and at most {most:.{0 if most > 1 else 3}f}, beyond"
+            f" which {dtype} rounds log-densities by more than {LARGEST_ERROR} nats, not {value}"
+        )
+
+
+def as_row(concentration: float | Tensor, direction: Tensor) -> Tensor:
+    """A concentration as float64 [1] or [B], beside a direction [B, D]."""
+    if isinstance(concentration, Tensor):
+        return concentration.double()
+    return torch.full((1,), concentration, dtype=torch.float64, device=direction.device)
+
+
+def turned(angle: Tensor, noise: Tensor, direction: Tensor) -> Tensor:
+    """z [..., B, D] at these angles from the direction, and around it where the noise says.
+
+    The direction of all coordinates of the noise but the first is the one around the first axis; a
+    Householder reflection takes that axis to the direction.
+
+    Args:
+        angle: [..., B].
+        noise: standard normal, [..., B, D].
+        direction: of length 1, [B, D].
+    """
+    noise = noise.to(direction)
+    angle = angle.to(direction)[..., None]
+    around = noise[..., 1:]
+    axis = torch.eye(noise.shape[-1], dtype=noise.dtype, device=noise.device)[0]
+    around = torch.where((around == 0).all(-1, keepdim=True), axis[:-1], around)
+    upright = torch.cat([angle.cos(), angle.sin() * normalize(around, dim=-1)], dim=-1)
+    # To mu or -mu, whichever is further from the axis: the reflection along their difference is
+    # never one along a vector of nearly no length.
+    sign = torch.where(direction[..., :1] < 0, -1.0, 1.0).to(noise)
+    along = direction + sign * axis
+    projected = (upright * along).sum(-1, keepdim=True) / (along * along).sum(-1, keepdim=True)
+    return -sign * (upright - 2 * projected * along)
 
 
 def log_area(dimension: int) -> float:
@@ -154,98 +206,8 @@ def log_area(dimension: int) -> float:
     return float(math.log(2) + half * math.log(math.pi) - gammaln(half))
 
 
-def _cosines(z: Tensor, direction: Tensor) -> Tensor:
+def cosines(z: Tensor, direction: Tensor) -> Tensor:
     """mu'z, [..., D] against [B, D]; of all pairs [M, 1, D] by one product."""
     if z.dim() == 3 and z.shape[1] == 1:
         return z[:, 0] @ direction.T
     return (z * direction).sum(-1)
-
-
-class _Angles(NamedTuple):
-    """What there is to know of the angle t between z and mu.
-
-    Attributes:
-        log_peak: log C(k) + k, the log density at mu.
-        spread: E[1 - cos t].
-        angle: quantiles of t at Phi(-e), e from -REACH to REACH, [NODES].
-        slope: their derivative by e, [NODES].
-    """
-
-    log_peak: float
-    spread: float
-    angle: Floats
-    slope: Floats
-
-
-@lru_cache(maxsize=64)
-def _angles(dimension: int, concentration: float) -> _Angles:
-    """Integrals over t by quadrature, and quantiles by bisection of them."""
-    k, m = concentration, dimension - 2
-
-    def log_density(t: Floats) -> Floats:
-        return np.asarray(xlogy(m, np.sin(t)) - 2 * k * np.sin(t / 2) ** 2)
-
-    # Where the derivative m cos t / sin t - k sin t is zero, and what the second one says of width.
-    cosine = 2 * k / (m + math.hypot(m, 2 * k))
-    peak = math.acos(cosine)
-    curvature = k * cosine + (m / math.sin(peak) ** 2 if m else 0.0)
-    low = max(0.0, peak - WIDTHS / math.sqrt(curvature))
-    high = min(math.pi, peak + WIDTHS / math.sqrt(curvature))
-    largest = float(log_density(np.array(peak)))
-    nodes, weights = leggauss(ORDER)
-
-    def integral(a: Floats, b: Floats, spread: bool = False) -> Floats:
-        """Of the density, or of its product with 1 - cos t, without its constant."""
-        t = (a + b)[..., None] / 2 + (b - a)[..., None] / 2 * nodes
-        values = np.exp(log_density(t) - largest)
-        values = values * 2 * np.sin(t / 2) ** 2 if spread else values
-        return np.asarray(np.abs(b - a) / 2 * (values @ weights))
-
-    edges = np.linspace(low, high, CELLS + 1)
-    masses = integral(edges[:-1], edges[1:])
-    total = float(masses.sum())
-
-    def quantile(edges: Floats, masses: Floats, targets: Floats) -> Floats:
-        """Angles that leave masses `targets` between them and the first of the edges."""
-        before = np.concatenate([[0.0], masses.cumsum()])
-        cell = np.clip(np.searchsorted(before, targets) - 1, 0, CELLS - 1)
-        start = near = edges[cell]
-        far = edges[cell + 1]
-        for _ in range(54):
-            middle = (near + far) / 2
-            short = before[cell] + integral(start, middle) < targets
-            near, far = np.where(short, middle, near), np.where(short, far, middle)
-        return (near + far) / 2
-
-    # Each half from its own end, where a small probability has all its digits.
-    e = np.linspace(-REACH, REACH, NODES)
-    above, below = e[e <= 0], e[e > 0]
-    angle = np.concatenate(
-        [
-            quantile(edges[::-1], masses[::-1], total * ndtr(above)),
-            quantile(edges, masses, total * ndtr(-below)),
-        ]
-    )
-    normal = np.exp(-0.5 * e**2) / math.sqrt(2 * math.pi)
-    slope = -normal * total / np.exp(log_density(angle) - largest)
-    return _Angles(
-        -log_area(dimension - 1) - largest - math.log(total),
-        float(integral(edges[:-1], edges[1:], spread=True).sum() / total),
-        angle,
-        slope,
-    )
-
-
-def _interpolated(angles: _Angles, e: Tensor) -> Tensor:
-    """t at Phi(-e) by cubic Hermite polynomials, in the dtype of e; of noise beyond REACH the last.
-
-    Against the exact quantile it is off by less than 1e-9 widths.
-    """
-    angle, slope = (torch.from_numpy(a).to(e.device) for a in (angles.angle, angles.slope))
-    step = 2 * REACH / (NODES - 1)
-    place = (e.double().clamp(-REACH, REACH) + REACH) / step
-    left = place.floor().long().clamp(max=NODES - 2)
-    s = place - left
-    from_left = (1 + 2 * s) * angle[left] + s * step * slope[left]
-    from_right = (3 - 2 * s) * angle[left + 1] - (1 - s) * step * slope[left + 1]
-    return ((1 - s) ** 2 * from_left + s**2 * from_right).to(e)

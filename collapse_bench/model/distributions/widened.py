@@ -17,7 +17,9 @@ from torch.distributions import Distribution, Normal
 from collapse_bench.model.distributions.autoregressive import AutoregressiveNormal, MarkovNormal
 from collapse_bench.model.distributions.family import base
 from collapse_bench.model.distributions.normal import diagonal_normal
+from collapse_bench.model.distributions.power_spherical import PowerSpherical
 from collapse_bench.model.distributions.sphere import UniformOnSphere, VonMisesFisher
+from collapse_bench.model.distributions.spherical_cauchy import SphericalCauchy
 
 EVIDENCE = 1 / 3
 """Share of a posterior's evidence that the widened one keeps. A half does better where
@@ -28,17 +30,19 @@ less: see docs/nll.md."""
 def widened(q: Distribution, p: Distribution) -> Distribution | None:
     """The widened posterior of B sentences, or None where the pair has none.
 
-    A normal posterior has one under a diagonal or autoregressive normal prior, and the von
-    Mises-Fisher under the uniform, where all of its concentration is evidence. Codes and flows,
-    whose precision is not known, have none, nor has a posterior under a prior of another kind.
+    A normal posterior has one under a diagonal or autoregressive normal prior, and one on the
+    sphere under the uniform, where all of its concentration is evidence. Codes and flows, whose
+    precision is not known, have none, nor has a posterior under a prior of another kind.
 
     Args:
         q: posterior, over z [B, D] or [B, n, d].
         p: prior of the same sentences.
     """
     of_q, of_p = base(q), base(p)
-    if isinstance(of_q, VonMisesFisher) and isinstance(of_p, UniformOnSphere):
-        return VonMisesFisher(of_q.direction, EVIDENCE * of_q.concentration)
+    if isinstance(of_p, UniformOnSphere) and isinstance(
+        of_q, VonMisesFisher | PowerSpherical | SphericalCauchy
+    ):
+        return of_q.softened(EVIDENCE)
     if type(of_q) is not Normal:
         return None
     if isinstance(of_p, AutoregressiveNormal):
