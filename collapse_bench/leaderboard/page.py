@@ -63,6 +63,9 @@ def write_leaderboard(
             " collapse_bench run SUITE`, a file of the same name and the same --plugin, or say with"
             " --runs in which folder they are"
         )
+    # The page is made from what is published beside it, so that it can be made from that again.
+    texts = [json.dumps(record, indent=1, sort_keys=True) + "\n" for record in records]
+    records = [json.loads(text) for text in texts]
     sections = sections_of(expected, records)
     if bad := sorted(r["cell"] for r in records if not CELL_ID.fullmatch(r["cell"])):
         raise UserError(f"{bad[0]!r} is not a cell id: entry-architecture-seed-<8 hex digits>")
@@ -72,9 +75,8 @@ def write_leaderboard(
     for stale in {p.stem for p in folder.glob("*.json")} - {r["cell"] for r in records}:
         if CELL_ID.fullmatch(stale):
             (folder / f"{stale}.json").unlink()
-    for record in records:
-        text = json.dumps(record, indent=1, sort_keys=True)
-        (folder / f"{record['cell']}.json").write_text(text + "\n", encoding="utf-8")
+    for record, text in zip(records, texts, strict=True):
+        (folder / f"{record['cell']}.json").write_text(text, encoding="utf-8")
     draw(sections, curves, out / f"{suite_name}.png")
     page = out / f"{suite_name}.md"
     page.write_text(render(suite_name, sections, curves), encoding="utf-8")
