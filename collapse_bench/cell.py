@@ -208,6 +208,7 @@ def describe(job: Job) -> dict[str, Any]:
         "by_construction": [],
         "remedies": [asdict(remedy) for remedy in cell.entry.remedies],
         "trained_as": None,
+        "trained_model": None,
         "settings": identity(
             cell, job.corpus.name, job.corpus.sha256, job.corpus.labels_sha256, job.budget
         ),
@@ -299,10 +300,13 @@ def _take(trained: Path, result: dict[str, Any], model: SequenceVAE) -> None:
     training.
 
     Raises:
-        UserError: that cell has no result.
+        DivergedError: that cell has diverged.
+        UserError: it has no result.
     """
     path = trained / record.RECORD
     told = record.read_record(path) if path.exists() else {"status": "missing"}
+    if told["status"] == "diverged":
+        raise DivergedError(f"the training of {told['cell']}, which this cell shares, diverged")
     if told["status"] != "done":
         raise UserError(
             f"{trained}: the cell whose training this one shares is {told['status']}; run the two"
@@ -310,6 +314,7 @@ def _take(trained: Path, result: dict[str, Any], model: SequenceVAE) -> None:
         )
     record.read_model(trained, model)
     result["trained_as"] = told["cell"]
+    result["trained_model"] = record.digest_of_model(trained)
     result |= {name: told[name] for name in ("validation", "state", "environment")}
 
 

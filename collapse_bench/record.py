@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,9 @@ MODEL = "model.safetensors"
 VOCABULARY = "vocabulary.json"
 HISTORY = "history.jsonl"
 
-DAMAGED = "delete its folder and run the suite again"
+DAMAGED = "remove it and run the suite again"
+
+CELL_ID = re.compile(r"[a-z0-9][a-z0-9_.+-]*-[0-9a-f]{8}")
 
 
 def is_finished(folder: Path) -> bool:
@@ -83,6 +86,12 @@ def write_model(folder: Path, weights: Mapping[str, Any]) -> None:
         save_file({name: value.contiguous().clone() for name, value in weights.items()}, temporary)
 
 
+def digest_of_model(folder: Path) -> str | None:
+    """SHA-256 of a cell's weights; None where there are none."""
+    path = folder / MODEL
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
+
+
 def read_model(folder: Path, model: Any) -> None:
     """Load the weights of a finished cell into a model of the same build.
 
@@ -135,7 +144,8 @@ def read_record(path: Path, oldest: int = SCHEMA) -> dict[str, Any]:
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:
-    """Every record of a suite, by cell: `<cell>/record.json` of a run, `<cell>.json` as published.
+    """Every record of a suite, by cell: `<cell>/record.json` of a run, else `<cell>.json` as
+    published.
 
     Args:
         folder: `runs/<suite>` or `leaderboard/<suite>`, which may not exist.
@@ -143,8 +153,9 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: one cannot be read, or is not called after its cell.
     """
-    named = {path.parent: path for path in folder.glob(f"*/{RECORD}")}
-    named |= {path.with_suffix(""): path for path in folder.glob("*.json")}
+    published = (path for path in folder.glob("*.json") if CELL_ID.fullmatch(path.stem))
+    named = {path.with_suffix(""): path for path in published}
+    named |= {path.parent: path for path in folder.glob(f"*/{RECORD}")}
     records = []
     for name, path in sorted(named.items()):
         record = read_record(path)

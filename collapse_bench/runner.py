@@ -98,7 +98,8 @@ def plan(
         remedy_files: where each remedy is.
 
     Raises:
-        UserError: the device cannot be used, or not compute in the precision that a cell asks for.
+        UserError: the device cannot be used, or not compute in the precision that a cell asks for;
+            or a cell shares a training that is neither there nor chosen.
     """
     code, device_name = CODE, name_of_device(device)
     jobs = []
@@ -132,6 +133,15 @@ def plan(
                 trained_in=None if trained is None else out / each.suite / identifier(trained),
             )
         )
+    planned = {job.folder for job in jobs}
+    for job in jobs:
+        lender = job.trained_in
+        if lender is not None and not (lender in planned or record.is_finished(lender)):
+            shared = trained_as(job.cell)
+            raise UserError(
+                f"{job.cell.name}: shares the training of {shared and shared.name}, which has not"
+                f" finished and is not chosen: choose both"
+            )
     return jobs
 
 
@@ -156,7 +166,7 @@ def run_jobs(jobs: Sequence[Job], workers: int, progress: Progress) -> list[dict
     """
     waiting = []
     for job in jobs:
-        if record.is_finished(job.folder):
+        if is_kept(job):
             progress.skipped(job)
         else:
             waiting.append(job)
@@ -174,7 +184,7 @@ def run_jobs(jobs: Sequence[Job], workers: int, progress: Progress) -> list[dict
             while (following := _ready(waiting, running)) and _room_for_another(running, workers):
                 waiting.remove(following)
                 # Another run may have finished it since this one was planned.
-                if record.is_finished(following.folder):
+                if is_kept(following):
                     progress.skipped(following)
                     continue
                 running.append(_start(following))
@@ -190,6 +200,15 @@ def run_jobs(jobs: Sequence[Job], workers: int, progress: Progress) -> list[dict
         for number, handler in previous.items():
             signal.signal(number, handler)
     return [record.read_record(job.folder / record.RECORD) for job in jobs]
+
+
+def is_kept(job: Job) -> bool:
+    """Whether a cell need not run: it has finished, with the model that is there to be shared now
+    where it shares one."""
+    if not record.is_finished(job.folder):
+        return False
+    told = record.read_record(job.folder / record.RECORD).get("trained_model")
+    return job.trained_in is None or told == record.digest_of_model(job.trained_in)
 
 
 def _ready(waiting: Sequence[Job], running: Sequence[Worker]) -> Job | None:

@@ -1,10 +1,11 @@
 """A dial: a setting that training ignores, so that one training serves all of its values."""
 
+import json
 import re
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from collapse_bench.cli import main
 from collapse_bench.errors import SuiteError, UserError
@@ -13,7 +14,7 @@ from collapse_bench.laws.law import subject
 from collapse_bench.laws.training import its_dial_changes_no_training
 from collapse_bench.metrics import key_of
 from collapse_bench.plugins import remedy_files
-from collapse_bench.record import MODEL, RECORD, read_record, read_records
+from collapse_bench.record import MODEL, RECORD, digest_of_model, read_records
 from collapse_bench.remedy import find_class
 from collapse_bench.suite import cells_of, load_suite, trained_as
 
@@ -89,16 +90,49 @@ def test_one_training_serves_every_value_and_each_has_its_own_numbers(tmp_path, 
     assert main(["score", *cells]) == 0, capsys.readouterr()
     page = ["leaderboard", str(path), "--runs", str(out), "--out", str(tmp_path / "pages")]
     assert main(page) == 0, capsys.readouterr()
+    text = (tmp_path / "pages" / "dialled.md").read_text()
+    assert [f"| all-{beta} ⟳" in text for beta in (0.1, 0.5, 2.0)] == [True, False, True]
+    assert "of 2** finished cells gained less" in text
 
 
-def test_without_the_training_that_it_shares_a_cell_says_what_is_missing(tmp_path, capsys):
+def test_a_cell_whose_training_is_not_there_is_told_before_anything_runs(tmp_path, capsys):
     path, out = suite(tmp_path, ALL), tmp_path / "runs"
     only = ["run", str(path), "--out", str(out), "--only"]
-    assert main([*only, "all-2.0/*"]) == 1
-    [record] = read_records(out / "dialled")
-    assert "the cell whose training this one shares is missing; run the two" in record["error"]
-    assert main([*only, "all-*"]) == 0, capsys.readouterr()
-    assert read_record(out / "dialled" / record["cell"] / RECORD)["status"] == "done"
+    assert main([*only, "all-2.0/*"]) == 2
+    assert "all-2.0/lstm/1: shares the training of all-0.5/lstm/1" in capsys.readouterr().err
+    assert main([*only, "all-0.5/*"]) == 0
+    assert main([*only, "all-2.0/*"]) == 0, capsys.readouterr()
+
+
+def test_a_cell_is_evaluated_anew_where_the_model_that_it_shares_is_another(tmp_path, capsys):
+    path, out = suite(tmp_path, ALL), tmp_path / "runs"
+    command = ["run", str(path), "--out", str(out), "--workers", "2", "--only", "all-*"]
+    assert main(command) == 0
+    [trained] = [r for r in read_records(out / "dialled") if r["trained_as"] is None]
+    lender = out / "dialled" / trained["cell"]
+    weights = load_file(lender / MODEL)
+    capsys.readouterr()
+    assert main(command) == 0
+    assert capsys.readouterr().out.count("finished before, kept") == 3
+    save_file({name: 1.1 * value for name, value in weights.items()}, lender / MODEL)
+    assert main(command) == 0
+    assert capsys.readouterr().out.count("finished before, kept") == 1
+    shared = [r for r in read_records(out / "dialled") if r["trained_as"]]
+    assert {r["trained_model"] for r in shared} == {digest_of_model(lender)}
+
+
+def test_what_shares_a_training_that_diverged_has_diverged(tmp_path):
+    path, out = suite(tmp_path, ALL), tmp_path / "runs"
+    command = ["run", str(path), "--out", str(out), "--only", "all-*"]
+    assert main(command) == 0
+    for record in read_records(out / "dialled"):
+        told = out / "dialled" / record["cell"] / RECORD
+        if record["trained_as"] is None:
+            told.write_text(json.dumps(record | {"status": "diverged"}))
+        else:
+            told.unlink()
+    assert main(command) == 1
+    assert {r["status"] for r in read_records(out / "dialled")} == {"diverged"}
 
 
 @pytest.mark.parametrize("beta", [0.01, 3.0])
@@ -134,7 +168,10 @@ class BadDial(Remedy):
 
 @pytest.mark.parametrize(
     ("kl", "seen"),
-    [("self.weight", "the weights after 6 steps are others"), ("0.5", "the evaluation is that of")],
+    [
+        ("self.weight", "weights, buffers or state after 6 steps are others"),
+        ("0.5", "the evaluation is that of"),
+    ],
 )
 def test_a_dial_that_trains_or_does_nothing_breaks_the_law(tmp_path, kl, seen):
     path = tmp_path / "bad_dial.py"

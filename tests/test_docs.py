@@ -4,6 +4,7 @@ the code says."""
 import ast
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from collapse_bench.listing import page as page_of_remedies
 from collapse_bench.metrics import VERDICTS, absent
 from collapse_bench.model import SLOTS
 from collapse_bench.plugins import LEVERS, built_in, remedy_files
+from collapse_bench.record import read_records
 from collapse_bench.settings import schema_of
 from collapse_bench.suite import cells_of, load_suite
 from collapse_bench.suite.definition import (
@@ -373,3 +375,27 @@ def test_a_committed_page_is_that_of_the_records_beside_it(page, tmp_path, capsy
     published = {path.name: path.read_bytes() for path in page.with_suffix("").glob("*.json")}
     written = (tmp_path / page.stem).glob("*.json")
     assert {path.name: path.read_bytes() for path in written} == published
+
+
+def test_a_published_record_that_is_not_in_the_page_is_never_lost(tmp_path, capsys):
+    text = (ROOT / "suites" / "quick.yaml").read_text()
+    suite = tmp_path / "quick.yaml"
+    suite.write_text(text.replace("warmup: 0.25", "warmup: 0.75"))
+    shutil.copytree(ROOT / "leaderboard" / "quick", tmp_path / "pages" / "quick")
+    before = sorted(path.name for path in (tmp_path / "pages" / "quick").iterdir())
+    command = ["leaderboard", str(suite), "--runs", str(tmp_path / "pages"), "--out"]
+    assert main([*command, str(tmp_path / "pages")]) == 2
+    assert "these are of earlier settings: kl_annealing-lstm-4-" in capsys.readouterr().err
+    assert main([*command, str(tmp_path / "elsewhere")]) == 0
+    assert sorted(path.name for path in (tmp_path / "pages" / "quick").iterdir()) == before
+
+
+def test_a_run_s_record_comes_before_a_published_one_of_the_same_cell(tmp_path):
+    [path, *_] = sorted((ROOT / "leaderboard" / "quick").glob("*.json"))
+    published = json.loads(path.read_text())
+    shutil.copy(path, tmp_path)
+    (tmp_path / "notes.json").write_text("no record")
+    assert read_records(tmp_path) == [published]
+    (tmp_path / path.stem).mkdir()
+    (tmp_path / path.stem / "record.json").write_text(json.dumps(published | {"verdict": "newer"}))
+    assert [record["verdict"] for record in read_records(tmp_path)] == ["newer"]

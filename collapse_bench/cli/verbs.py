@@ -44,10 +44,10 @@ def _tell_left_out(files: "RemedyFiles") -> None:
 
 def plan(options: argparse.Namespace) -> int:
     from collapse_bench.forecast import forecast, in_words
-    from collapse_bench.record import is_finished
+    from collapse_bench.runner import is_kept
 
     jobs, workers, device = _jobs(options)
-    left = [job for job in jobs if not is_finished(job.folder)]
+    left = [job for job in jobs if not is_kept(job)]
     first = jobs[0]
     print(f"{first.cell.suite} on {first.corpus.name}: {len(left)} of {len(jobs)} cells to run")
     trained = [job for job in left if job.trained_in is None]
@@ -151,6 +151,13 @@ def leaderboard(options: argparse.Namespace) -> int:
     everything = read_records(options.runs / suite.name)
     records = [record for record in everything if belongs(record, suite)]
     if len(records) < len(everything):
+        if (options.runs / suite.name).resolve() == (options.out / suite.name).resolve():
+            left = sorted({r["cell"] for r in everything} - {r["cell"] for r in records})
+            raise UserError(
+                f"{options.out / suite.name}: is both where records are read and where those are"
+                f" left that the page has, and these are of earlier settings: {', '.join(left)};"
+                f" give another --out, so that none is lost"
+            )
         say(f"{len(everything) - len(records)} records of earlier settings are left out")
     records = _with_present_labels(records, suite)
     expected = [(cell.entry.name, cell.architecture, cell.seed) for cell in cells]

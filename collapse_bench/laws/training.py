@@ -135,8 +135,8 @@ def other_settings_are_not_the_plain_vae(subject: Subject) -> None:
 
 
 def its_dial_changes_no_training(subject: Subject) -> None:
-    """The setting that `dial` names changes what is evaluated and no weight: one training serves
-    all of its values."""
+    """The setting that `dial` names changes what is evaluated, and of a training neither weights,
+    buffers nor state: one serves all of its values."""
     dial = subject.remedy.dial
     if dial is None:
         raise DoesNotApply("no setting of this remedy is a dial")
@@ -144,15 +144,18 @@ def its_dial_changes_no_training(subject: Subject) -> None:
     if not isinstance(default, int | float) or isinstance(default, bool):
         raise LawBroken(f"{dial} must be a number, its default is {default!r}")
     built = subject.make()
-    built.steps(corpus, STEPS)
+    state = built.steps(corpus, STEPS).state
     for other in (type(default)(2 * default) or 1, default / 2):
         try:
             turned = subject.make({**subject.remedy.small, dial: other})
         except UserError:  # outside what training covers
             continue
-        turned.steps(corpus, STEPS)
-        if not same(parameters(built.model), parameters(turned.model)):
-            raise LawBroken(f"with {dial} at {other} the weights after {STEPS} steps are others")
+        learned = turned.steps(corpus, STEPS).state
+        kept, found = ([*parameters(m), *m.buffers()] for m in (built.model, turned.model))
+        if not same(kept, found) or str(learned) != str(state):
+            raise LawBroken(
+                f"with {dial} at {other} weights, buffers or state after {STEPS} steps are others"
+            )
         turned.model.load_state_dict(built.model.state_dict())
         if same_arrays(built.evaluate(corpus.valid), turned.evaluate(corpus.valid)):
             raise LawBroken(

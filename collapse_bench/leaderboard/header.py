@@ -38,7 +38,7 @@ def header(section: Section) -> list[str]:
         *labels(corpus),
         *length(done),
         f"- Budget: {section.budget:,} decoded tokens a cell{epochs}{own_budgets(section)}",
-        f"- Converged: {convergence(done)}",
+        f"- Converged: {convergence([r for r in done if not r.get('trained_as')])}",
         f"- Seeds: {listed(r['seed'] for r in section.records)}; {finished_cells(section)}",
         f"- NLL: importance weighted, S = {samples(done)}; ceiling of MI: ln N ="
         f" {ceiling(section.records[0]):.2f} nats",

@@ -15,7 +15,7 @@ GAP = "gap to LM"
 RISE_WITH_THE_NLL = ("nll", "useful_rate", "useful_information", HEADLINE, GAP)
 """What is too high by as much as the NLL is, if not always for those that are a minimum."""
 
-OWN_BUDGET, EARLY, APART, ABSENT = "◊", "◔", "⊘", "∅"
+OWN_BUDGET, EARLY, SHARED, APART, ABSENT = "◊", "◔", "⟳", "⊘", "∅"
 
 MARKS = {
     "§": "set or moved by construction: a remedy of this entry does so whatever the model learns,"
@@ -32,9 +32,11 @@ MARKS = {
     OWN_BUDGET: "trained with a budget of its own, which its row tells, and not with the section's:"
     " it is ranked with the others because the suite says so, and is not to be compared with them"
     " at equal tokens",
-    EARLY: "scored from weights of an earlier part of the training, after the share of the budget"
-    " that its row tells, where the bound on the validation split was best; the numbers say nothing"
-    " of what the entry ends with",
+    EARLY: "of one seed at least the weights are those of an earlier part of the training, where"
+    " the bound on the validation split was best; the row tells the earliest share of the budget."
+    " What the entry ends with is another matter",
+    SHARED: "the model of another entry at another value of a dial: it was trained once, as that"
+    " entry, and costs nothing more",
     APART: "shown apart, since a cell of it was told something in advance or its NLL is not a bound"
     " on -log p(x): without a place, in no comparison and no count, and in no picture but for an"
     " oracle of labels",
@@ -84,6 +86,7 @@ def named(row: Row) -> str:
     found = {
         OWN_BUDGET: bool(row.own_budgets),
         EARLY: row.scored_at is not None,
+        SHARED: any(record.get("trained_as") for record in row.done),
         APART: row.apart,
     }
     text = "".join(mark for mark, holds in found.items() if holds)

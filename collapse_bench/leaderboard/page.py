@@ -1,7 +1,6 @@
 """The page: an honest header, the tables, and how to read them. A pure function of the records."""
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
@@ -29,11 +28,10 @@ from collapse_bench.leaderboard.table import (
     told_of_what,
     unfinished,
 )
+from collapse_bench.record import CELL_ID
 
 TAKEN_APART = "Beyond and trivial"
 PICTURE = "rate against distortion, and what is used beyond length and first words against cost"
-
-CELL_ID = re.compile(r"[a-z0-9][a-z0-9_.+-]*-[0-9a-f]{8}")
 
 
 def write_leaderboard(

@@ -94,7 +94,7 @@ def _with_training(
         report.add(
             line,
             f"{owner_of(entry.name)}: {dial.name} is the dial of {turned.name}, whose values share"
-            f" the training of its default, and no entry of the suite has that: let"
+            f" the training of its default, and no entry that is like it in all else has that: let"
             f" {dial.name} take {_written(dial.default)}, too, such as {{sweep:"
             f" [{_written(dial.default)}, ...]}}",
         )

@@ -34,7 +34,8 @@ class VqVae(Remedy):
     encoder near them, and is a mean over places, as the paper has it.
 
     A code is inferred from its token and those after it and shown to the decoder from there on, as
-    in `delta_vae`; the places after a sentence's end have a code of their own.
+    in `delta_vae`; the places after a sentence's end all have the same code. The codebook
+    learns in every pass of training, also in one that updates the decoder alone.
 
     Departures: the prior is trained beside the model and not after it; the vectors begin at those
     of the first batch, and one that is hardly used begins anew at a vector of the present batch

@@ -7,7 +7,7 @@ and Djolonga (2020, "You only train once").
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -31,11 +31,15 @@ class Weight(nn.Module):
 
     def draw(self) -> None:
         """Draw the weight of a training pass, uniformly in its logarithm."""
-        self.drawn = self.low + (self.high - self.low) * torch.rand((), device=self.drawn.device)
+        self.drawn.uniform_(self.low, self.high)  # in place: a captured pass knows it by its memory
 
     def log_beta(self) -> Tensor:
         """The weight's logarithm, a number."""
-        return self.drawn if self.training else torch.full_like(self.drawn, self.set)
+        return self.drawn.clone() if self.training else torch.full_like(self.drawn, self.set)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Weight":
+        """Itself: a copy of a part that is told the weight is told the same."""
+        return self
 
 
 class Modulation(nn.Module):
@@ -74,13 +78,15 @@ class ModulatedPool(nn.Module):
 class ModulatedDecoder(nn.Module):
     """A decoder that is given z as a function of the weight."""
 
-    def __init__(self, decoder: nn.Module, modulation: Modulation) -> None:
+    def __init__(self, decoder: nn.Module, modulation: Modulation, latent: int) -> None:
         super().__init__()
-        self.decoder, self.modulation = decoder, modulation
+        self.decoder, self.modulation, self.latent = decoder, modulation, latent
 
     def forward(self, batch: Batch, z: Tensor) -> Tensor:
         """States [B, T, H] of the wrapped decoder."""
-        states: Tensor = self.decoder(batch, self.modulation(z))
+        # A latent sequence [B, n, d] with n d = D is one vector here.
+        whole = z if z.shape[-1] == self.latent else z.flatten(1)
+        states: Tensor = self.decoder(batch, self.modulation(whole).view(z.shape))
         return states
 
 
@@ -94,8 +100,8 @@ class MultiRate(Remedy):
     with gates. As a beta-VAE it guarantees nothing. Weights are selected at the default beta.
 
     Positive case (`suites/positive.yaml`): at a beta of 0.1, 0.2, 0.4 and 1 R 1.93, 1.72, 1.41 and
-    0.82, beyond 1.38, 1.36, 1.26 and 0.81. A beta-VAE trained for each has R 1.96, 1.78, 1.46 and
-    0.00: that of 1, the plain VAE, collapses.
+    0.82, beyond 1.38, 1.36, 1.26 and 0.81. A beta-VAE trained for each (`beta_vae-curve`) has R
+    1.96, 1.78, 1.46 and 0.00: that of 1, the plain VAE, collapses.
 
     Attributes:
         beta: the weight that the model is evaluated at; a dial.
@@ -127,7 +133,7 @@ class MultiRate(Remedy):
         return {
             "pool": ModulatedPool(model.pool, Modulation(weight, sizes.hidden, self.hidden)),
             "decoder": ModulatedDecoder(
-                model.decoder, Modulation(weight, sizes.latent, self.hidden)
+                model.decoder, Modulation(weight, sizes.latent, self.hidden), sizes.latent
             ),
             "multi_rate": weight,
         }
