@@ -197,6 +197,15 @@ BROKEN = [
         "no gradient reaches decoder.idle.weight, decoder.idle.bias",
     ),
     (
+        "its_dial_changes_no_training",
+        file_of(
+            "dial: ClassVar = 'weight'\nweight: float = 0.5\n\n"
+            "def objective(self, forward):\n"
+            "    return replace(forward, kl=self.weight * forward.kl)"
+        ),
+        "with weight at 1.0 weights, buffers or state after 6 steps are others",
+    ),
+    (
         "its_neutral_settings_are_the_plain_vae",
         file_of(
             "neutral: ClassVar = {'rate': 0.0}\nrate: float = 0.5\n\n"

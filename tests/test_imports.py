@@ -50,7 +50,7 @@ MAY_IMPORT = {
     "record": {"errors"},
     "cell": {
         "suite", "plugins", "remedy", "model", "corpus", "training", "evaluation", "metrics",
-        "record", "device", "provenance",
+        "record", "device", "provenance", "errors",
     },
     "rescoring": {
         "cell", "suite", "plugins", "remedy", "model", "corpus", "metrics", "record", "errors",
