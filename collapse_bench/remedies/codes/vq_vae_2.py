@@ -61,6 +61,9 @@ class VqVae2(Remedy):
     The paper's levels are grids of an image with encoders of their own; here both read the states
     of one encoder. No setting is the plain VAE.
 
+    Positive case (`suites/positive.yaml`): with 8 codes NLL 9.22, R 6.20, beyond 4.00: it tells the
+    colour and single words besides, at 1.2 nats of NLL.
+
     Attributes:
         codes: K, vectors of the codebook of each level; the paper's 512.
         length: bottom codes; with the top code they share out the latent size. It and the stride

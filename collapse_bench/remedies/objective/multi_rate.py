@@ -100,7 +100,7 @@ class MultiRate(Remedy):
     with gates. As a beta-VAE it guarantees nothing. Weights are selected at the default beta.
 
     Positive case (`suites/positive.yaml`): at a beta of 0.1, 0.2, 0.4 and 1 R 1.93, 1.72, 1.41 and
-    0.82, beyond 1.38, 1.36, 1.26 and 0.81. A beta-VAE trained for each (`beta_vae-curve`) has R
+    0.79, beyond 1.38, 1.36, 1.27 and 0.78. A beta-VAE trained for each (`beta_vae-curve`) has R
     1.96, 1.78, 1.46 and 0.00: that of 1, the plain VAE, collapses.
 
     Attributes:

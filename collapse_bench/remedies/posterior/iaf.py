@@ -68,6 +68,9 @@ class Iaf(Remedy):
     mean; gates before their sigmoid stay within 2 +- 3, so that densities of other sentences'
     draws, which need the inverse, do not overflow; a map contracts by 0.27 at most.
 
+    Positive case (`suites/positive.yaml`): with free bits NLL 8.05, R 1.61, beyond 1.37, where free
+    bits alone have 0.85. Alone it ends collapsed at R 0.00; with an annealing beyond 0.39.
+
     Attributes:
         depth: maps. It and the width are this project's; the paper's are for images.
         hidden: width of their networks' two hidden layers; fewer than D - 1 leave some coordinates

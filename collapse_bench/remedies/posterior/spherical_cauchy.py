@@ -37,12 +37,15 @@ class SphericalCauchy(Remedy):
     r whose log-density is as curved at mu as that of a von Mises-Fisher with
     k = 1 + softplus(features), 2 (D - 1) r / (1 - r)^2 = k, so that it begins as `vmf` does.
 
+    Positive case (`suites/positive.yaml`): with a concentration of 0.4 NLL 8.02, R 2.03, beyond
+    1.14. Learned it collapses, R 0.05, beyond 0.02, also with an annealing.
+
     Attributes:
         concentration: r, one for all sentences, below 1 by as much as float32 needs (0.917 at most
             for 32 dimensions); or `learned`, one for each. 0.3 is 5.4 nats for 32 dimensions.
     """
 
-    # Of a learned concentration the rate is not, but what is marked does not hang on settings.
+    # Of a learned concentration the rate is free, but what is marked does not hang on settings.
     by_construction: ClassVar[tuple[str, ...]] = ("kl", "active_units")
     signature: ClassVar[Mapping[str, str]] = {"nothing": "collapsed", "hard": "collapsed"}
 

@@ -33,7 +33,7 @@ class Vmf(Remedy):
     0.80; with the default, which is 5.75 nats there, 8.25 and 1.39. Learned it collapses to k = 1,
     alone and with an annealing (R 0.07, beyond 0.05), and on the tasks of `signature` in all of
     five seeds, also where the plain VAE does not; where k began at 6 or 22 and not at 1.7 it did so
-    as well, in three. Why is not known here.
+    as well, in three (trials that are not kept). Why is not known here.
 
     Attributes:
         concentration: k; or `learned`, 1 + softplus of the features. 30 is 7.2 nats for 32
