@@ -164,10 +164,11 @@ def build(
     """
     torch.manual_seed(stream_seed(cell.seed, "initialisation"))
     dimensions = Dimensions(
-        vocabulary=corpus.vocabulary.size,
+        vocabulary=corpus.vocabulary.size if corpus.vocabulary else 0,
         dropout=cell.training.dropout,
         sentences=len(corpus.train),
         longest=corpus.longest,
+        channels=corpus.channels,
         **asdict(cell.sizes),
     )
     told = known_labels(corpus) if cell.entry.told == "labels" else cell.entry.told
@@ -255,7 +256,8 @@ def _train_and_score(
         _take(job.trained_in, result, model)
     # Before anything can be found wrong with the numbers: they can be computed again from these.
     record.write_model(job.folder, model.state_dict())
-    job.corpus.vocabulary.save(job.folder / record.VOCABULARY)
+    if job.corpus.vocabulary:
+        job.corpus.vocabulary.save(job.folder / record.VOCABULARY)
     result |= bound_in_record(cell, model, corpus)
     arrays = evaluate_cell(cell, model, corpus)
     del model

@@ -18,7 +18,7 @@ from collapse_bench.settings import (
     shown,
 )
 
-READ = ("by_construction", "neutral", "architectures", "signature", "dial")
+READ = ("by_construction", "neutral", "architectures", "signature", "dial", "values")
 CLASS_VARIABLES = (*READ, "small")
 """What a remedy's class may say of itself beside its settings."""
 
@@ -45,6 +45,7 @@ class Description:
         architectures: those that it is for; None if it is for all.
         signature: what becomes of a tiny model with it, by task; None where it does not say.
         dial: the setting that training ignores; None where there is none.
+        values: whether it is for real-valued sequences only.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Description:
     architectures: tuple[str, ...] | None
     signature: Mapping[str, str] | None
     dial: str | None
+    values: bool
 
 
 def describe(name: str, path: Path) -> Description:
@@ -81,7 +83,7 @@ def describe(name: str, path: Path) -> Description:
     says: dict[str, Any] = {
         each: class_variable_of_file(path, class_name(name), each) for each in READ
     }
-    metrics, neutral, architectures, signature, dial = says.values()
+    metrics, neutral, architectures, signature, dial, values = says.values()
     if not isinstance(metrics, tuple | list | None):
         raise UserError(f"{path}: by_construction must be names of metrics, not {shown(metrics)}")
     for what, value in {"neutral": neutral, "signature": signature}.items():
@@ -107,6 +109,7 @@ def describe(name: str, path: Path) -> Description:
         architectures=architectures if isinstance(architectures, tuple) else None,
         signature=signature,
         dial=None if dial is None else str(dial),
+        values=values is True,
     )
 
 

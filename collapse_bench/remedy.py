@@ -116,6 +116,7 @@ class Remedy:
         neutral: settings under which it is the plain VAE to the bit; None where there are none.
         small: settings for the tiny sizes that laws are tried on, where the defaults do not fit.
         architectures: those that it is for, where it cannot be built into all of them.
+        values: whether it is for real-valued sequences only.
         signature: what becomes of a tiny LSTM with it, by task, as measured for every seed that was
             tried: see `laws.signature`.
         dial: the setting that training ignores, so that one training serves all of its values; the
@@ -126,6 +127,7 @@ class Remedy:
     neutral: ClassVar[Mapping[str, Any] | None] = None
     small: ClassVar[Mapping[str, Any]] = {}
     architectures: ClassVar[tuple[str, ...]] = tuple(ARCHITECTURES)
+    values: ClassVar[bool] = False
     signature: ClassVar[Mapping[str, str]] = {}
     dial: ClassVar[str | None] = None
 

@@ -26,6 +26,7 @@ from collapse_bench.precision import resolve_precision
 from collapse_bench.provenance import CODE, provenance
 from collapse_bench.remedy import Remedy, by_construction, load_remedy
 from collapse_bench.suite import (
+    DRAWN,
     Cell,
     CorpusSettings,
     Entry,
@@ -159,19 +160,21 @@ def restore(
     """
     settings, names = result["settings"], result["corpus"]
     remedies_of(folder, result, remedy_files)
-    if names["name"] == "text" and not names.get("hub") and data is None:
+    own = names["name"] in ("text", "values") and not names.get("hub")
+    if own and data is None:
         raise UserError(
-            f"{folder}: trained on a text of one's own; name the folder of its train.txt,"
-            f" valid.txt and test.txt with --data DIR"
+            f"{folder}: trained on a corpus of one's own; name the folder of its training,"
+            f" validation and test files with --data DIR"
         )
     wanted = CorpusSettings(
         name=names["name"],
-        path=str(data) if names["name"] == "text" and data and not names.get("hub") else None,
+        path=str(data) if own else None,
         hub=names.get("hub"),
         revision=names.get("revision"),
         vocabulary=settings["corpus"]["vocabulary"],
         tokenizer=settings["corpus"]["tokenizer"],
-        sentences=names["sentences"]["train"] if names["name"] == "newswire" else None,
+        sentences=names["sentences"]["train"] if names["name"] in DRAWN else None,
+        steps=names.get("steps"),
         level=names.get("level", "hard"),  # older records do not tell
     )
     corpus = load_corpus(wanted, data, say=say)
@@ -208,16 +211,8 @@ def restore(
         raise UserError(
             f"{folder / record.RECORD}: settings of another version: {error}"
         ) from error
-    try:
-        words = Vocabulary.load(folder / record.VOCABULARY).tokenizer.get_vocab()
-    except Exception as error:
-        raise UserError(
-            f"{folder / record.VOCABULARY}: cannot be read: {error}; run the suite again"
-        ) from error
-    if words != corpus.vocabulary.tokenizer.get_vocab():
-        raise UserError(
-            f"{folder / record.VOCABULARY}: not the vocabulary of this corpus; run the suite again"
-        )
+    if corpus.vocabulary:
+        _check_vocabulary(folder / record.VOCABULARY, corpus.vocabulary)
     prepare(cell.training.threads or 1, cell.training.deterministic)
     name_of_device(device)  # whether it can be used at all
     corpus = seen_by(cell, corpus)
@@ -225,6 +220,16 @@ def restore(
     record.read_model(folder, model)
     model.to(device)
     return Restored(cell, model, corpus, device)
+
+
+def _check_vocabulary(path: Path, vocabulary: Vocabulary) -> None:
+    """Raise UserError unless a cell's file holds this vocabulary."""
+    try:
+        words = Vocabulary.load(path).tokenizer.get_vocab()
+    except Exception as error:
+        raise UserError(f"{path}: cannot be read: {error}; run the suite again") from error
+    if words != vocabulary.tokenizer.get_vocab():
+        raise UserError(f"{path}: not the vocabulary of this corpus; run the suite again")
 
 
 def rescore(folder: Path, restored: Restored, result: Mapping[str, Any]) -> list[Line]:

@@ -26,7 +26,7 @@ from collapse_bench.precision import resolve_precision
 from collapse_bench.progress import Progress
 from collapse_bench.provenance import CODE
 from collapse_bench.remedy import chain
-from collapse_bench.suite import Cell, CorpusSettings, cell_id, trained_as
+from collapse_bench.suite import VALUES, Cell, CorpusSettings, cell_id, trained_as
 from collapse_bench.training import Selection, TrainingRun, train
 
 # oneDNN keeps a compiled plan for each of the last 1024 shapes, and a batch has a shape of its own:
@@ -361,7 +361,7 @@ def check_builds(
 
 
 def check_steps(chosen: Sequence[Cell], remedy_files: Mapping[str, Path]) -> list[str]:
-    """Build each model and train it on a little generated text, for `TINY_BUDGET` tokens.
+    """Build each model and train it on a little that is generated, for `TINY_BUDGET` tokens.
 
     Args:
         chosen: cells; those that differ in the seed alone are taken once.
@@ -370,10 +370,10 @@ def check_steps(chosen: Sequence[Cell], remedy_files: Mapping[str, Path]) -> lis
     Returns:
         As `check_builds` does.
     """
-    corpus = load_corpus(CorpusSettings(sentences=TINY_CORPUS), None, say=lambda text: None)
     problems: dict[str, list[str]] = {}
     for name, each in _without_seeds(chosen).items():
         try:
+            corpus = _tiny(each)
             seen = cells.seen_by(each, corpus)
             model, remedies = cells.build(each, seen, remedy_files)
             run = TrainingRun(
@@ -391,6 +391,17 @@ def check_steps(chosen: Sequence[Cell], remedy_files: Mapping[str, Path]) -> lis
             text = f"{kind}{error}{f' ({where})' if where else ''}"
             problems.setdefault(text, []).append(name)
     return _told(problems)
+
+
+def _tiny(cell: Cell) -> Corpus:
+    """A little of a built-in corpus of the kind that the cell is for."""
+    settings = CorpusSettings(sentences=TINY_CORPUS)
+    if cell.corpus.name in VALUES:
+        steps = 1 if cell.architecture == "linear" else 4
+        settings = CorpusSettings("linear_gaussian", sentences=TINY_CORPUS, steps=steps)
+        if cell.entry.told == "labels":
+            settings = CorpusSettings("sine_maps", sentences=TINY_CORPUS, steps=steps)
+    return load_corpus(settings, None, say=lambda text: None)
 
 
 def _told(problems: Mapping[str, Sequence[str]]) -> list[str]:

@@ -506,7 +506,7 @@ BAD = {
                          ["training must be a mapping, not null"]),
     # corpus
     "unknown corpus": ("name: ptb", "name: pbt", 1,
-                       ["ptb, text, bible, newswire or he2019", "did you mean ptb?"]),
+                       ["values, linear_gaussian or sine_maps", "did you mean ptb?"]),
     "unknown key of corpus": ("otherwise:", "otherwize:", 1, ["did you mean otherwise?"]),
     "otherwise ptb": ("otherwise: newswire", "otherwise: ptb", 1,
                       ["bible or newswire or null, not 'ptb'"]),
@@ -518,7 +518,7 @@ BAD = {
                            ["path must not be given for newswire"]),
     "newswire with hub": ("name: ptb, otherwise: newswire", "hub: a", 1, ["hub must not be given"]),
     "revision of nothing": ("name: ptb", "revision: a, name: ptb", 1, ["give hub, too"]),
-    "sentences of ptb": ("otherwise: newswire", "sentences: 99", 1, ["newswire, not for ptb"]),
+    "sentences of ptb": ("otherwise: newswire", "sentences: 99", 1, ["or sine_maps, not for ptb"]),
     "level of ptb": ("otherwise: newswire", "level: easy", 1, ["level is for newswire, not for"]),
     "unknown level": ("otherwise:", "level: esay, otherwise:", 1, ["did you mean easy?"]),
     "one test sentence": ("name: ptb, otherwise: newswire", "sentences: 19", 1,

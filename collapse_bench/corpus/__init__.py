@@ -1,11 +1,30 @@
-"""Text in, batches out: which corpus a suite means, and how it reaches a model."""
+"""Text or values in, batches out: which corpus a suite means, and how it reaches a model."""
 
 from collections.abc import Callable
 from pathlib import Path
 
-from collapse_bench.corpus import bible, he2019, newswire, ptb, text
+from collapse_bench.corpus import (
+    bible,
+    he2019,
+    linear_gaussian,
+    newswire,
+    ptb,
+    sine_maps,
+    text,
+    values,
+)
 from collapse_bench.corpus.batches import Batch, evaluation_batches, training_batches
-from collapse_bench.corpus.corpus import Corpus, Settings, Split, encoded, labels_found, with_kinds
+from collapse_bench.corpus.corpus import (
+    Corpus,
+    Settings,
+    Split,
+    Texts,
+    Values,
+    encoded,
+    labels_found,
+    measured,
+    with_kinds,
+)
 from collapse_bench.errors import CorpusMissing
 
 __all__ = [
@@ -19,12 +38,15 @@ __all__ = [
     "with_kinds",
 ]
 
-READERS = {
+READERS: dict[str, Callable[[Settings, Path | None, Callable[[str], None]], Texts | Values]] = {
     "ptb": ptb.read,
     "text": text.read,
     "bible": bible.read,
     "newswire": newswire.read,
     "he2019": he2019.read,
+    "values": values.read,
+    "linear_gaussian": linear_gaussian.read,
+    "sine_maps": sine_maps.read,
 }
 
 
@@ -41,10 +63,10 @@ def load_corpus(settings: Settings, data: Path | None, say: Callable[[str], None
         UserError: If it is here but cannot be read.
     """
     try:
-        texts = READERS[settings.name](settings, data, say)
+        found = READERS[settings.name](settings, data, say)
     except CorpusMissing as missing:
         if settings.otherwise is None:
             raise
         say(f"{missing}\n  going on with {settings.otherwise}, and every record will say so")
-        texts = READERS[settings.otherwise](settings, data, say)
-    return encoded(texts, settings)
+        found = READERS[settings.otherwise](settings, data, say)
+    return encoded(found, settings) if isinstance(found, Texts) else measured(found, settings)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -23,8 +23,9 @@ class Batch:
     """Sentences of similar length; T is the longest of them, its end included.
 
     Attributes:
-        targets: `[B, T]` what a decoder predicts: the words, then eos.
-        inputs: `[B, T]` what it reads: bos, then the words.
+        targets: `[B, T]` what a decoder predicts: the words, then eos; or `[B, T, Y]`, the values
+            of each step, whose number is known beforehand.
+        inputs: the same shape, what it reads: bos, then the words; or zeros, then the values.
         mask: `[B, T]` bool, false at padding; the same for inputs and targets.
         lengths: `[B]` targets a sentence, eos included.
         index: `[B]` positions of the sentences in their split.
@@ -130,19 +131,41 @@ def _within_bounds(
 def collate(split: Split, index: NDArray[np.int64]) -> Batch:
     """The sentences at `index` as one padded batch."""
     lengths = split.lengths[index]
-    targets = np.full((len(index), lengths.max()), PAD, dtype=np.int64)
-    for row, i, length in zip(targets, index, lengths, strict=True):
-        row[: length - 1] = split.sentence(i)
-        row[length - 1] = EOS
-    mask = np.arange(targets.shape[1]) < lengths[:, None]
+    mask = np.arange(lengths.max()) < lengths[:, None]
+    targets = _values(split, index, mask) if split.real else _words(split, index, mask)
     kinds = split.kinds
-    shifted = np.pad(targets[:, :-1], ((0, 0), (1, 0)), constant_values=BOS)
     return Batch(
         targets=torch.from_numpy(targets),
-        inputs=torch.from_numpy(np.where(mask, shifted, PAD)),
+        inputs=torch.from_numpy(shifted(targets, mask)),
         mask=torch.from_numpy(mask),
         lengths=torch.from_numpy(lengths),
         index=torch.from_numpy(index.astype(np.int64)),
         kinds=torch.from_numpy(kinds[index] if kinds is not None else np.full(len(index), -1)),
         counted=int(lengths.sum()),
     )
+
+
+def _words(split: Split, index: NDArray[np.int64], mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Ids and eos of these sentences, [B, T]."""
+    targets = np.full(mask.shape, PAD, dtype=np.int64)
+    for row, i, length in zip(targets, index, split.lengths[index], strict=True):
+        row[: length - 1] = split.sentence(i)
+        row[length - 1] = EOS
+    return targets
+
+
+def _values(split: Split, index: NDArray[np.int64], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Values of these sequences, [B, T, Y], zero at padding."""
+    targets = np.zeros((*mask.shape, split.tokens.shape[1]), dtype=np.float32)
+    for row, i, length in zip(targets, index, split.lengths[index], strict=True):
+        row[:length] = split.sentence(i)
+    return targets
+
+
+def shifted(targets: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[Any]:
+    """What a decoder reads that predicts these targets, [B, T] or [B, T, Y]: a place later, after
+    bos or zeros, and padded as they are."""
+    first = np.full_like(targets[:, :1], BOS if targets.ndim == 2 else 0)
+    inputs = np.concatenate([first, targets[:, :-1]], axis=1)
+    inputs[~mask] = PAD
+    return inputs

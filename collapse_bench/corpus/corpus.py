@@ -1,4 +1,4 @@
-"""A corpus in memory: three splits of encoded sentences, and what is known about them."""
+"""A corpus in memory: three splits of sentences or of sequences of values, and what is known."""
 
 import hashlib
 import json
@@ -28,7 +28,11 @@ class Settings(Protocol):
     """What a suite says about its corpus."""
 
     @property
-    def name(self) -> Literal["ptb", "text", "bible", "newswire", "he2019"]: ...
+    def name(
+        self,
+    ) -> Literal[
+        "ptb", "text", "bible", "newswire", "he2019", "values", "linear_gaussian", "sine_maps"
+    ]: ...
     @property
     def level(self) -> Literal["easy", "medium", "hard"]: ...
     @property
@@ -45,6 +49,8 @@ class Settings(Protocol):
     def tokenizer(self) -> Literal["word", "bpe"]: ...
     @property
     def sentences(self) -> int | None: ...
+    @property
+    def steps(self) -> int | None: ...
 
 
 @dataclass(frozen=True)
@@ -66,18 +72,34 @@ class Texts:
     facts: Mapping[str, float | str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, eq=False)
-class Split:
-    """Encoded sentences end to end, none cut, without bos and eos.
+@dataclass(frozen=True)
+class Values:
+    """A corpus of real-valued sequences, as a model is to see it.
 
     Attributes:
-        tokens: `[total]` ids.
+        name: As of `Texts`; so are `labels`, `standard` and `facts`.
+        sequences: For each of `SPLITS` its sequences, `[T, Y]` each, all numbers finite.
+    """
+
+    name: str
+    sequences: Mapping[str, Sequence[NDArray[np.float32]]]
+    labels: Mapping[str, Labels] = field(default_factory=dict)
+    standard: bool = False
+    facts: Mapping[str, float | str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Encoded sentences end to end, none cut, without bos and eos; or sequences of values.
+
+    Attributes:
+        tokens: `[total]` ids, or `[total, Y]` values, a step of a sequence being a token.
         offsets: `[N + 1]` where each sentence begins and the last one ends.
         labels: Values of each label `[N]`.
         kinds: `[N]` which of `Corpus.kinds` each sentence is; None where the model is not to know.
     """
 
-    tokens: NDArray[np.int32]
+    tokens: NDArray[Any]
     offsets: NDArray[np.int64]
     labels: Labels = field(default_factory=dict)
     kinds: NDArray[np.int64] | None = None
@@ -85,27 +107,35 @@ class Split:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    def sentence(self, i: int) -> NDArray[np.int32]:
-        """Ids of sentence `i`."""
+    @property
+    def real(self) -> bool:
+        """Whether these are values, whose likelihood is a density, in place of words."""
+        return self.tokens.ndim == 2
+
+    def sentence(self, i: int) -> NDArray[Any]:
+        """Ids of sentence `i`, or its values."""
         return self.tokens[self.offsets[i] : self.offsets[i + 1]]
 
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
-        """Tokens to predict in each sentence `[N]`: its ids and eos."""
-        return np.diff(self.offsets) + 1
+        """Tokens to predict in each sentence `[N]`: its ids and eos; of values, whose end is known
+        beforehand, its steps."""
+        return np.diff(self.offsets) + (0 if self.real else 1)
 
     @property
     def n_tokens(self) -> int:
-        """Tokens to predict in the split, one eos a sentence."""
-        return len(self.tokens) + len(self)
+        """Tokens to predict in the split, one eos a sentence of words."""
+        return int(self.lengths.sum())
 
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """Three splits under one vocabulary.
+    """Three splits under one vocabulary, or of values with as many channels.
 
     Attributes:
-        sha256: over the normalised text of all three splits.
+        sha256: over the normalised text, or the values, of all three splits.
+        vocabulary: None where there are values in place of words.
+        channels: Y, numbers of a step; 0 of words.
         labels_sha256: over the labels of all three splits, None where there are none.
         kinds: Of `with_kinds`: the combinations of labels that there are.
     """
@@ -114,13 +144,14 @@ class Corpus:
     requested: str
     sha256: str
     standard: bool
-    vocabulary: Vocabulary
+    vocabulary: Vocabulary | None
     train: Split
     valid: Split
     test: Split
     facts: Mapping[str, float | str] = field(default_factory=dict)
     labels_sha256: str | None = None
     kinds: Sequence[Mapping[str, str]] = ()
+    channels: int = 0
 
     @cached_property
     def longest(self) -> int:
@@ -137,11 +168,13 @@ class Corpus:
             "standard": self.standard,
             "sentences": {name: len(split) for name, split in splits.items()},
             "tokens": {name: split.n_tokens for name, split in splits.items()},
-            "vocabulary": {
+            "vocabulary": self.vocabulary
+            and {
                 "types": self.vocabulary.size,
                 "tokenizer": self.vocabulary.tokenizer_name,
                 "unknown_share_of_test": float(np.mean(self.test.tokens == UNK)),
             },
+            **({"channels": self.channels} if self.channels else {}),
             "labels_sha256": self.labels_sha256,
             "labelled": {
                 label: {
@@ -160,13 +193,7 @@ def encoded(texts: Texts, settings: Settings) -> Corpus:
     Raises:
         UserError: If a split has fewer sentences than `LEAST`.
     """
-    for split, least in LEAST.items():
-        if len(texts.sentences[split]) < least:
-            raise UserError(
-                f"corpus {texts.name}: {split} must have at least {least} sentences, not"
-                f" {len(texts.sentences[split])}: of a single test sentence nothing can be told;"
-                f" add some, a thousand for numbers that mean something"
-            )
+    _check_enough(texts.name, texts.sentences)
     build = Vocabulary.of_pieces if settings.tokenizer == "bpe" else Vocabulary.of_words
     vocabulary = build(texts.sentences["train"], settings.vocabulary)
     train, valid, test = (
@@ -186,6 +213,47 @@ def encoded(texts: Texts, settings: Settings) -> Corpus:
         facts=texts.facts,
         labels_sha256=labels_digest(texts.labels),
     )
+
+
+def measured(values: Values, settings: Settings) -> Corpus:
+    """`values` as a corpus.
+
+    Raises:
+        UserError: If a split has fewer sequences than `LEAST`.
+    """
+    _check_enough(values.name, values.sequences)
+    splits = {
+        name: Split(
+            np.concatenate(rows).astype(np.float32),
+            np.cumsum([0, *map(len, rows)]),
+            values.labels.get(name, {}),
+        )
+        for name, rows in values.sequences.items()
+    }
+    return Corpus(
+        name=values.name,
+        requested=settings.name,
+        sha256=values_digest(values.sequences),
+        standard=values.standard,
+        vocabulary=None,
+        train=splits["train"],
+        valid=splits["valid"],
+        test=splits["test"],
+        facts=values.facts,
+        labels_sha256=labels_digest(values.labels),
+        channels=splits["train"].tokens.shape[1],
+    )
+
+
+def _check_enough(name: str, splits: Mapping[str, Sequence[Any]]) -> None:
+    """Raise UserError where a split has fewer sentences than `LEAST`."""
+    for split, least in LEAST.items():
+        if len(splits[split]) < least:
+            raise UserError(
+                f"corpus {name}: {split} must have at least {least} sentences, not"
+                f" {len(splits[split])}: of a single test sentence nothing can be told;"
+                f" add some, a thousand for numbers that mean something"
+            )
 
 
 def labels_found(corpus: Corpus) -> str:
@@ -245,6 +313,16 @@ def with_kinds(corpus: Corpus) -> Corpus:
 def digest(sentences: Iterable[str]) -> str:
     """SHA-256 of the normalised text: one sentence a line, each line ended."""
     return hashlib.sha256("".join(f"{sentence}\n" for sentence in sentences).encode()).hexdigest()
+
+
+def values_digest(sequences: Mapping[str, Sequence[NDArray[np.float32]]]) -> str:
+    """SHA-256 of the sequences of all splits: how long each is, then all values."""
+    whole = hashlib.sha256()
+    for name in SPLITS:
+        whole.update(np.array([len(x) for x in sequences[name]], dtype="<i8").tobytes())
+        for x in sequences[name]:
+            whole.update(x.astype("<f4").tobytes())
+    return whole.hexdigest()
 
 
 def labels_digest(labels: Mapping[str, Labels]) -> str | None:

@@ -96,17 +96,30 @@ def read_files(files: Mapping[str, Path], say: Say) -> Rows:
     for split, path in files.items():
         rows = _lines(path)
         sentences[split], kept = _normalised(rows, str(path), f"{path}:{{}}", say)
-        beside = path.with_suffix(".labels")
-        if not beside.is_file():
-            continue
-        values = _lines(beside)
-        _check_characters(values, f"{beside}:{{}}")
-        if len(values) != len(rows):
-            raise UserError(
-                f"{beside}: {len(values)} labels for the {len(rows)} lines of {path.name}"
-            )
-        labels[split] = _labels({"label": values}, kept)
+        if found := labels_beside(path, len(rows), kept):
+            labels[split] = found
     return sentences, labels
+
+
+def labels_beside(path: Path, rows: int, kept: NDArray[np.int64] | None = None) -> Labels:
+    """The labels beside a file of sentences or sequences, in `<split>.labels`; empty where none is.
+
+    Args:
+        path: the file.
+        rows: sentences in it.
+        kept: which of them are; None where all are.
+
+    Raises:
+        UserError: If it is not UTF-8, or the labels are not as many as the rows.
+    """
+    beside = path.with_suffix(".labels")
+    if not beside.is_file():
+        return {}
+    values = _lines(beside)
+    _check_characters(values, f"{beside}:{{}}")
+    if len(values) != rows:
+        raise UserError(f"{beside}: {len(values)} labels for the {rows} lines of {path.name}")
+    return _labels({"label": values}, np.arange(rows) if kept is None else kept)
 
 
 def read_hub(hub: str, revision: str | None, say: Say) -> Rows:

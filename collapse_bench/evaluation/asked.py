@@ -72,6 +72,11 @@ class Asked:
         self.nats = model.log_likelihood(self.sentences, self.own.z)
         self.tokens = model.log_likelihood_by_position(self.sentences, self.own.z)
 
+    @property
+    def of_values(self) -> bool:
+        """Whether the sentences are sequences of values that a model of the bench reads."""
+        return isinstance(self.split, Split) and self.split.real
+
     def at(self, index: NDArray[np.int64]) -> Any:
         """These sentences as one batch."""
         if isinstance(self.split, Rows):

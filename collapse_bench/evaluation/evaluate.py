@@ -115,10 +115,11 @@ def evaluate(
         - if `shuffled`, log p(x|z') with z' the posterior sample of another sentence, [N]:
           `shuffled_log_likelihood` of the same length, NaN for a sentence alone in its length;
           `shuffled_any_log_likelihood` of any length, of `LOOKED_AT` sentences, NaN for the others;
-          of a corpus, for these sentences, also `later_log_likelihood`, with the sentence's own z,
-          and `shuffled_later_log_likelihood`, with another's of the same length, both of the tokens
-          after the first `FIRST_WORDS`;
-        - of a corpus `first_words` [N, 3], ids, -1 past the end, and `label_<name>` [N].
+          of a corpus of words, for these sentences, also `later_log_likelihood`, with the
+          sentence's own z, and `shuffled_later_log_likelihood`, with another's of the same length,
+          both of the tokens after the first `FIRST_WORDS`;
+        - of a corpus of words `first_words` [N, 3], ids, -1 past the end; of any corpus
+          `label_<name>` [N]; `density`, where the likelihood is that of values.
     """
     device = device_of(model)
     noise = SentenceNoise(len(split), seed)
@@ -288,7 +289,7 @@ def _shuffled(
 
         fill("shuffled_log_likelihood", log_likelihood, partner, paired)
         fill("shuffled_any_log_likelihood", log_likelihood, anyone, some)
-        if not isinstance(split, Rows):
+        if isinstance(split, Split) and not split.real:
             fill("later_log_likelihood", later, np.arange(n), some & paired)
             fill("shuffled_later_log_likelihood", later, partner, some & paired)
     return found
@@ -328,15 +329,18 @@ def _in_order(parts: list[dict[str, Tensor]]) -> dict[str, NDArray[Any]]:
 
 
 def _known_of(split: Split | Rows) -> dict[str, NDArray[Any]]:
-    """First words and labels of a corpus's sentences."""
+    """Whether likelihoods are densities; first words and labels of a corpus's sentences."""
+    known: dict[str, NDArray[Any]] = {"density": np.asarray(True)} if split.real else {}
     if isinstance(split, Rows):
-        return {}
+        return known
+    known |= {f"label_{name}": np.asarray(values) for name, values in split.labels.items()}
+    if split.real:
+        return known
     first = np.full((len(split), FIRST_WORDS), -1, dtype=np.int64)
     for i, row in enumerate(first):
         words = split.sentence(i)[:FIRST_WORDS]
         row[: len(words)] = words
-    labels = {f"label_{name}": np.asarray(values) for name, values in split.labels.items()}
-    return {"first_words": first, **labels}
+    return {"first_words": first, **known}
 
 
 def negative_elbo(arrays: dict[str, NDArray[Any]]) -> float:

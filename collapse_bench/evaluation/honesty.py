@@ -15,7 +15,7 @@ from torch import nn
 
 from collapse_bench.corpus import Split
 from collapse_bench.errors import UserError
-from collapse_bench.evaluation import densities, likelihoods, words
+from collapse_bench.evaluation import densities, likelihoods, values, words
 from collapse_bench.evaluation.asked import Asked, asking
 from collapse_bench.evaluation.evaluate import Evaluable
 from collapse_bench.latent_model import Rows
@@ -27,7 +27,7 @@ LAWS = {
     "padding": "padding does not count",
     "positive": "no log-likelihood of words is above 0",
     "causal": "the decoder does not see what it predicts",
-    "normalised": "the probabilities of all words sum to 1",
+    "normalised": "the probabilities of all words sum to 1, a density of values integrates to 1",
     "prior": "the prior does not depend on the sentence",
     "density": "the densities of posterior and prior are those of their draws",
     "mass": "the prior integrates to 1",
@@ -45,8 +45,8 @@ OF_LIKELIHOOD: dict[str, Look] = {
     "leak": likelihoods.leak,
     "neighbours": likelihoods.neighbours,
     "padding": likelihoods.padding,
-    "causal": words.causal,
-    "normalised": words.normalised,
+    "causal": lambda asked: (values if asked.of_values else words).causal(asked),
+    "normalised": lambda asked: (values if asked.of_values else words).normalised(asked),
 }
 """In this order, up to the first that is broken: what breaks one may break any later one."""
 

@@ -63,7 +63,7 @@ def causal(asked: Asked) -> str | None:
     """
     if not isinstance(asked.model, SequenceVAE):
         return _causal_rows(asked)
-    if not isinstance(asked.sentences, Batch) or asked.sentences.targets.is_floating_point():
+    if not isinstance(asked.sentences, Batch):
         return None
     assert not isinstance(asked.split, Rows)
     chosen = _to_ask(asked)
@@ -186,7 +186,7 @@ def normalised(asked: Asked) -> str | None:
     if not isinstance(asked.model, SequenceVAE):
         return _normalised_rows(asked)
     model, batch, z = asked.model, asked.sentences, asked.own.z
-    if not isinstance(batch, Batch) or batch.targets.is_floating_point():
+    if not isinstance(batch, Batch):
         return None
     words = torch.arange(model.dimensions.vocabulary, device=asked.device)
     affordable = PROBABILITIES // len(words) ** 2

@@ -1,7 +1,7 @@
-"""A corpus and models so small that a law can be tried on every remedy and both architectures.
+"""Corpora and models so small that a law can be tried on every remedy and both architectures.
 
 All sizes differ, so that a mistaken axis shows: batch 5, embedding 10, hidden 15, latent 8, three
-heads, two layers, 41 words.
+heads, two layers, 41 words. A remedy that is for values only is tried on sequences of two channels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,6 +18,7 @@ from torch import Tensor
 from collapse_bench.cell import build
 from collapse_bench.corpus import Batch, Corpus, Split, load_corpus
 from collapse_bench.corpus.batches import collate
+from collapse_bench.corpus.corpus import SPLITS, Values, measured
 from collapse_bench.evaluation import evaluate
 from collapse_bench.model import Noise, SequenceVAE
 from collapse_bench.plugins import remedy_files
@@ -104,7 +105,7 @@ def make(
         chosen: remedies; one given by name alone has its settings for tiny sizes.
         seed: of the weights.
         files: where remedies are, the known ones if None.
-        corpus: what it is for, the tiny one if None.
+        corpus: what it is for; if None the tiny one, of words where all remedies can do with them.
         changes: sizes, or `dropout`.
 
     Raises:
@@ -113,6 +114,9 @@ def make(
     files = remedy_files() if files is None else files
     if not isinstance(chosen, Mapping):
         chosen = {name: find_class(name, files[name]).small for name in chosen}
+    if corpus is None:
+        real = any(find_class(name, files[name]).values for name in chosen)
+        corpus = tiny_values() if real else tiny_corpus()
     training = replace(TRAINING, dropout=changes.pop("dropout", TRAINING.dropout))
     remedies = tuple(RemedySettings(name, dict(settings)) for name, settings in chosen.items())
     cell = Cell(
@@ -125,7 +129,7 @@ def make(
         training,
         Evaluation(),
     )
-    return Built(*build(cell, corpus or tiny_corpus(), files), seed)
+    return Built(*build(cell, corpus, files), seed)
 
 
 @cache
@@ -136,9 +140,27 @@ def tiny_corpus() -> Corpus:
 
 
 @cache
-def tiny_batch() -> Batch:
-    """Five sentences of different lengths."""
-    split = tiny_corpus().train
+def tiny_values() -> Corpus:
+    """As many sequences of two channels and three to nine steps, each about a value of its own."""
+    rng = np.random.default_rng(1)
+
+    def sequences(count: int) -> list[NDArray[np.float32]]:
+        return [
+            (rng.normal(size=2) + 0.5 * rng.normal(size=(length, 2))).astype(np.float32)
+            for length in rng.integers(3, 10, count)
+        ]
+
+    sizes = zip(SPLITS, (SENTENCES, SENTENCES // 10, SENTENCES // 10), strict=True)
+    return measured(
+        Values("tiny", {split: sequences(n) for split, n in sizes}),
+        CorpusSettings("linear_gaussian"),
+    )
+
+
+@cache
+def tiny_batch(real: bool = False) -> Batch:
+    """Five sentences, or sequences of values, of different lengths."""
+    split = (tiny_values() if real else tiny_corpus()).train
     by_length = np.argsort(split.lengths, kind="stable")
     return collate(split, by_length[::12])
 

@@ -8,6 +8,7 @@ import torch
 
 from collapse_bench.errors import UserError
 from collapse_bench.laws import contract, evaluation, signature, stepping, training
+from collapse_bench.laws.bench import ARCHITECTURES
 from collapse_bench.laws.law import Outcome, Subject, Try, contract_of, sentence_of, tried
 from collapse_bench.plugins import remedy_files, why_not
 from collapse_bench.remedy import find_class
@@ -98,7 +99,8 @@ def check_file(path: Path, plugins: Sequence[Path] = ()) -> Iterator[Finding]:
 def _findings(name: str, files: Mapping[str, Path]) -> Iterator[Finding]:
     """What is found of each law; where a first one is broken the others are not looked at."""
     hopeless = ""
-    architectures = find_class(name, files[name]).architectures
+    its = find_class(name, files[name]).architectures
+    architectures = [each for each in ARCHITECTURES if each in its]
     for law in LAWS:
         if hopeless:
             yield Finding(sentence_of(law), contract_of(law), "not applicable", (hopeless,))

@@ -5,10 +5,11 @@ from typing import Any, get_args, get_origin
 
 import torch
 
+from collapse_bench.corpus import Batch
 from collapse_bench.description import describe
 from collapse_bench.errors import UserError
 from collapse_bench.importing import place
-from collapse_bench.laws.bench import Built, noise_of, tiny_batch, tiny_corpus
+from collapse_bench.laws.bench import Built, noise_of
 from collapse_bench.laws.law import DoesNotApply, LawBroken, Subject
 from collapse_bench.metrics import METRICS
 from collapse_bench.model import Forward
@@ -102,8 +103,8 @@ def its_settings_work_up_to_their_ends(subject: Subject) -> None:
     for name, end in tried:
         try:
             built = subject.make({**subject.remedy.small, name: end})
-            check_terms(built, f" with {name} = {end!r}")
-            built.steps(tiny_corpus(), 1)
+            check_terms(built, subject.batch, f" with {name} = {end!r}")
+            built.steps(subject.corpus, 1)
         except LawBroken:
             raise
         except UserError as error:
@@ -145,7 +146,7 @@ def it_builds(subject: Subject) -> None:
 def what_it_hands_back_is_as_the_contract_says(subject: Subject) -> None:
     """Every part and every term has the type and shape that the contract names, in training and in
     evaluation: a posterior and a prior over one z a sentence, nats [B] and [B, T], terms [B]."""
-    built, batch = subject.make(), tiny_batch()
+    built, batch = subject.make(), subject.batch
     for training in (True, False):
         model = built.model.train(training)
         torch.manual_seed(0)
@@ -163,16 +164,15 @@ def what_it_hands_back_is_as_the_contract_says(subject: Subject) -> None:
 def its_objective_is_one_finite_number_a_sentence(subject: Subject) -> None:
     """The objective is nats a sentence, [B], finite at every progress from 0 to 1, and its mean is
     the loss; a mean over tokens or over the batch would weigh the rate by other things."""
-    check_terms(subject.make())
+    check_terms(subject.make(), subject.batch)
 
 
-def check_terms(built: Built, where: str = "") -> None:
+def check_terms(built: Built, batch: Batch, where: str = "") -> None:
     """The terms of a model's objective are finite at every progress, one number a sentence.
 
     Raises:
         LawBroken: they are not; `where` is told too.
     """
-    batch = tiny_batch()
     for progress in PROGRESS:
         forward = built.model(
             batch, noise_of(1), progress=progress, objective=built.remedy.objective
@@ -194,7 +194,7 @@ def its_objective_leaves_the_pass_as_it_is(subject: Subject) -> None:
     are what was computed, and the terms that it was given are not changed in place."""
     if "objective" not in subject.levers:
         raise DoesNotApply("it leaves the objective alone")
-    built, batch = subject.make(), tiny_batch()
+    built, batch = subject.make(), subject.batch
     before = built.model(batch, noise_of(1), progress=0.3)
     kept = {name: nats.detach().clone() for name, nats in terms(before).items()}
     after = built.remedy.objective(before)

@@ -19,8 +19,6 @@ from collapse_bench.laws.bench import (
     numbers,
     same_array,
     same_arrays,
-    tiny_batch,
-    tiny_corpus,
 )
 from collapse_bench.laws.law import DoesNotApply, LawBroken, Subject
 from collapse_bench.metrics.identities import INFINITE, OF_SOME
@@ -37,7 +35,7 @@ SENTENCES, SIZES_OF_BATCHES = 13, (4, 16)
 def evaluation_changes_nothing_and_repeats(subject: Subject) -> None:
     """An evaluation leaves weights, buffers, modes, gradients and generators as they were, whatever
     the mode was, and a second one is the same; only other noise gives other numbers."""
-    corpus, built = tiny_corpus(), subject.make()
+    corpus, built = subject.corpus, subject.make()
     built.steps(corpus, 2)
     for mode in (True, False):
         built.model.train(mode)
@@ -53,7 +51,7 @@ def evaluation_changes_nothing_and_repeats(subject: Subject) -> None:
 def evaluation_is_the_same_for_every_batch_size(subject: Subject) -> None:
     """A sentence's numbers are the same however many are evaluated at once: statistics of a batch
     belong into buffers, which evaluation uses and training fills."""
-    corpus, built = tiny_corpus(), subject.make()
+    corpus, built = subject.corpus, subject.make()
     built.steps(corpus, 4)
     split = head_of(corpus.train, SENTENCES)
     single = numbers(built.evaluate(split, batch=1))
@@ -68,7 +66,7 @@ def evaluation_is_the_same_for_every_batch_size(subject: Subject) -> None:
 def evaluation_leaves_one_row_a_sentence(subject: Subject) -> None:
     """Every sentence gets one finite row of each array, float32, and the same one with the decoder
     left out."""
-    corpus, built = tiny_corpus(), subject.make()
+    corpus, built = subject.corpus, subject.make()
     arrays, n = built.evaluate(corpus.valid, samples=3), len(corpus.valid)
     one = {name: value for name, value in arrays.items() if value.ndim}
     for name, value in one.items():
@@ -106,7 +104,7 @@ def evaluation_does_not_know_how_the_model_was_trained(subject: Subject) -> None
     evaluate the same without the remedy."""
     if "build" in subject.levers:
         raise DoesNotApply("it is part of the model")
-    corpus, built, plain = tiny_corpus(), subject.make(), subject.plain()
+    corpus, built, plain = subject.corpus, subject.make(), subject.plain()
     built.steps(corpus, 4)
     plain.model.load_state_dict(built.model.state_dict())
     if names := different(built.evaluate(corpus.valid), plain.evaluate(corpus.valid)):
@@ -116,7 +114,7 @@ def evaluation_does_not_know_how_the_model_was_trained(subject: Subject) -> None
 def a_saved_model_evaluates_the_same(subject: Subject) -> None:
     """Weights and buffers are the whole model: written, and read into one that was built anew, they
     evaluate the same to the bit. Weights that slots share are written for each."""
-    corpus, built = tiny_corpus(), subject.make()
+    corpus, built = subject.corpus, subject.make()
     built.steps(corpus, 3)
     expected = built.evaluate(corpus.valid)
     other = subject.make(seed=2)
@@ -132,7 +130,7 @@ def a_saved_model_evaluates_the_same(subject: Subject) -> None:
 
 def padding_changes_nothing(subject: Subject) -> None:
     """Columns past the end of every sentence of a batch change neither rate nor likelihood."""
-    built, batch = subject.make(), tiny_batch()
+    built, batch = subject.make(), subject.batch
     model = built.model.eval()
     with torch.no_grad():
         short, wide = (model(each, torch.ones) for each in (batch, padded(batch, 4)))
@@ -144,10 +142,10 @@ def padding_changes_nothing(subject: Subject) -> None:
 def no_sentence_depends_on_its_neighbours(subject: Subject) -> None:
     """In evaluation a sentence's rate and likelihood stay as they are when another one of its batch
     is changed; and they do depend on its own words."""
-    built, batch = subject.make(), tiny_batch()
+    built, batch = subject.make(), subject.batch
     model = built.model.eval()
-    targets = batch.targets.clone()
-    targets[0, 0] = other_word(int(targets[0, 0]))
+    targets, real = batch.targets.clone(), batch.targets.is_floating_point()
+    targets[0, 0] = targets[0, 0] + 1 if real else other_word(int(targets[0, 0]))
     with torch.no_grad():
         before, after = (
             model(each, torch.ones) for each in (batch, replace(batch, targets=targets))
@@ -165,7 +163,7 @@ def its_bound_is_one(subject: Subject) -> None:
     to 1, z reaches the likelihood through the decoder's arguments alone, the prior looks at no
     sentence, the posterior's density is that of its draws, so that the mean of log q/p is the rate.
     """
-    corpus, built = tiny_corpus(), subject.make()
+    corpus, built = subject.corpus, subject.make()
     built.steps(corpus, 4)
     for widened in (False, True):  # see `wider`; but wide posteriors are hard to see in the rate
         model = wider(built.model) if widened else built.model
@@ -226,7 +224,7 @@ def padded(batch: Batch, columns: int) -> Batch:
     """The same batch with more padding at its end."""
 
     def wide(x: torch.Tensor, value: float) -> torch.Tensor:
-        return F.pad(x, (0, columns), value=value)
+        return F.pad(x, (*[0] * 2 * (x.dim() - 2), 0, columns), value=value)
 
     return replace(
         batch,

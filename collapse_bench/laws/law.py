@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from collapse_bench.corpus import Batch, Corpus
 from collapse_bench.errors import UserError
 from collapse_bench.importing import place
-from collapse_bench.laws.bench import Built, make
+from collapse_bench.laws.bench import Built, make, tiny_batch, tiny_corpus, tiny_values
 from collapse_bench.plugins import not_for, remedy_files, why_not
 from collapse_bench.remedy import Remedy, find_class, levers_of
 
@@ -49,6 +50,16 @@ class Subject:
         """Those that the remedy uses."""
         return levers_of([self.remedy(**self.remedy.small)])
 
+    @property
+    def corpus(self) -> Corpus:
+        """Tiny, and of what the remedy is for."""
+        return tiny_values() if self.remedy.values else tiny_corpus()
+
+    @property
+    def batch(self) -> Batch:
+        """Five sentences of it, of different lengths."""
+        return tiny_batch(self.remedy.values)
+
     def make(self, settings: Mapping[str, Any] | None = None, seed: int = 1) -> Built:
         """The tiny model with the remedy; its settings for tiny sizes if none are given."""
         if not self.name:
@@ -58,7 +69,7 @@ class Subject:
 
     def plain(self, seed: int = 1) -> Built:
         """The tiny model without a remedy."""
-        return make(self.architecture, seed=seed)
+        return make(self.architecture, seed=seed, corpus=self.corpus)
 
 
 def subject(name: str, architecture: str, *given: Path) -> Subject:

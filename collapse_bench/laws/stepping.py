@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from collapse_bench.laws.bench import tiny_corpus
 from collapse_bench.laws.law import DoesNotApply, LawBroken, Subject
 from collapse_bench.laws.training import Spy
 from collapse_bench.model import GENERATIVE, INFERENCE, SLOTS, Forward, plain
@@ -26,7 +25,7 @@ def a_call_for_some_slots_makes_exactly_one_update(subject: Subject) -> None:
     if "step" not in subject.levers:
         raise DoesNotApply("it leaves the step alone")
     built = subject.make()
-    run = built.run(tiny_corpus())
+    run = built.run(subject.corpus)
     spy = Spy(run)
     step = built.remedy.step(spy, run)
     step(run.draw())
@@ -52,7 +51,7 @@ def an_objective_given_to_a_step_acts_on_every_update(subject: Subject) -> None:
     if "step" not in subject.levers:
         raise DoesNotApply("it leaves the step alone")
     built = subject.make()
-    run = built.run(tiny_corpus())
+    run = built.run(subject.corpus)
     spy = Spy(run)
     step = built.remedy.step(spy, run)
     acted = 0
@@ -77,7 +76,7 @@ def what_lasts_is_in_buffers_or_in_its_state(subject: Subject) -> None:
     """What must last between steps is in buffers of a part or in `run.state` under the remedy's own
     name, as JSON knows it. A run that goes on in a new process from what was kept between any two
     of its steps ends the same to the bit."""
-    corpus, built = tiny_corpus(), subject.make()
+    corpus, built = subject.corpus, subject.make()
     run = built.run(corpus)
     kept = {}
     cuts = random.Random(f"{subject.name} {subject.architecture}").sample(range(1, STEPS), CUTS)

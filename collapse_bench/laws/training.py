@@ -1,5 +1,6 @@
 """Laws of what an update changes, and of what a whole training depends on."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,8 +18,6 @@ from collapse_bench.laws.bench import (
     parameters,
     same,
     same_arrays,
-    tiny_batch,
-    tiny_corpus,
 )
 from collapse_bench.laws.law import DoesNotApply, LawBroken, Subject
 from collapse_bench.model import ARCHITECTURES, SLOTS, Forward, Objective, SequenceVAE, plain
@@ -55,7 +54,7 @@ def one_step_changes_every_parameter_it_trains(subject: Subject) -> None:
     further part; all stay finite, and it decodes something."""
     built = subject.make()
     torch.manual_seed(1)
-    run = built.run(tiny_corpus())
+    run = built.run(subject.corpus)
     spy = Spy(run)
     before = {name: p.detach().clone() for name, p in built.model.named_parameters()}
     built.remedy.step(spy, run)(run.draw())
@@ -78,7 +77,7 @@ def one_step_changes_every_parameter_it_trains(subject: Subject) -> None:
 def every_parameter_gets_a_gradient(subject: Subject) -> None:
     """Each weight, of further parts too, has a gradient at some progress: what nothing trains is
     noise in the model. What shall stay as it is has `requires_grad` off, or is a buffer."""
-    built, batch = subject.make(), tiny_batch()
+    built, batch = subject.make(), subject.batch
     moved: set[str] = set()
     for progress in (0.2, 0.7):
         built.model.zero_grad(set_to_none=True)
@@ -88,7 +87,7 @@ def every_parameter_gets_a_gradient(subject: Subject) -> None:
         forward.loss().backward()
         moved |= with_gradient(built.model)
     if "step" in subject.levers:  # whose own objectives train parts, too
-        run = built.run(tiny_corpus())
+        run = built.run(subject.corpus)
         spy = Spy(run)
         built.remedy.step(spy, run)(run.draw())
         moved |= spy.moved
@@ -107,7 +106,7 @@ def its_neutral_settings_are_the_plain_vae(subject: Subject) -> None:
     neutral = subject.remedy.neutral
     if neutral is None:
         raise DoesNotApply("no setting of this remedy is the plain VAE")
-    corpus, built, plain_vae = tiny_corpus(), subject.make(neutral), subject.plain()
+    corpus, built, plain_vae = subject.corpus, subject.make(neutral), subject.plain()
     runs = [each.steps(corpus, STEPS) for each in (built, plain_vae)]
     weights = [[p.detach() for p in each.model.parameters_of(SLOTS)] for each in (built, plain_vae)]
     if not same(*weights):
@@ -122,7 +121,7 @@ def its_neutral_settings_are_the_plain_vae(subject: Subject) -> None:
 def other_settings_are_not_the_plain_vae(subject: Subject) -> None:
     """With its own settings a remedy does something: weights or evaluation are others after a few
     steps."""
-    corpus, built, plain_vae = tiny_corpus(), subject.make(), subject.plain()
+    corpus, built, plain_vae = subject.corpus, subject.make(), subject.plain()
     for each in (built, plain_vae):
         each.steps(corpus, STEPS)
     if same(parameters(built.model), parameters(plain_vae.model)) and same_arrays(
@@ -140,12 +139,15 @@ def its_dial_changes_no_training(subject: Subject) -> None:
     dial = subject.remedy.dial
     if dial is None:
         raise DoesNotApply("no setting of this remedy is a dial")
-    corpus, default = tiny_corpus(), schema_of(subject.remedy)[dial].default
-    if not isinstance(default, int | float) or isinstance(default, bool):
-        raise LawBroken(f"{dial} must be a number, its default is {default!r}")
+    corpus, default = subject.corpus, schema_of(subject.remedy)[dial].default
+    if not isinstance(default, int | float):
+        raise LawBroken(f"{dial} must be a number or true or false, its default is {default!r}")
+    others: Sequence[bool | float] = (type(default)(2 * default) or 1, default / 2)
+    if isinstance(default, bool):
+        others = [not default]
     built = subject.make()
     state = built.steps(corpus, STEPS).state
-    for other in (type(default)(2 * default) or 1, default / 2):
+    for other in others:
         try:
             turned = subject.make({**subject.remedy.small, dial: other})
         except UserError:  # outside what training covers
@@ -169,7 +171,7 @@ def its_dial_changes_no_training(subject: Subject) -> None:
 def one_seed_one_result(subject: Subject) -> None:
     """Weights, validations and evaluation depend on the cell's seed alone, whatever was computed in
     the process before; and another seed gives others."""
-    corpus, results = tiny_corpus(), []
+    corpus, results = subject.corpus, []
     for seed in (1, 1, 2):
         built = subject.make(seed=seed)
         torch.rand(seed)
@@ -192,7 +194,7 @@ def nothing_is_decoded_beyond_the_budget(subject: Subject) -> None:
     is spent the training ends: the decoder is called through the model, in training mode, a further
     part decodes by its `decoder`, and `BudgetSpentError` is let through. Measuring goes through
     `run.measure`."""
-    corpus, built, budget = tiny_corpus(), subject.make(), 300
+    corpus, built, budget = subject.corpus, subject.make(), 300
     run = built.run(corpus, budget)
     decoded = {"outer": 0, "inner": 0}
     measuring = [False]
@@ -253,7 +255,7 @@ def nothing_is_decoded_beyond_the_budget(subject: Subject) -> None:
 def a_rest_of_one_sentence_trains(subject: Subject) -> None:
     """No training batch has a single sentence, where a corpus has more: a rest of one joins another
     batch. So statistics over a batch are defined."""
-    corpus = tiny_corpus()
+    corpus = subject.corpus
     split = head_of(corpus.train, 2 * TRAINING.batch + 1)
     built = subject.make()
     run = built.steps(replace(corpus, train=split), 4)
@@ -265,8 +267,8 @@ def a_rest_of_one_sentence_trains(subject: Subject) -> None:
 def it_leaves_torch_and_the_corpus_alone(subject: Subject) -> None:
     """A remedy draws from torch's global generator or from the noise it is given, and never seeds
     it; it changes no global setting of torch or numpy, and no sentence."""
-    corpus = tiny_corpus()
-    before, sentences = settings_of_torch(), content(corpus)
+    corpus = subject.corpus
+    before, sentences = settings_of_torch(), content(corpus, subject.batch)
     built = subject.make()
     seed = torch.initial_seed()
     subject.plain()
@@ -285,7 +287,7 @@ def it_leaves_torch_and_the_corpus_alone(subject: Subject) -> None:
                if after[name] != was]  # fmt: skip
     if changed:
         raise LawBroken(f"it changes what is global: {'; '.join(changed)}")
-    if content(corpus) != sentences:
+    if content(corpus, subject.batch) != sentences:
         raise LawBroken(
             "it changes the corpus in place; replace what is in a batch, and copy first"
         )
@@ -306,9 +308,8 @@ def settings_of_torch() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def content(corpus: Corpus) -> list[bytes]:
+def content(corpus: Corpus, batch: Batch) -> list[bytes]:
     """The words of all splits, and those of the batch that laws are tried on."""
-    batch = tiny_batch()
     splits = [corpus.train, corpus.valid, corpus.test]
     return [s.tokens.tobytes() for s in splits] + [
         t.numpy().tobytes() for t in (batch.targets, batch.inputs, batch.mask, batch.lengths)

@@ -17,7 +17,7 @@ FIELDS = dict.fromkeys(("cell", "entry", "architecture", "status"), str)
 NUMBERS = dict.fromkeys(("seed", "budget", "suite_budget", "latent"), int)
 CORPUS_FIELDS: dict[str, type] = {
     **dict.fromkeys(("name", "requested", "sha256"), str),
-    **dict.fromkeys(("sentences", "tokens", "vocabulary"), dict),
+    **dict.fromkeys(("sentences", "tokens"), dict),
 }
 VOCABULARY_FIELDS = {"types": int, "tokenizer": str}
 FINISHED_FIELDS = {"family": str, "bound": str, "bound_reasons": list, "metrics": dict}
@@ -41,6 +41,10 @@ def check(record: Mapping[str, Any]) -> None:
     nested = corpus if isinstance(corpus, Mapping) else {}
     parts: list[tuple[Mapping[str, Any], Mapping[str, type]]]
     parts = [(record, FIELDS), (record, NUMBERS), (nested, CORPUS_FIELDS)]
+    if "channels" in nested:  # values have no vocabulary
+        parts.append((nested, {"channels": int}))
+    else:
+        parts.append((nested, {"vocabulary": dict}))
     if isinstance(nested.get("vocabulary"), Mapping):
         parts.append((nested["vocabulary"], VOCABULARY_FIELDS))
     if record.get("status") == "done":

@@ -5,7 +5,20 @@ from typing import Any
 
 from collapse_bench.leaderboard.markdown import escape, number
 from collapse_bench.leaderboard.marks import APART, OWN_BUDGET
-from collapse_bench.leaderboard.section import Record, Section, ceiling, metric_of, number_of
+from collapse_bench.leaderboard.section import (
+    Record,
+    Section,
+    ceiling,
+    channels,
+    metric_of,
+    number_of,
+)
+
+KNOWN = {
+    "global_information": "Global information of a sentence",
+    "exact_nll_of_test": "NLL of the test sentences under the process that made them",
+}
+"""What a built-in corpus knows of itself, as its record calls it."""
 
 CONVERGED = "gained less than 0.1 nats on validation, or lost, since three quarters of the budget"
 
@@ -14,7 +27,7 @@ def header(section: Section) -> list[str]:
     """The lines of the header; what is shown apart counts in none of them."""
     corpus = section.records[0]["corpus"]
     done = [record for row in section.rows if not row.apart for record in row.done]
-    name = escape(section.corpus)
+    name, tokens = escape(section.corpus), "steps" if section.of_values else "tokens"
     missed = {r["corpus"]["requested"] for r in section.records} - {section.corpus}
     lines = []
     for requested in map(escape, sorted(missed)):
@@ -33,11 +46,14 @@ def header(section: Section) -> list[str]:
     lines += [
         f"- Corpus: **{name}**{level(corpus)}, sha256 {escape(section.sha256)} ({standard});"
         f" train / valid / test: {splits(corpus['sentences'])} sentences,"
-        f" {splits(corpus['tokens'])} tokens with end of sentence",
-        f"- Vocabulary: {vocabulary(corpus['vocabulary'])}",
+        f" {splits(corpus['tokens'])} {tokens}"
+        f"{'' if section.of_values else ' with end of sentence'}",
+        values(corpus)
+        if section.of_values
+        else f"- Vocabulary: {vocabulary(corpus['vocabulary'])}",
         *labels(corpus),
         *length(done),
-        f"- Budget: {section.budget:,} decoded tokens a cell{epochs}{own_budgets(section)}",
+        f"- Budget: {section.budget:,} decoded {tokens} a cell{epochs}{own_budgets(section)}",
         f"- Converged: {convergence([r for r in done if not r.get('trained_as')])}",
         f"- Seeds: {listed(r['seed'] for r in section.records)}; {finished_cells(section)}",
         f"- NLL: importance weighted, S = {samples(done)}; ceiling of MI: ln N ="
@@ -52,10 +68,27 @@ def header(section: Section) -> list[str]:
         lines.append(
             "- **No language model control has a valid record, so there is no gap to read.**"
         )
-    if "global_information" in corpus:
-        known = number_of({"corpus": corpus}, "corpus", "global_information")
-        lines.append(f"- Global information of a sentence, known exactly: {number(known)} nats")
+    for name, what in KNOWN.items():
+        if name in corpus:
+            known = number_of({"corpus": corpus}, "corpus", name)
+            lines.append(f"- {what}, known exactly: {number(known)} nats")
     return lines
+
+
+def values(corpus: Mapping[str, Any]) -> str:
+    """What the steps are that every NLL is about."""
+    told = f"- Values: **{channels(corpus['channels'])}**"
+    log_scale = number_of({"corpus": corpus}, "corpus", "log_scale")
+    if log_scale is not None:
+        told += (
+            f", standardised over the training split: {number(log_scale)} nats a step added to an"
+            f" NLL or D make it that of the values as they were given"
+        )
+    return (
+        f"{told}. **NLL and D are those of a density**: they may be below 0, in other units of the"
+        f" values they are other numbers, and there is no perplexity. How many steps a sequence has"
+        f" is given, not predicted"
+    )
 
 
 def vocabulary(told: Mapping[str, Any]) -> str:

@@ -125,7 +125,10 @@ class Row:
 @dataclass(frozen=True)
 class Section:
     """All cells of one corpus, one digest of its text and of its labels, one vocabulary and one
-    budget of the suite, whatever budgets single entries have of their own."""
+    budget of the suite, whatever budgets single entries have of their own.
+
+    `vocabulary` is in JSON, as records have it; of values it tells channels in place of types.
+    """
 
     corpus: str
     sha256: str
@@ -137,9 +140,16 @@ class Section:
 
     @property
     def title(self) -> str:
-        """Corpus, types and budget: what tells most sections apart."""
-        types = json.loads(self.vocabulary)["types"]
-        return f"{self.corpus}, {types:,} types, {self.budget:,} tokens"
+        """Corpus, types or channels, and budget: what tells most sections apart."""
+        tokens = json.loads(self.vocabulary)
+        if self.of_values:
+            return f"{self.corpus}, {channels(tokens['channels'])}, {self.budget:,} steps"
+        return f"{self.corpus}, {tokens['types']:,} types, {self.budget:,} tokens"
+
+    @property
+    def of_values(self) -> bool:
+        """Whether its corpus is one of real-valued sequences."""
+        return "channels" in json.loads(self.vocabulary)
 
     @property
     def architectures(self) -> list[str]:
@@ -205,10 +215,21 @@ def group_of(record: Record) -> tuple[str, str, str, str, int]:
     return (
         corpus["name"],
         corpus["sha256"],
-        json.dumps(corpus["vocabulary"], sort_keys=True),
+        json.dumps(tokens_of(corpus), sort_keys=True),
         str(corpus.get("labels_sha256") or ""),
         record["suite_budget"],
     )
+
+
+def channels(count: int) -> str:
+    """How many numbers a step has."""
+    return f"{count} channel{'s' * (count > 1)}"
+
+
+def tokens_of(corpus: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the tokens of a corpus are: its vocabulary, or how many channels its values have."""
+    of_values = {name: corpus[name] for name in ("channels", "steps") if name in corpus}
+    return corpus["vocabulary"] or of_values
 
 
 def sections_of(expected: Sequence[CellKey], records: Iterable[Record]) -> list[Section]:

@@ -44,10 +44,10 @@ from collapse_bench.metrics.probe import first_words_information, probe_informat
 
 Arrays = Mapping[str, NDArray[Any]]
 """What an evaluation leaves, by name, sentences first, as `identities.SHAPES` has it by `family`;
-of a corpus also `first_words` [N, 3] and `label_<name>` [N], "" where a sentence has none, and for
-these, of a family that is not normal, `information_about_<name>` [N]. Densities that pairs of
-sentences need are computed from `posterior_mean` and `posterior_scale` of a normal; those of any
-other family are in the arrays."""
+of values `density`, which is true; of a corpus also `label_<name>` [N], "" where a sentence has
+none, where it has words `first_words` [N, 3], and where there are labels, of a family that is not
+normal, `information_about_<name>` [N]. Densities that pairs of sentences need are computed from
+`posterior_mean` and `posterior_scale` of a normal; those of any other family are in the arrays."""
 
 Terms = dict[str, NDArray[Any]]
 """Metrics that are means over sentences, as their terms [N]."""
@@ -291,7 +291,8 @@ def _wholes(arrays: Arrays, nll: NDArray[Any], dimensions: NDArray[Any] | None) 
     if "codebook_size" in arrays:
         size = int(arrays["codebook_size"])
         wholes["dead_codes"] = lambda rows: dead_codes(arrays["codes"][rows], size)
-    if nll.sum() / arrays["tokens"].sum() < MOST_NATS:
+    # A density has no perplexity: in other units of x it would be another number.
+    if "density" not in arrays and nll.sum() / arrays["tokens"].sum() < MOST_NATS:
         wholes["perplexity"] = lambda rows: perplexity(nll[rows], arrays["tokens"][rows])
     return wholes
 

@@ -19,6 +19,7 @@ class AntiCausalEncoder(nn.Module):
         """States [B, T, H]."""
         place = torch.arange(batch.mask.shape[1], device=batch.mask.device)
         mirrored = torch.where(batch.mask, batch.lengths[:, None] - 1 - place, place)  # [B, T]
-        reversed_batch = replace(batch, targets=batch.targets.gather(1, mirrored))
+        row = torch.arange(len(mirrored), device=mirrored.device)[:, None]
+        reversed_batch = replace(batch, targets=batch.targets[row, mirrored])
         states: Tensor = self.encoder(reversed_batch, causal=True)
         return states.gather(1, mirrored[:, :, None].expand_as(states))

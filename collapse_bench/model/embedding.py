@@ -1,4 +1,4 @@
-"""What every encoder and decoder begins with: words as vectors, and z at every token."""
+"""What every encoder and decoder begins with: tokens as vectors, and z at every token."""
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,23 @@ class WordEmbedding(nn.Embedding):
     def reset_parameters(self) -> None:
         """Draw the weights."""
         nn.init.uniform_(self.weight, -0.1, 0.1)
+
+
+class ValueEmbedding(nn.Linear):
+    """A step's values [..., Y] to a vector [..., E], its weights drawn as those of words are."""
+
+    def __init__(self, dimensions: Dimensions) -> None:
+        super().__init__(dimensions.channels, dimensions.embedding)
+
+    def reset_parameters(self) -> None:
+        """Draw the weights."""
+        nn.init.uniform_(self.weight, -0.1, 0.1)
+        nn.init.zeros_(self.bias)
+
+
+def token_embedding(dimensions: Dimensions) -> WordEmbedding | ValueEmbedding:
+    """What turns the targets or inputs of a batch into vectors [B, T, E]."""
+    return (ValueEmbedding if dimensions.channels else WordEmbedding)(dimensions)
 
 
 def every_token(z: Tensor, batch: Batch) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from collapse_bench.corpus import Batch
 from collapse_bench.model.dropout import Dropout
-from collapse_bench.model.embedding import WordEmbedding, every_token
+from collapse_bench.model.embedding import every_token, token_embedding
 from collapse_bench.model.vae import Dimensions
 
 BFLOAT16_SINCE = 91300
@@ -107,7 +107,7 @@ class LSTMEncoder(nn.Module):
 
     def __init__(self, dimensions: Dimensions) -> None:
         super().__init__()
-        self.embedding = WordEmbedding(dimensions)
+        self.embedding = token_embedding(dimensions)
         self.lstm = LSTM(dimensions.embedding, dimensions.hidden)
 
     def forward(self, batch: Batch, causal: bool = False) -> Tensor:
@@ -121,7 +121,7 @@ class LSTMDecoder(nn.Module):
 
     def __init__(self, dimensions: Dimensions) -> None:
         super().__init__()
-        self.embedding = WordEmbedding(dimensions)
+        self.embedding = token_embedding(dimensions)
         self.dropout = Dropout(dimensions.dropout)
         self.lstm = LSTM(dimensions.embedding + dimensions.latent, dimensions.hidden)
         self.first_cell = nn.Linear(dimensions.latent, dimensions.hidden, bias=False)

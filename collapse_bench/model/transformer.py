@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from collapse_bench.corpus import Batch
 from collapse_bench.model.dropout import Dropout
-from collapse_bench.model.embedding import WordEmbedding, every_token
+from collapse_bench.model.embedding import every_token, token_embedding
 from collapse_bench.model.vae import Dimensions
 
 
@@ -142,7 +142,7 @@ class TransformerEncoder(nn.Module):
 
     def __init__(self, dimensions: Dimensions) -> None:
         super().__init__()
-        self.embedding = WordEmbedding(dimensions)
+        self.embedding = token_embedding(dimensions)
         self.stack = Stack(dimensions)
 
     def forward(self, batch: Batch, causal: bool = False) -> Tensor:
@@ -161,7 +161,7 @@ class TransformerDecoder(nn.Module):
 
     def __init__(self, dimensions: Dimensions) -> None:
         super().__init__()
-        self.embedding = WordEmbedding(dimensions)
+        self.embedding = token_embedding(dimensions)
         self.dropout = Dropout(dimensions.dropout)
         self.latent = nn.Linear(dimensions.latent, dimensions.hidden, bias=False)
         self.stack = Stack(dimensions)

@@ -27,7 +27,7 @@ class Dimensions:
     """What a remedy has to know to build a part that fits the model.
 
     Attributes:
-        vocabulary: V, types with the special ones.
+        vocabulary: V, types with the special ones; 0 where there are values in place of words.
         embedding: E, width of a word's vector.
         hidden: H, width of encoder's and decoder's states.
         latent: D, dimensions of z.
@@ -35,6 +35,7 @@ class Dimensions:
         dropout: share of the decoder's inputs and outputs that is dropped in training.
         sentences: in the training split.
         longest: tokens of the longest sentence of the corpus, EOS counted.
+        channels: Y, values of a step; 0 of words.
     """
 
     vocabulary: int
@@ -46,6 +47,7 @@ class Dimensions:
     dropout: float
     sentences: int
     longest: int
+    channels: int = 0
 
 
 @dataclass(frozen=True)

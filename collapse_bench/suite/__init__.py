@@ -15,6 +15,8 @@ from collapse_bench.suite.cells import (
     trained_as,
 )
 from collapse_bench.suite.definition import (
+    DRAWN,
+    VALUES,
     Architecture,
     CorpusName,
     CorpusSettings,
@@ -29,6 +31,8 @@ from collapse_bench.suite.definition import (
 from collapse_bench.suite.loading import load_suite
 
 __all__ = [
+    "DRAWN",
+    "VALUES",
     "Architecture",
     "Cell",
     "CorpusName",

@@ -6,8 +6,16 @@ from typing import Annotated, Any, Literal, cast
 
 from collapse_bench.settings import Above, AtLeast, Between
 
-CorpusName = Literal["ptb", "text", "bible", "newswire", "he2019"]
-Architecture = Literal["lstm", "transformer"]
+CorpusName = Literal[
+    "ptb", "text", "bible", "newswire", "he2019", "values", "linear_gaussian", "sine_maps"
+]
+BUILT_IN = ("newswire", "he2019", "bible", "linear_gaussian", "sine_maps")
+VALUES = ("values", "linear_gaussian", "sine_maps")
+DRAWN = ("newswire", "linear_gaussian", "sine_maps")
+"""Corpora that need no file of the user's, those of real-valued sequences, and those of which any
+number of sentences can be had."""
+
+Architecture = Literal["lstm", "transformer", "linear"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Budget = Annotated[int, AtLeast(1)] | dict[CorpusName, Annotated[int, AtLeast(1)]]
 """Tokens that a cell may decode, or a mapping from the corpus's name to them."""
@@ -20,18 +28,22 @@ def budget_for(budget: Budget, corpus_name: str) -> int:
 
 @dataclass(frozen=True)
 class CorpusSettings:
-    """Which text is learned from.
+    """Which text, or which real-valued sequences, are learned from.
 
     Attributes:
         name: `ptb` is Penn Treebank, `text` any folder or hub data set, `bible` the World English
             Bible from a package; `newswire` and `he2019`, synthetic text of He et al. (2019), are
-            built in.
+            built in. Of real-valued sequences, `values` are any, and `linear_gaussian` and
+            `sine_maps`, whose likelihood is known, are built in.
         level: Of `newswire`: how hard it is to find out what a sentence is about.
         otherwise: What to go on with where the corpus cannot be had.
-        path: Folder of train.txt, valid.txt and test.txt; in the file relative to the suite.
+        path: Folder of train.txt, valid.txt and test.txt, of values of .npy or .csv; in the file
+            relative to the suite.
         hub: Id of a data set on the Hugging Face hub, and its `revision`.
         vocabulary: Largest number of types, special ones included.
-        sentences: Training sentences of `newswire`; validation and test have a tenth each.
+        sentences: Training sentences of `newswire` and of built-in values; validation and test have
+            a tenth each.
+        steps: Of each sequence of built-in values.
     """
 
     name: CorpusName = "newswire"
@@ -43,6 +55,7 @@ class CorpusSettings:
     vocabulary: Annotated[int, AtLeast(5)] | None = None
     tokenizer: Literal["word", "bpe"] = "word"
     sentences: Annotated[int, AtLeast(20)] | None = None
+    steps: Annotated[int, AtLeast(1)] | None = None
 
 
 @dataclass(frozen=True)

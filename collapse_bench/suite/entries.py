@@ -4,6 +4,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -179,10 +180,9 @@ def _of_mapping(
         for other in (key for key in ("latent", "remedies") if key in value):
             text = "told: labels makes these the latent, and nothing else can be said of it"
             report.add(value.lines[other], f"{owner}: {text}; remove {other}")
-    elif ("latent" in value) == ("remedies" in value):
-        both = "not both" if "latent" in value else "not neither"
+    elif "latent" not in value and "remedies" not in value:
         rule = "give latent (0 is the language model) or remedies ([] is the plain VAE)"
-        report.add(value.line, f"{owner}: {rule}, {both}")
+        report.add(value.line, f"{owner}: {rule}, not neither")
         return [Entry(name)]
     if told == "length" and value.get("latent") != 0:
         text = "told: length is for a language model, since whatever has a latent finds it out"
@@ -190,6 +190,9 @@ def _of_mapping(
     entries = [Entry(name, latent=value.get("latent"))]
     if "remedies" in value:
         entries = _of_remedies(report, name, value["remedies"], remedies)
+        if "latent" in value:
+            _check_both(report, owner, value, entries, remedies)
+            entries = [replace(entry, latent=value["latent"]) for entry in entries]
     budget = value.get("budget")
     if isinstance(budget, Section):
         budget = dict(budget)
@@ -208,6 +211,24 @@ def _knobs(items: Items) -> Iterator[tuple[str, int]]:
             for setting, value in settings.items() if isinstance(settings, Section) else ():
                 if isinstance(value, Section):
                     yield f"{remedy}.{setting}", settings.lines[setting]
+
+
+def _check_both(
+    report: Report,
+    owner: str,
+    value: Section,
+    entries: Sequence[Entry],
+    remedies: Mapping[str, Path],
+) -> None:
+    """Report an entry of both latent and remedies, unless it is a language model of values whose
+    remedies are about the variance of its likelihood."""
+    about_variance = [each.values for _, each in _used(entries, remedies)]
+    if value["latent"] != 0 or not about_variance or not all(about_variance):
+        text = (
+            "give latent (0 is the language model) or remedies ([] is the plain VAE), not both: a"
+            " language model has nothing that these could act on"
+        )
+        report.add(value.line, f"{owner}: {text}")
 
 
 def _point(name: str, chosen: tuple[tuple[RemedySettings, Sweep | None], ...]) -> Entry:
@@ -314,6 +335,31 @@ def check_architectures(
     remedies: Mapping[str, Path],
 ) -> None:
     """Report remedies that are not for every architecture of the suite."""
+    for entry_name, remedy in _used(entries, remedies):
+        if remedy.architectures is None:
+            continue
+        for architecture in architectures:
+            if problem := not_for(remedy.name, remedy.architectures, architecture):
+                report.add(root["entries"].lines[entry_name], f"{owner_of(entry_name)}: {problem}")
+
+
+def check_of_words(
+    report: Report, root: Section, entries: Sequence[Entry], remedies: Mapping[str, Path]
+) -> None:
+    """Report remedies that are for values only, in a suite of words."""
+    for entry_name, remedy in _used(entries, remedies):
+        if remedy.values:
+            text = (
+                f"{remedy.name} is for a corpus of values, whose likelihood has a variance, not for"
+                f" words; remove it, or give it a suite of such a corpus (list corpora)"
+            )
+            report.add(root["entries"].lines[entry_name], f"{owner_of(entry_name)}: {text}")
+
+
+def _used(
+    entries: Sequence[Entry], remedies: Mapping[str, Path]
+) -> Iterator[tuple[str, Description]]:
+    """Entries, as the file names them, with what each of their remedies says of itself."""
     used = {
         (entry.sweep.entry if entry.sweep else entry.name, remedy.name): None
         for entry in entries
@@ -321,15 +367,8 @@ def check_architectures(
         if remedy.name in remedies
     }
     for entry_name, remedy in used:
-        try:
-            allowed = describe(remedy, remedies[remedy]).architectures
-        except UserError:  # told of already
-            continue
-        if allowed is None:
-            continue
-        for architecture in architectures:
-            if problem := not_for(remedy, allowed, architecture):
-                report.add(root["entries"].lines[entry_name], f"{owner_of(entry_name)}: {problem}")
+        with suppress(UserError):  # told of already
+            yield entry_name, describe(remedy, remedies[remedy])
 
 
 def _described(name: str, remedies: Mapping[str, Path]) -> Description:

@@ -14,6 +14,9 @@ from collapse_bench.settings import (
     schema_of,
 )
 from collapse_bench.suite.definition import (
+    BUILT_IN,
+    DRAWN,
+    VALUES,
     Architecture,
     Budget,
     CorpusSettings,
@@ -25,6 +28,7 @@ from collapse_bench.suite.definition import (
 )
 from collapse_bench.suite.entries import (
     check_architectures,
+    check_of_words,
     check_section,
     entries_of,
     owner_of,
@@ -73,6 +77,8 @@ def load_suite(path: Path, remedies: Mapping[str, Path]) -> Suite:
     entries = entries_of(report, root, remedies)
 
     check_architectures(report, root, entries, architectures, remedies)
+    if corpus and corpus.name not in VALUES:
+        check_of_words(report, root, entries, remedies)
     if corpus:
         _check_corpus(report, root, corpus)
         _check_told(report, root, corpus, entries)
@@ -122,14 +128,26 @@ def _check_corpus(report: Report, root: Section, corpus: CorpusSettings) -> None
 
     if corpus.name == "text" and not (corpus.path or corpus.hub):
         problem("name", "text needs the path of a folder with train.txt, valid.txt and test.txt")
-    if corpus.name in ("newswire", "he2019", "bible") and (corpus.path or corpus.hub):
+    if corpus.name == "values" and not corpus.path:
+        problem("name", "values needs the path of a folder with train.npy, valid.npy and test.npy")
+    if corpus.name in VALUES:
+        for setting in ("hub", "vocabulary", "otherwise"):
+            if getattr(corpus, setting) is not None:
+                problem(setting, f"{setting} is for words, not for {corpus.name}; remove it")
+        if corpus.tokenizer != "word":
+            problem("tokenizer", f"tokenizer is for words, not for {corpus.name}; remove it")
+    if corpus.name in BUILT_IN and (corpus.path or corpus.hub):
         setting = "path" if corpus.path else "hub"
         what = "comes from a package" if corpus.name == "bible" else "is built in"
         problem(setting, f"{setting} must not be given for {corpus.name}, which {what}; remove it")
     if corpus.revision and not corpus.hub:
         problem("revision", "revision is that of a hub data set; give hub, too, or remove it")
-    if corpus.sentences and "newswire" not in (corpus.name, corpus.otherwise):
-        problem("sentences", f"sentences is for newswire, not for {corpus.name}; remove it")
+    if corpus.sentences and not {corpus.name, corpus.otherwise} & set(DRAWN):
+        text = f"sentences is for {' or '.join(DRAWN)}, not for {corpus.name}; remove it"
+        problem("sentences", text)
+    drawn = [name for name in DRAWN if name in VALUES]
+    if corpus.steps and corpus.name not in drawn:
+        problem("steps", f"steps is for {' and '.join(drawn)}, not for {corpus.name}; remove it")
     if corpus.level != "hard" and "newswire" not in (corpus.name, corpus.otherwise):
         problem("level", f"level is for newswire, not for {corpus.name}; remove it")
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from collapse_bench.corpus import Batch
 from collapse_bench.model import Dimensions, SequenceVAE
 from collapse_bench.model.dropout import Dropout
-from collapse_bench.model.embedding import WordEmbedding, every_token
+from collapse_bench.model.embedding import every_token, token_embedding
 from collapse_bench.remedy import Remedy
 
 DILATIONS = {
@@ -47,7 +47,7 @@ class DilatedDecoder(nn.Module):
     def __init__(self, dimensions: Dimensions, dilations: tuple[int, ...]) -> None:
         super().__init__()
         width = dimensions.hidden
-        self.embedding = WordEmbedding(dimensions)
+        self.embedding = token_embedding(dimensions)
         self.dropout = Dropout(dimensions.dropout)
         self.enter = nn.Linear(dimensions.embedding + dimensions.latent, width)
         self.blocks = nn.Sequential(*(DilatedBlock(width, dilation) for dilation in dilations))

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from collapse_bench.corpus import Batch
-from collapse_bench.model import SequenceVAE
+from collapse_bench.model import SequenceVAE, readout_for
 from collapse_bench.model.embedding import beside
-from collapse_bench.model.readout import Readout
 from collapse_bench.remedy import Remedy
 from collapse_bench.settings import AtLeast
 
@@ -107,5 +106,5 @@ class InverseLipschitz(Remedy):
         brenier = BrenierMap(both, sizes.hidden, self.constant)
         return {
             "decoder": IdentifiableDecoder(model.decoder, brenier, sizes.latent),
-            "readout": Readout(both, sizes.vocabulary),
+            "readout": readout_for(sizes, both),
         }

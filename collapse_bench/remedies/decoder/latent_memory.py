@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from collapse_bench.corpus import Batch
 from collapse_bench.model import Dimensions, SequenceVAE
 from collapse_bench.model.dropout import Dropout
-from collapse_bench.model.embedding import WordEmbedding, every_token
+from collapse_bench.model.embedding import every_token, token_embedding
 from collapse_bench.model.transformer import Stack
 from collapse_bench.remedy import Remedy
 
@@ -21,7 +21,7 @@ class MemoryDecoder(nn.Module):
     def __init__(self, dimensions: Dimensions, embedding: bool) -> None:
         super().__init__()
         width, layers = dimensions.hidden, dimensions.layers
-        self.embedding = WordEmbedding(dimensions)
+        self.embedding = token_embedding(dimensions)
         self.dropout = Dropout(dimensions.dropout)
         self.latent = nn.Linear(dimensions.latent, width, bias=False) if embedding else None
         self.memory = nn.Linear(dimensions.latent, layers * width, bias=False)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from collapse_bench.corpus import Batch
 from collapse_bench.model import Dimensions, SequenceVAE
 from collapse_bench.model.dropout import Dropout
-from collapse_bench.model.embedding import WordEmbedding, every_token
+from collapse_bench.model.embedding import every_token, token_embedding
 from collapse_bench.remedy import Remedy
 from collapse_bench.settings import AtLeast
 
@@ -26,7 +26,7 @@ class WindowDecoder(nn.Module):
         super().__init__()
         hidden = dimensions.hidden
         self.window = window
-        self.embedding = WordEmbedding(dimensions)
+        self.embedding = token_embedding(dimensions)
         self.dropout = Dropout(dimensions.dropout)
         self.convolution = nn.Conv1d(dimensions.embedding, hidden, window)
         self.latent = nn.Linear(dimensions.latent, hidden, bias=False)

@@ -7,9 +7,8 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from collapse_bench.corpus import Batch
-from collapse_bench.model import SequenceVAE
+from collapse_bench.model import SequenceVAE, readout_for
 from collapse_bench.model.embedding import beside
-from collapse_bench.model.readout import Readout
 from collapse_bench.remedy import Remedy
 
 
@@ -48,5 +47,5 @@ class SkipVae(Remedy):
         sizes = model.dimensions
         return {
             "decoder": SkipDecoder(model.decoder, sizes.latent),
-            "readout": Readout(sizes.hidden + sizes.latent, sizes.vocabulary),
+            "readout": readout_for(sizes, sizes.hidden + sizes.latent),
         }

@@ -15,7 +15,10 @@ from collapse_bench.settings import Between
 
 
 class WordDropoutDecoder(nn.Module):
-    """A decoder that in training reads <unk> in place of some words, and never of <bos>."""
+    """A decoder that in training reads <unk> in place of some words, and never of <bos>.
+
+    In place of the values of some steps it reads zeros.
+    """
 
     def __init__(self, decoder: nn.Module, rate: float) -> None:
         super().__init__()
@@ -25,8 +28,11 @@ class WordDropoutDecoder(nn.Module):
     def forward(self, batch: Batch, z: Tensor) -> Tensor:
         """States [B, T, H] of the wrapped decoder."""
         if self.training and self.rate > 0:
-            dropped = torch.rand(batch.inputs.shape, device=z.device) < self.rate
-            inputs = batch.inputs.masked_fill(dropped & (batch.inputs != BOS), UNK)
+            dropped = torch.rand(batch.mask.shape, device=z.device) < self.rate
+            if batch.inputs.is_floating_point():
+                inputs = batch.inputs.masked_fill(dropped[:, :, None], 0)
+            else:
+                inputs = batch.inputs.masked_fill(dropped & (batch.inputs != BOS), UNK)
             batch = replace(batch, inputs=inputs)
         states: Tensor = self.decoder(batch, z)
         return states
