@@ -14,6 +14,9 @@ from collapse_bench.leaderboard.section import (
     number_of,
 )
 
+BEFORE = {"weights": "best"}
+"""Settings that records older than these do not tell, as they were then."""
+
 KNOWN = {
     "global_information": "Global information of a sentence",
     "exact_nll_of_test": "NLL of the test sentences under the process that made them",
@@ -156,8 +159,9 @@ def settings(records: Sequence[Record], section: str, left_out: str = "") -> str
     """A section of the suite as it was in these records; several values where they differ."""
     parts = [(record.get("settings") or {}).get(section) or {} for record in records]
     names = dict.fromkeys(name for part in parts for name in part if name != left_out)
-    several = [n for n in names if len({str(part.get(n)) for part in parts}) > 1]
-    told = [f"{escape(n)} {listed(part.get(n) for part in parts)}" for n in names]
+    values = {n: [part.get(n, BEFORE.get(n)) for part in parts] for n in names}
+    several = [n for n, each in values.items() if len(set(map(str, each))) > 1]
+    told = [f"{escape(n)} {listed(each)}" for n, each in values.items()]
     differ = f" (**cells differ in {', '.join(map(escape, several))}**)" if several else ""
     return f"{', '.join(told)}{differ}" if told else "not recorded"
 

@@ -125,8 +125,8 @@ def cell_id(
     """Return the cell's id, which is also its folder: its name and a digest of its identity.
 
     What is as it was before there was a setting leaves no trace in it, so that such a cell is the
-    same as then: no labels, nothing told, Adam and a linear decay, one thread, operations
-    that need not repeat, no captures, a constant word dropout, no refined posteriors.
+    same as then: no labels, nothing told, Adam, a linear decay and the best weights, one thread,
+    operations that need not repeat, no captures, a constant word dropout, no refined posteriors.
     """
     settings = identity(cell, corpus_name, corpus_sha256, labels_sha256, budget)
     for part, name, before in (
@@ -134,6 +134,7 @@ def cell_id(
         (settings, "told", (None,)),
         (settings["training"], "optimizer", ("adam",)),
         (settings["training"], "decay", ("linear",)),
+        (settings["training"], "weights", ("best",)),
         (settings["training"], "threads", (None, 1)),
         (settings["training"], "deterministic", (False,)),
         (settings["training"], "captured", (False,)),

@@ -86,6 +86,8 @@ class Training:
         clip: Largest norm of the gradient.
         dropout: Share of the decoder's embeddings and outputs that is dropped.
         validations: Validation passes in a run.
+        weights: Which are scored: those of the `best` validated ELBO, or the `last`. Where an
+            objective is far from the ELBO, the best are of early in its training.
         precision: Of the products in training and validation; weights are in float32.
             `auto` is bfloat16 where the device has instructions for it.
         threads: Of a cell, in evaluation too. Sums over other parts round otherwise, so the number
@@ -104,6 +106,7 @@ class Training:
     clip: Annotated[float, Above(0)] = 5.0
     dropout: Annotated[float, Between(0, 1)] = 0.5
     validations: Annotated[int, AtLeast(1)] = 10
+    weights: Literal["best", "last"] = "best"
     precision: Precision = "auto"
     threads: Annotated[int, AtLeast(1)] | None = None
     deterministic: bool = False

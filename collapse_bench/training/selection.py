@@ -1,4 +1,4 @@
-"""Which weights a training ends with: the best on the validation split, by one criterion."""
+"""Which weights a training ends with: the best on validation, by one criterion, or the last."""
 
 import math
 import time
@@ -17,14 +17,16 @@ CONVERGED = 0.1
 
 
 class Selection:
-    """Validates on a fixed schedule and keeps the best weights.
+    """Validates on a fixed schedule and keeps the best weights, or where the settings say so the
+    last.
 
     The negative ELBO on the validation split, every term counted in full, is the only criterion,
     whatever the remedy's objective.
 
     Attributes:
         history: one row a validation.
-        best: the least bound, nats a sentence, and `best_tokens`, when it was reached.
+        best: the bound of the weights that are kept, nats a sentence, and `best_tokens`, when it
+            was reached.
     """
 
     def __init__(self, run: TrainingRun) -> None:
@@ -53,7 +55,7 @@ class Selection:
         return tokens * self.run.settings.validations // self.run.meter.budget
 
     def validate(self) -> None:
-        """Measure, and keep the weights if they are the best so far.
+        """Measure, and keep the weights if they are the best so far, or if the last are to be.
 
         Raises:
             DivergedError: the bound or a gradient before it is not finite.
@@ -71,7 +73,7 @@ class Selection:
             "distortion": float(arrays["distortion"].mean()),
             **posterior_scores(arrays).metrics,
         })  # fmt: skip
-        if bound < self.best:
+        if bound < self.best or self.run.settings.weights == "last":
             self.best, self.best_tokens = bound, run.meter.tokens
             self._weights = {name: v.clone() for name, v in run.model.state_dict().items()}
 
@@ -84,7 +86,7 @@ class Selection:
         }
 
     def restore(self) -> None:
-        """Put the best weights back into the model."""
+        """Put the weights that were kept back into the model."""
         self.run.model.load_state_dict(self._weights)
 
     def state_dict(self) -> dict[str, Any]:
