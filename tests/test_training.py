@@ -423,6 +423,20 @@ def test_selection_keeps_the_best_and_says_whether_the_end_gained_anything(corpu
     assert (run.model.readout.weight == 90).all()
 
 
+def test_the_last_weights_are_kept_where_a_suite_says_so(corpus, monkeypatch):
+    run = make("lstm").run(corpus, budget=100, validations=20, weights="last")
+    selection = Selection(run)
+    for tokens, bound in ((50, 4.0), (100, 4.5)):
+        with torch.no_grad():
+            run.model.readout.weight.fill_(tokens)
+        run.meter.tokens = tokens
+        monkeypatch.setattr(selection_module, "negative_elbo", lambda arrays, bound=bound: bound)
+        selection.validate()
+    assert (selection.best, selection.best_tokens) == (4.5, 100)
+    selection.restore()
+    assert (run.model.readout.weight == 100).all()
+
+
 # What a step may ask of the run
 
 

@@ -233,7 +233,7 @@ def test_a_trained_linear_vae_is_at_its_closed_form(beta, variance):
     chosen = {"decoder_variance": {"variance": variance}, "beta_vae": {"beta": beta}}
     built = bench_make("linear", chosen, corpus=corpus, dropout=0.0, hidden=8, latent=4)
     model = trained(built, corpus)
-    w = (model.readout.mean.weight @ model.decoder.map.weight).detach().double()
+    w = (model.readout.readout.mean.weight @ model.decoder.map.weight).detach().double()
     lengths = torch.linalg.svdvals(w).square().numpy()
     x = torch.from_numpy(corpus.train.tokens).double()
     eigenvalues = torch.linalg.eigvalsh(torch.cov(x.T)).flip(0)[:4].numpy()
@@ -392,13 +392,22 @@ SUITE = "training: {budget: 1000}\nseeds: [1]\n"
         (
             "corpus: {name: sine_maps}\narchitectures: [lstm]\n"
             "entries: {a: {latent: 0, remedies: [kl_annealing]}}\n",
-            "not both: a language model has nothing",
+            "or remedies .* not both",
         ),
     ],
 )
 def test_a_suite_of_values_is_held_against_its_rules(tmp_path, text, told):
     with pytest.raises(UserError, match=told):
         suite(tmp_path, SUITE + text)
+
+
+def test_an_oracle_of_values_may_have_a_variance_and_nothing_else(tmp_path):
+    corpus = SUITE + "corpus: {name: sine_maps}\narchitectures: [lstm]\n"
+    entry = "entries: {a: {told: labels, remedies: [%s]}}\n"
+    (cell,) = cells_of(suite(tmp_path, corpus + entry % "learned_decoder_variance"))
+    assert cell.entry.told == "labels"
+    with pytest.raises(UserError, match="which no remedy acts on; remove remedies"):
+        suite(tmp_path, corpus + entry % "free_bits")
 
 
 def test_a_language_model_of_values_may_have_a_variance(tmp_path):

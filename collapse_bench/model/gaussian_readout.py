@@ -40,22 +40,17 @@ class FixedVariance(nn.Module):
 
 
 class GaussianReadout(nn.Module):
-    """Independent normals of the channels of a step, their means linear in the decoder's state."""
+    """Independent normals of the channels of a step, their means linear in the decoder's state and
+    their variance 1."""
 
-    def __init__(self, hidden: int, channels: int, variance: nn.Module | None = None) -> None:
+    def __init__(self, hidden: int, channels: int) -> None:
         super().__init__()
         self.mean = nn.Linear(hidden, channels)
-        self.variance = FixedVariance() if variance is None else variance
+        self.variance = FixedVariance()
 
     def reset_parameters(self) -> None:
         """Draw the weights of the means."""
         self.mean.reset_parameters()
-
-    def with_variance(self, variance: nn.Module) -> "GaussianReadout":
-        """The same means with another variance."""
-        readout = GaussianReadout(self.mean.in_features, self.mean.out_features, variance)
-        readout.mean = self.mean
-        return readout
 
     def forward(self, states: Tensor, batch: Batch) -> Tensor:
         """log p(x|z), a density's, in nats, [B]; padding does not count.
@@ -68,14 +63,34 @@ class GaussianReadout(nn.Module):
 
     def by_position(self, states: Tensor, batch: Batch) -> Tensor:
         """log p(x_t | x_<t, z) in nats, [B, T], zero at padding; `forward` is its sum."""
+        return self.with_variance(self.variance, states, batch)
+
+    def with_variance(self, variance: nn.Module, states: Tensor, batch: Batch) -> Tensor:
+        """The same under another variance, a module that is called as `FixedVariance` is."""
         # Small variances weigh rounding up: bfloat16 would be seen in the second digit of the NLL.
         with torch.autocast(states.device.type, enabled=False):
             states = states.to(self.mean.weight.dtype)
             squares = (batch.targets - self.mean(states)) ** 2
-            log_variance = self.variance(states, squares, batch.mask)
+            log_variance = variance(states, squares, batch.mask)
             nats = squares * torch.exp(-log_variance) + log_variance + math.log(2 * math.pi)
             tokens: Tensor = (-0.5 * nats.sum(-1)).masked_fill(~batch.mask, 0)
         return tokens
+
+
+class OfVariance(nn.Module):
+    """A Gaussian readout under another variance than its own."""
+
+    def __init__(self, readout: GaussianReadout, variance: nn.Module) -> None:
+        super().__init__()
+        self.readout, self.variance = readout, variance
+
+    def forward(self, states: Tensor, batch: Batch) -> Tensor:
+        """log p(x|z) in nats, [B], of states [B, T, H]."""
+        return self.by_position(states, batch).sum(1)
+
+    def by_position(self, states: Tensor, batch: Batch) -> Tensor:
+        """log p(x_t | x_<t, z) in nats, [B, T], zero at padding."""
+        return self.readout.with_variance(self.variance, states, batch)
 
 
 def floored(log_variance: Tensor) -> Tensor:

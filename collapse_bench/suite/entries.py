@@ -177,9 +177,9 @@ def _of_mapping(
         return [Entry(name)]
     told = value.get("told")
     if told == "labels":
-        for other in (key for key in ("latent", "remedies") if key in value):
-            text = "told: labels makes these the latent, and nothing else can be said of it"
-            report.add(value.lines[other], f"{owner}: {text}; remove {other}")
+        if "latent" in value:
+            text = "told: labels makes these the latent, whose size is theirs; remove latent"
+            report.add(value.lines["latent"], f"{owner}: {text}")
     elif "latent" not in value and "remedies" not in value:
         rule = "give latent (0 is the language model) or remedies ([] is the plain VAE)"
         report.add(value.line, f"{owner}: {rule}, not neither")
@@ -190,9 +190,9 @@ def _of_mapping(
     entries = [Entry(name, latent=value.get("latent"))]
     if "remedies" in value:
         entries = _of_remedies(report, name, value["remedies"], remedies)
-        if "latent" in value:
-            _check_both(report, owner, value, entries, remedies)
-            entries = [replace(entry, latent=value["latent"]) for entry in entries]
+        if "latent" in value or told == "labels":
+            _check_about_variance(report, owner, value, entries, remedies)
+        entries = [replace(entry, latent=value.get("latent")) for entry in entries]
     budget = value.get("budget")
     if isinstance(budget, Section):
         budget = dict(budget)
@@ -213,22 +213,22 @@ def _knobs(items: Items) -> Iterator[tuple[str, int]]:
                     yield f"{remedy}.{setting}", settings.lines[setting]
 
 
-def _check_both(
+def _check_about_variance(
     report: Report,
     owner: str,
     value: Section,
     entries: Sequence[Entry],
     remedies: Mapping[str, Path],
 ) -> None:
-    """Report an entry of both latent and remedies, unless it is a language model of values whose
-    remedies are about the variance of its likelihood."""
+    """Report an entry of remedies that has no latent to find out anything with, a language model or
+    an oracle of labels, unless they are about the variance of values alone."""
     about_variance = [each.values for _, each in _used(entries, remedies)]
-    if value["latent"] != 0 or not about_variance or not all(about_variance):
-        text = (
-            "give latent (0 is the language model) or remedies ([] is the plain VAE), not both: a"
-            " language model has nothing that these could act on"
-        )
-        report.add(value.line, f"{owner}: {text}")
+    if about_variance and all(about_variance) and value.get("latent", 0) == 0:
+        return
+    text = "give latent (0 is the language model) or remedies ([] is the plain VAE), not both"
+    if "latent" not in value:
+        text = "told: labels makes these the latent, which no remedy acts on; remove remedies"
+    report.add(value.line, f"{owner}: {text}")
 
 
 def _point(name: str, chosen: tuple[tuple[RemedySettings, Sweep | None], ...]) -> Entry:

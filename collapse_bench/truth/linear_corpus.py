@@ -11,7 +11,7 @@ import torch
 from collapse_bench.corpus import Split
 from collapse_bench.corpus.linear_gaussian import CHANNELS, LENGTHS, NOISE, draw, loading
 from collapse_bench.model import Dimensions, SequenceVAE, build_model
-from collapse_bench.model.gaussian_readout import FixedVariance, GaussianReadout
+from collapse_bench.model.gaussian_readout import FixedVariance, GaussianReadout, OfVariance
 from collapse_bench.truth.gaussian import LinearGaussian, linear_gaussian
 
 
@@ -37,13 +37,13 @@ def optimum() -> SequenceVAE:
             dropout=0.0, sentences=1, longest=1, channels=CHANNELS,
         ),
     )  # fmt: skip
-    readout = GaussianReadout(CHANNELS, CHANNELS, FixedVariance(NOISE))
+    readout = OfVariance(GaussianReadout(CHANNELS, CHANNELS), FixedVariance(NOISE))
     model = model.with_parts({"readout": readout}, "decoder_variance")
     head = model.get_submodule("head.mean_and_log_variance")
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
-        for name in ("encoder.map", "readout.mean"):
+        for name in ("encoder.map", "readout.readout.mean"):
             model.get_submodule(name).get_parameter("weight").copy_(torch.eye(CHANNELS))
         model.get_submodule("decoder.map").get_parameter("weight").copy_(exact.loading)
         head.get_parameter("weight")[:latent] = exact.gain

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from collapse_bench.model import SequenceVAE
 from collapse_bench.model.gaussian_readout import (
     FixedVariance,
+    OfVariance,
     RunningSquare,
     gaussian_readout_of,
     mean_square,
@@ -63,4 +64,4 @@ class DecoderVariance(Remedy):
     def build(self, model: SequenceVAE) -> Mapping[str, nn.Module]:
         """Give the readout this variance."""
         readout = gaussian_readout_of(model, "decoder_variance")
-        return {"readout": readout.with_variance(TunableVariance(self.variance, self.retuned))}
+        return {"readout": OfVariance(readout, TunableVariance(self.variance, self.retuned))}

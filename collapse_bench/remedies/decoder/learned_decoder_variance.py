@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from collapse_bench.model import SequenceVAE
-from collapse_bench.model.gaussian_readout import floored, gaussian_readout_of
+from collapse_bench.model.gaussian_readout import OfVariance, floored, gaussian_readout_of
 from collapse_bench.remedy import Remedy
 
 
@@ -62,7 +62,9 @@ class LearnedDecoderVariance(Remedy):
     def build(self, model: SequenceVAE) -> Mapping[str, nn.Module]:
         """Give the readout such a variance."""
         readout = gaussian_readout_of(model, "learned_decoder_variance")
+        variance: nn.Module
         if self.of == "sequence":
-            return {"readout": readout.with_variance(VarianceOfSequence(readout.mean.in_features))}
-        count = readout.mean.out_features if self.of == "channel" else 1
-        return {"readout": readout.with_variance(LearnedVariance(count))}
+            variance = VarianceOfSequence(readout.mean.in_features)
+        else:
+            variance = LearnedVariance(readout.mean.out_features if self.of == "channel" else 1)
+        return {"readout": OfVariance(readout, variance)}

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from collapse_bench.model import SequenceVAE
 from collapse_bench.model.gaussian_readout import (
     LEAST,
+    OfVariance,
     RunningSquare,
     gaussian_readout_of,
     mean_square,
@@ -48,4 +49,4 @@ class OptimalDecoderVariance(Remedy):
     def build(self, model: SequenceVAE) -> Mapping[str, nn.Module]:
         """Give the readout such a variance."""
         readout = gaussian_readout_of(model, "optimal_decoder_variance")
-        return {"readout": readout.with_variance(OptimalVariance())}
+        return {"readout": OfVariance(readout, OptimalVariance())}
