@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from collapse_bench.leaderboard.curves import LEAST, Curve
+from collapse_bench.leaderboard.curves import LEAST, Curve, knobs, of_seeds, shares_training
 from collapse_bench.leaderboard.markdown import NONE, escape, markdown, number, shown
 from collapse_bench.leaderboard.ranking import HEADLINE, TOLERANCE
 from collapse_bench.leaderboard.section import Row, finished, plain_vae
 from collapse_bench.leaderboard.statistics import (
+    Estimate,
     estimate,
     holm,
     interquartile_interval,
@@ -164,6 +165,46 @@ def matched(curves: Mapping[str, Curve | None]) -> list[str]:
         told = f"No curve of {', '.join(few)}: fewer than {LEAST} finished points of different R."
         lines += ["", told] if lines else [told]
     return lines
+
+
+def one_for_all(rows: Sequence[Row], curves: Mapping[str, Sequence[str]]) -> list[str]:
+    """What one training for all values of a knob has at the same rate, less what a training for
+    each has; empty where no entry shares a training or nothing else sweeps a knob of that name.
+
+    Args:
+        rows: of one architecture.
+        curves: swept entry -> the entries of its values.
+    """
+    by_entry = {row.entry: row for row in rows}
+    swept = {
+        name: [by_entry[e] for e in entries if e in by_entry] for name, entries in curves.items()
+    }
+    lines = []
+    for one, ours in swept.items():
+        for each, theirs in swept.items():
+            if (
+                not shares_training(ours)
+                or shares_training(theirs)
+                or not knobs(ours) & knobs(theirs)
+            ):
+                continue
+            known, others = of_seeds(one, ours), of_seeds(each, theirs)
+            seeds = sorted(known.keys() & others.keys())
+            for title, measure in {"NLL": "nll", "beyond": HEADLINE}.items():
+                off = [known[s].at(measure, RATES) - others[s].at(measure, RATES) for s in seeds]
+                texts = [shown(_of_all(values), sign="+") for values in zip(*off, strict=True)]
+                if any(text != NONE for text in texts):
+                    lines.append([escape(one), escape(each), str(len(seeds)), title, *texts])
+    if not lines:
+        return []
+    titles = ["one model", "less one for each", "seeds", "", *(f"R = {rate:g}" for rate in RATES)]
+    told = "Seed by seed, between points of each curve; of one seed no interval is known."
+    return [*markdown(titles, lines, numeric=4), "", told]
+
+
+def _of_all(values: Sequence[float]) -> Estimate | None:
+    """The mean over seeds; None where a curve of any seed does not reach."""
+    return estimate([None if math.isnan(value) else float(value) for value in values])
 
 
 def _or_none(value: float) -> str:
