@@ -8,6 +8,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from collapse_bench.cli import main
+from collapse_bench.diagnosis.dial import Setting, align, draw
 from collapse_bench.errors import SuiteError, UserError
 from collapse_bench.laws import tried
 from collapse_bench.laws.law import subject
@@ -88,11 +89,42 @@ def test_one_training_serves_every_value_and_each_has_its_own_numbers(tmp_path, 
     assert len(rates) == 3
     cells = [str(out / "dialled" / record["cell"]) for record in records.values()]
     assert main(["score", *cells]) == 0, capsys.readouterr()
+    assert main(["diagnose", cells[0]]) == 0
+    assert "the same model at other values of its dial" in capsys.readouterr().out
+    assert (out / "dialled" / records["language_model"]["cell"] / "dial.png").exists() is False
+    assert sum(1 for _ in (out / "dialled").glob("*/dial.png")) == 1
     page = ["leaderboard", str(path), "--runs", str(out), "--out", str(tmp_path / "pages")]
     assert main(page) == 0, capsys.readouterr()
     text = (tmp_path / "pages" / "dialled.md").read_text()
     assert [f"| all-{beta} ⟳" in text for beta in (0.1, 0.5, 2.0)] == [True, False, True]
     assert "of 2** finished cells gained less" in text
+
+
+def test_means_that_are_turned_are_turned_back_and_nothing_is_scaled():
+    rng = np.random.default_rng(1)
+    first = rng.normal(size=(200, 4)) * [3, 2, 1, 0.5]
+    turn = np.linalg.qr(rng.normal(size=(4, 4)))[0]
+    shrunk = 0.5 * first
+    means = [first, first @ turn + 7, shrunk, rng.normal(size=(200, 4))]
+    same, turned, smaller, other = align(means)
+    assert np.isnan([same.before, same.after]).all()
+    assert turned.before > 0.3
+    assert turned.after < 1e-12
+    np.testing.assert_allclose(turned.mean, first - first.mean(0), atol=1e-9)
+    # (1 - 0.5)^2 / (1 + 0.5^2)
+    assert smaller.after == pytest.approx(0.2)
+    np.testing.assert_allclose(smaller.mean, shrunk - shrunk.mean(0), atol=1e-9)
+    assert other.after > 0.6
+    assert np.isnan(align([0 * first, 0 * first])[1].after)
+
+
+def test_a_picture_of_a_dial_shows_every_label_and_takes_points_and_single_dimensions(tmp_path):
+    rng = np.random.default_rng(1)
+    labels = np.array([*"abcdefghi", *[""] * 11])
+    for means in ([rng.normal(size=(20, 3))] * 3, [np.zeros((20, 3))] * 2, [np.ones((20, 1))] * 2):
+        settings = [Setting(f"beta = {i} $", mean) for i, mean in enumerate(means)]
+        path = draw(tmp_path / "dial.png", settings, labels, "topic")
+        assert path.stat().st_size > 5000
 
 
 def test_a_cell_whose_training_is_not_there_is_told_before_anything_runs(tmp_path, capsys):
