@@ -27,6 +27,12 @@ MARGINS = (0.0, 0.5, 1.0, 2.0)
 
 SIGNIFICANT = 0.05
 
+OF_THE_PRIOR = (
+    "Curves through the same R and D need not be of the same kind of z. The last panel of the"
+    " picture has R - I, what of the rate is mismatch with the prior: where it is small, draws from"
+    " the prior are such as the decoder was trained on; where it is R, z tells nothing."
+)
+
 
 def against_plain_vae(rows: Sequence[Row]) -> list[str]:
     """Paired differences to the plain VAE in the headline and in NLL, and what may be
@@ -160,6 +166,8 @@ def matched(curves: Mapping[str, Curve | None]) -> list[str]:
             *markdown(["entry", "at the same rate", *rates], at_rates, numeric=2),
             "",
             *markdown(["entry, most beyond at", *margins], at_margins, numeric=1),
+            "",
+            OF_THE_PRIOR,
         ]
     if few := [escape(name) for name, curve in curves.items() if not curve]:
         told = f"No curve of {', '.join(few)}: fewer than {LEAST} finished points of different R."

@@ -73,9 +73,6 @@ READING = """\
   one has more than {jump} times the rate of the other: somewhere between them the model collapses,
   and nobody has measured where. The line in the picture is broken there, and the most at an NLL is
   that of points and unbroken lines only.
-- Two curves through the same R and D need not be of the same kind of z: the last panel of such a
-  picture has R - I, what of the rate is mismatch with the prior. Where it is small, draws from the
-  prior are such as the decoder was trained on; on the line R - I = R, z tells nothing.
 - Whether an NLL is a bound on -log p(x) is measured on every cell, never declared. One whose
   decoder sees what it has to predict, whose prior looks at the sentence, or whose probabilities do
   not sum to 1 is no model of the text, however low its NLL: it is shown apart, with the reason. So
