@@ -5,6 +5,8 @@ import re
 
 import numpy as np
 import pytest
+import torch
+from conftest import make
 from safetensors.numpy import load_file, save_file
 
 from collapse_bench.cli import main
@@ -29,7 +31,7 @@ entries:
   language_model: {{latent: 0}}
 {entries}
 """
-ALL = "  all: [{multi_rate: {beta: {sweep: [0.1, 0.5, 2.0]}}}]"
+ALL = "  all: [{multi_rate: {beta: {sweep: [0.1, 0.5, 1.0]}}}]"
 
 
 def suite(tmp_path, entries):
@@ -45,7 +47,7 @@ def test_what_turns_a_dial_is_trained_as_the_entry_of_its_default(tmp_path):
     found = {c.entry.name: (t := trained_as(c)) and t.entry.name for c in cells}
     assert found == {
         **dict.fromkeys(("language_model", "one", "same", "all-0.5")),
-        **{"other": "same", "all-0.1": "one", "all-2.0": "one"},
+        **{"other": "same", "all-0.1": "one", "all-1.0": "one"},
     }
     assert all(trained_as(c).seed == c.seed for c in cells if trained_as(c))
 
@@ -53,7 +55,7 @@ def test_what_turns_a_dial_is_trained_as_the_entry_of_its_default(tmp_path):
 @pytest.mark.parametrize(
     "entries",
     [
-        "  all: [{multi_rate: {beta: {sweep: [0.1, 2.0]}}}]",
+        "  all: [{multi_rate: {beta: {sweep: [0.1, 1.0]}}}]",
         "  all: [{multi_rate: {beta: 0.1}}]",
         # another training: its own budget, further settings, a chain
         "  all: [{multi_rate: {beta: 0.1}}]\n  long: {remedies: [multi_rate], budget: 9000}",
@@ -76,7 +78,7 @@ def test_one_training_serves_every_value_and_each_has_its_own_numbers(tmp_path, 
     assert trained["cost"]["tokens_decoded"] > 1000
     weights = load_file(out / "dialled" / trained["cell"] / MODEL)
     rates = {trained["metrics"][key_of("kl")]}
-    for name in ("all-0.1", "all-2.0"):
+    for name in ("all-0.1", "all-1.0"):
         turned = records[name]
         assert turned["trained_as"] == trained["cell"]
         assert turned["validation"] == trained["validation"]
@@ -96,7 +98,7 @@ def test_one_training_serves_every_value_and_each_has_its_own_numbers(tmp_path, 
     page = ["leaderboard", str(path), "--runs", str(out), "--out", str(tmp_path / "pages")]
     assert main(page) == 0, capsys.readouterr()
     text = (tmp_path / "pages" / "dialled.md").read_text()
-    assert [f"| all-{beta} ⟳" in text for beta in (0.1, 0.5, 2.0)] == [True, False, True]
+    assert [f"| all-{beta} ⟳" in text for beta in (0.1, 0.5, 1.0)] == [True, False, True]
     assert "of 2** finished cells gained less" in text
 
 
@@ -130,10 +132,10 @@ def test_a_picture_of_a_dial_shows_every_label_and_takes_points_and_single_dimen
 def test_a_cell_whose_training_is_not_there_is_told_before_anything_runs(tmp_path, capsys):
     path, out = suite(tmp_path, ALL), tmp_path / "runs"
     only = ["run", str(path), "--out", str(out), "--only"]
-    assert main([*only, "all-2.0/*"]) == 2
-    assert "all-2.0/lstm/1: shares the training of all-0.5/lstm/1" in capsys.readouterr().err
+    assert main([*only, "all-1.0/*"]) == 2
+    assert "all-1.0/lstm/1: shares the training of all-0.5/lstm/1" in capsys.readouterr().err
     assert main([*only, "all-0.5/*"]) == 0
-    assert main([*only, "all-2.0/*"]) == 0, capsys.readouterr()
+    assert main([*only, "all-1.0/*"]) == 0, capsys.readouterr()
 
 
 def test_a_cell_is_evaluated_anew_where_the_model_that_it_shares_is_another(tmp_path, capsys):
@@ -171,6 +173,20 @@ def test_what_shares_a_training_that_diverged_has_diverged(tmp_path):
 def test_a_weight_that_training_does_not_draw_is_refused(beta):
     with pytest.raises(UserError, match=r"multi_rate: beta must be among the weights"):
         find_class("multi_rate", remedy_files()["multi_rate"])(beta=beta)
+
+
+def test_the_encoder_is_told_the_weight_and_the_decoder_is_not(corpus, batch):
+    one = make("lstm", {"multi_rate": {"beta": 0.1}})
+    one.steps(corpus, 4)
+    other = make("lstm", {"multi_rate": {"beta": 1.0}})
+    other.model.load_state_dict(one.model.state_dict())
+    z = torch.randn(5, 8, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        models = [each.model.eval() for each in (one, other)]
+        posteriors = [model.posterior(batch, torch.zeros) for model in models]
+        likelihoods = [model.log_likelihood(batch, z) for model in models]
+    assert not torch.equal(posteriors[0].mean, posteriors[1].mean)
+    assert torch.equal(*likelihoods)
 
 
 BROKEN = '''\
