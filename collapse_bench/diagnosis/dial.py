@@ -1,5 +1,6 @@
 """One model at several values of its dial -> where its posterior means lie at each, aligned."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
 from collapse_bench.diagnosis.picture import say
@@ -17,6 +19,9 @@ Floats = NDArray[np.float64]
 # Okabe and Ito 2008.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#F0E442", "#999999")
 """The last one is of every label that has no other."""
+
+ACROSS = 4
+"""Panels of a row."""
 
 
 @dataclass(frozen=True)
@@ -90,11 +95,17 @@ def draw(path: Path, settings: Sequence[Setting], labels: NDArray[np.str_], of: 
     axes_of = np.linalg.svd(aligned[0].mean, full_matrices=False)[2][:2]
     names = [str(name) for name in np.unique(labels) if name]
     with matplotlib.rc_context(matplotlib.rcParamsDefault):
-        figure = Figure((3.4 * len(settings), 4.2), 120, layout="constrained")
-        panels = figure.subplots(1, len(settings), squeeze=False)[0]
+        across = min(ACROSS, len(settings))
+        down = math.ceil(len(settings) / across)
+        figure = Figure(
+            (3.4 * across, 3.7 * down + 0.9), 120, layout=ConstrainedLayoutEngine(h_pad=0.12)
+        )
+        panels = figure.subplots(down, across, squeeze=False).ravel()
+        for axes in panels[len(settings) :]:
+            axes.set_axis_off()
         places = [each.mean @ axes_of.T for each in aligned]
         widest = 1.05 * max(1e-3, *(float(np.abs(place).max(initial=0)) for place in places))
-        for axes, setting, each, place in zip(panels, settings, aligned, places, strict=True):
+        for axes, setting, each, place in zip(panels, settings, aligned, places, strict=False):
             axes.set_title(_titled(setting.title, each).replace("$", r"\$"), fontsize=9)
             if place.shape[1] < 2:
                 say(axes, "fewer than two dimensions")
@@ -103,8 +114,16 @@ def draw(path: Path, settings: Sequence[Setting], labels: NDArray[np.str_], of: 
             axes.set(xlim=(-widest, widest), ylim=(-widest, widest), aspect="equal")
         if names:
             handles, told = panels[0].get_legend_handles_labels()
-            figure.legend(handles, told, loc="outside lower center", ncols=8, fontsize=8, title=of)
-        figure.suptitle("posterior means of the same sentences, each turned to the one before")
+            figure.legend(
+                handles,
+                told,
+                loc="outside lower center",
+                ncols=4,
+                fontsize=8,
+                title=of,
+                markerscale=4,
+            )
+        figure.suptitle("posterior means of the same sentences, each turned to the one before\n")
         figure.savefig(path, format="png", metadata={"Software": None})
     return path
 

@@ -5,7 +5,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from collapse_bench.leaderboard.curves import LEAST, Curve, knobs, of_seeds, shares_training
+from collapse_bench.leaderboard.curves import (
+    LEAST,
+    Curve,
+    by_value,
+    knob_of,
+    of_seeds,
+    shares_training,
+)
 from collapse_bench.leaderboard.markdown import NONE, escape, markdown, number, shown
 from collapse_bench.leaderboard.ranking import HEADLINE, TOLERANCE
 from collapse_bench.leaderboard.section import Row, finished, plain_vae
@@ -176,38 +183,61 @@ def matched(curves: Mapping[str, Curve | None]) -> list[str]:
 
 
 def one_for_all(rows: Sequence[Row], curves: Mapping[str, Sequence[str]]) -> list[str]:
-    """What one training for all values of a knob has at the same rate, less what a training for
-    each has; empty where no entry shares a training or nothing else sweeps a knob of that name.
+    """What one training for all values of a knob has less what a training for each has, at the same
+    value and at the same rate; empty where no entry shares a training or nothing else sweeps a knob
+    of that name.
 
     Args:
         rows: of one architecture.
         curves: swept entry -> the entries of its values.
     """
     by_entry = {row.entry: row for row in rows}
-    swept = {
-        name: [by_entry[e] for e in entries if e in by_entry] for name, entries in curves.items()
+    members = {
+        name: [by_entry[entry] for entry in entries if entry in by_entry]
+        for name, entries in curves.items()
     }
-    lines = []
-    for one, ours in swept.items():
-        for each, theirs in swept.items():
-            if (
-                not shares_training(ours)
-                or shares_training(theirs)
-                or not knobs(ours) & knobs(theirs)
-            ):
-                continue
-            known, others = of_seeds(one, ours), of_seeds(each, theirs)
-            seeds = sorted(known.keys() & others.keys())
-            for title, measure in {"NLL": "nll", "beyond": HEADLINE}.items():
-                off = [known[s].at(measure, RATES) - others[s].at(measure, RATES) for s in seeds]
-                texts = [shown(_of_all(values), sign="+") for values in zip(*off, strict=True)]
-                if any(text != NONE for text in texts):
-                    lines.append([escape(one), escape(each), str(len(seeds)), title, *texts])
-    if not lines:
+    lines: list[str] = []
+    for one, ours in members.items():
+        for each, theirs in members.items():
+            knob = knob_of(ours)
+            if shares_training(ours) and not shares_training(theirs) and knob == knob_of(theirs):
+                for table in (_at_values(ours, theirs, knob or ""), _at_rates(ours, theirs)):
+                    if table:
+                        lines += [f"{escape(one)} less {escape(each)}:", "", *table, ""]
+    told = "Seed by seed. Rates lie between points of each curve. Of one seed no interval is known."
+    return [*lines, told] if lines else []
+
+
+def _at_values(ours: Sequence[Row], theirs: Sequence[Row], knob: str) -> list[str]:
+    one, each = by_value(ours, knob), by_value(theirs, knob)
+    values = [value for value in one if value in each]
+    if not values:
         return []
-    titles = ["one model", "less one for each", "seeds", "", *(f"R = {rate:g}" for rate in RATES)]
-    told = "Seed by seed, between points of each curve; of one seed no interval is known."
-    return [*markdown(titles, lines, numeric=4), "", told]
+    measures = {"R": "kl", "NLL": "nll", "beyond": HEADLINE}
+    lines = [
+        [title]
+        + [
+            shown(estimate(one[v].differences(finished(each[v].cells), name)), sign="+")
+            for v in values
+        ]
+        for title, name in measures.items()
+    ]
+    titles = ["at the same value", *(f"{escape(knob)} = {value:g}" for value in values)]
+    return markdown(titles, lines, numeric=1)
+
+
+def _at_rates(ours: Sequence[Row], theirs: Sequence[Row]) -> list[str]:
+    one, each = of_seeds("", ours), of_seeds("", theirs)
+    seeds = sorted(one.keys() & each.keys())
+    lines = []
+    for title, measure in {"NLL": "nll", "beyond": HEADLINE}.items():
+        off = [one[seed].at(measure, RATES) - each[seed].at(measure, RATES) for seed in seeds]
+        lines.append(
+            [title, *(shown(_of_all(found), sign="+") for found in zip(*off, strict=True))]
+        )
+    if all(text == NONE for line in lines for text in line[1:]):
+        return []
+    return markdown(["at the same rate", *(f"R = {rate:g}" for rate in RATES)], lines, numeric=1)
 
 
 def _of_all(values: Sequence[float]) -> Estimate | None:

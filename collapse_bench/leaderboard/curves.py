@@ -7,6 +7,7 @@ higher rate is not a better one.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -142,14 +143,29 @@ def of_seeds(entry: str, rows: Sequence[Row]) -> dict[int, Curve]:
     return {seed: curve for seed, curve in curves.items() if curve}
 
 
-def knobs(rows: Sequence[Row]) -> set[str]:
-    """The settings in which the remedies of these rows differ, by plain name."""
+def knob_of(rows: Sequence[Row]) -> str | None:
+    """The only setting in which the remedies of these rows differ, by plain name; None where that
+    is not one."""
     values: dict[str, set[str]] = {}
     for row in rows:
-        for remedy in (row.done[0].get("remedies") or []) if row.done else []:
-            for name, value in remedy["settings"].items():
-                values.setdefault(name, set()).add(str(value))
-    return {name for name, found in values.items() if len(found) > 1}
+        for name, value in _settings(row).items():
+            values.setdefault(name, set()).add(str(value))
+    several = [name for name, found in values.items() if len(found) > 1]
+    return several[0] if len(several) == 1 else None
+
+
+def by_value(rows: Sequence[Row], knob: str) -> dict[float, Row]:
+    """The finished rows by their value of a setting that is a number, the least first."""
+    known = {_settings(row).get(knob): row for row in rows}
+    return {
+        float(value): known[value]
+        for value in sorted(v for v in known if isinstance(v, int | float))
+    }
+
+
+def _settings(row: Row) -> dict[str, Any]:
+    remedies = (row.done[0].get("remedies") or []) if row.done else []
+    return {name: value for remedy in remedies for name, value in remedy["settings"].items()}
 
 
 def shares_training(rows: Sequence[Row]) -> bool:
