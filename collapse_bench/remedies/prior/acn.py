@@ -17,20 +17,18 @@ from collapse_bench.model.stored_means import StoredMeans
 from collapse_bench.remedy import Remedy
 from collapse_bench.settings import AtLeast
 
-LAYERS = 3
-
 
 class Network(nn.Module):
     """A stored mean c [..., D] to mean and scale [..., D] of p(z|c).
 
-    Each layer of hyperbolic tangents sees c and the layer before, the last one all layers.
+    Each of three layers of hyperbolic tangents sees c and the layer before, the last one all three.
     """
 
     def __init__(self, latent: int, hidden: int) -> None:
         super().__init__()
-        widths = [latent, *[latent + hidden] * (LAYERS - 1)]
+        widths = [latent, *[latent + hidden] * 2]
         self.layers = nn.ModuleList(nn.Linear(width, hidden) for width in widths)
-        self.last = nn.Linear(LAYERS * hidden, 2 * latent)
+        self.last = nn.Linear(3 * hidden, 2 * latent)
 
     def forward(self, c: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and scale."""
@@ -108,7 +106,6 @@ class Acn(Remedy):
                 f"acn: a sentence's neighbours are other training sentences, and this corpus has"
                 f" {sizes.sentences}: train on two or more, or leave acn out"
             )
-        network = Network(sizes.latent, self.hidden)
         stored = StoredMeans(sizes.sentences, sizes.latent)
         neighbours = min(self.neighbours, sizes.sentences - 1)
-        return {"prior": AssociativePrior(network, stored, neighbours)}
+        return {"prior": AssociativePrior(Network(sizes.latent, self.hidden), stored, neighbours)}
