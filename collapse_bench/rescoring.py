@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from collapse_bench import record
 from collapse_bench.cell import (
     bound_in_record,
@@ -17,9 +19,17 @@ from collapse_bench.cell import (
 from collapse_bench.corpus import Corpus, load_corpus
 from collapse_bench.corpus.vocabulary import Vocabulary
 from collapse_bench.device import name_of_device, prepare
-from collapse_bench.diagnosis import Diagnosis, examine
+from collapse_bench.diagnosis import Diagnosis, dial, examine
 from collapse_bench.errors import UserError
-from collapse_bench.metrics import Arrays, ArraysError, IdentityError, Scores, score, versioned
+from collapse_bench.metrics import (
+    Arrays,
+    ArraysError,
+    IdentityError,
+    Scores,
+    key_of,
+    score,
+    versioned,
+)
 from collapse_bench.model import SequenceVAE
 from collapse_bench.plugins import fingerprint
 from collapse_bench.precision import resolve_precision
@@ -337,6 +347,41 @@ def diagnose_cell(
     restored = restore(folder, result, remedy_files, data, say, device)
     arrays = record.read_arrays(folder, _digest(result))
     return examine(restored.model, restored.corpus.test, arrays)
+
+
+def draw_dial(folder: Path) -> Path | None:
+    """Write `dial.png` into the folder of a finished cell: where the posterior means of the test
+    sentences lie at each value of the dial by which cells beside it share one training.
+
+    Returns:
+        The file; None where no other finished cell shares its training, or a mean is not known.
+    """
+    result, suite = read_finished(folder), folder.resolve().parent
+    lender = result["trained_as"] or result["cell"]
+    found = [
+        (other, record.read_arrays(suite / other["cell"], _digest(other)))
+        for other in record.read_records(suite)
+        if other["status"] == "done" and lender in (other["cell"], other["trained_as"])
+    ]
+    if len(found) < 2 or not all("posterior_mean" in arrays for _, arrays in found):
+        return None
+    found.sort(key=lambda pair: -float(pair[1]["posterior_mean"].var(axis=0).sum()))
+    settings = [
+        dial.Setting(
+            f"{other['entry']}, R {other['metrics'][key_of('kl')]:.2f}",
+            arrays["posterior_mean"].astype(np.float64),
+        )
+        for other, arrays in found
+    ]
+    # Coloured by the attribute that z tells most of where it tells most.
+    other, arrays = found[0]
+    told = {
+        name: other["metrics"].get(key_of(f"information_about_{name}"), 0.0)
+        for name in (key.removeprefix("label_") for key in arrays if key.startswith("label_"))
+    }
+    of = max(told, key=told.__getitem__, default="")
+    labels = arrays[f"label_{of}"] if of else np.full(len(arrays["tokens"]), "")
+    return dial.draw(folder / "dial.png", settings, labels, of)
 
 
 def _digest(result: Mapping[str, Any]) -> str | None:

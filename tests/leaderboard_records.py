@@ -17,6 +17,7 @@ METRICS = {
     "negative_elbo": 104.1,
     "distortion": 104.0,
     "kl": 0.1,
+    "marginal_kl": 0.05,
     "useful_rate": 0.04,
     "useful_beyond": 0.03,
     "useful_information": 0.04,

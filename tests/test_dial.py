@@ -5,9 +5,12 @@ import re
 
 import numpy as np
 import pytest
+import torch
+from conftest import make
 from safetensors.numpy import load_file, save_file
 
 from collapse_bench.cli import main
+from collapse_bench.diagnosis.dial import Setting, align, draw
 from collapse_bench.errors import SuiteError, UserError
 from collapse_bench.laws import tried
 from collapse_bench.laws.law import subject
@@ -28,7 +31,7 @@ entries:
   language_model: {{latent: 0}}
 {entries}
 """
-ALL = "  all: [{multi_rate: {beta: {sweep: [0.1, 0.5, 2.0]}}}]"
+ALL = "  all: [{multi_rate: {beta: {sweep: [0.1, 0.5, 1.0]}}}]"
 
 
 def suite(tmp_path, entries):
@@ -44,7 +47,7 @@ def test_what_turns_a_dial_is_trained_as_the_entry_of_its_default(tmp_path):
     found = {c.entry.name: (t := trained_as(c)) and t.entry.name for c in cells}
     assert found == {
         **dict.fromkeys(("language_model", "one", "same", "all-0.5")),
-        **{"other": "same", "all-0.1": "one", "all-2.0": "one"},
+        **{"other": "same", "all-0.1": "one", "all-1.0": "one"},
     }
     assert all(trained_as(c).seed == c.seed for c in cells if trained_as(c))
 
@@ -52,7 +55,7 @@ def test_what_turns_a_dial_is_trained_as_the_entry_of_its_default(tmp_path):
 @pytest.mark.parametrize(
     "entries",
     [
-        "  all: [{multi_rate: {beta: {sweep: [0.1, 2.0]}}}]",
+        "  all: [{multi_rate: {beta: {sweep: [0.1, 1.0]}}}]",
         "  all: [{multi_rate: {beta: 0.1}}]",
         # another training: its own budget, further settings, a chain
         "  all: [{multi_rate: {beta: 0.1}}]\n  long: {remedies: [multi_rate], budget: 9000}",
@@ -75,7 +78,7 @@ def test_one_training_serves_every_value_and_each_has_its_own_numbers(tmp_path, 
     assert trained["cost"]["tokens_decoded"] > 1000
     weights = load_file(out / "dialled" / trained["cell"] / MODEL)
     rates = {trained["metrics"][key_of("kl")]}
-    for name in ("all-0.1", "all-2.0"):
+    for name in ("all-0.1", "all-1.0"):
         turned = records[name]
         assert turned["trained_as"] == trained["cell"]
         assert turned["validation"] == trained["validation"]
@@ -88,20 +91,51 @@ def test_one_training_serves_every_value_and_each_has_its_own_numbers(tmp_path, 
     assert len(rates) == 3
     cells = [str(out / "dialled" / record["cell"]) for record in records.values()]
     assert main(["score", *cells]) == 0, capsys.readouterr()
+    assert main(["diagnose", cells[0]]) == 0
+    assert "the same model at other values of its dial" in capsys.readouterr().out
+    assert (out / "dialled" / records["language_model"]["cell"] / "dial.png").exists() is False
+    assert sum(1 for _ in (out / "dialled").glob("*/dial.png")) == 1
     page = ["leaderboard", str(path), "--runs", str(out), "--out", str(tmp_path / "pages")]
     assert main(page) == 0, capsys.readouterr()
     text = (tmp_path / "pages" / "dialled.md").read_text()
-    assert [f"| all-{beta} ⟳" in text for beta in (0.1, 0.5, 2.0)] == [True, False, True]
+    assert [f"| all-{beta} ⟳" in text for beta in (0.1, 0.5, 1.0)] == [True, False, True]
     assert "of 2** finished cells gained less" in text
+
+
+def test_means_that_are_turned_are_turned_back_and_nothing_is_scaled():
+    rng = np.random.default_rng(1)
+    first = rng.normal(size=(200, 4)) * [3, 2, 1, 0.5]
+    turn = np.linalg.qr(rng.normal(size=(4, 4)))[0]
+    shrunk = 0.5 * first
+    means = [first, first @ turn + 7, shrunk, rng.normal(size=(200, 4))]
+    same, turned, smaller, other = align(means)
+    assert np.isnan([same.before, same.after]).all()
+    assert turned.before > 0.3
+    assert turned.after < 1e-12
+    np.testing.assert_allclose(turned.mean, first - first.mean(0), atol=1e-9)
+    # (1 - 0.5)^2 / (1 + 0.5^2)
+    assert smaller.after == pytest.approx(0.2)
+    np.testing.assert_allclose(smaller.mean, shrunk - shrunk.mean(0), atol=1e-9)
+    assert other.after > 0.6
+    assert np.isnan(align([0 * first, 0 * first])[1].after)
+
+
+def test_a_picture_of_a_dial_shows_every_label_and_takes_points_and_single_dimensions(tmp_path):
+    rng = np.random.default_rng(1)
+    labels = np.array([*"abcdefghi", *[""] * 11])
+    for means in ([rng.normal(size=(20, 3))] * 3, [np.zeros((20, 3))] * 2, [np.ones((20, 1))] * 2):
+        settings = [Setting(f"beta = {i} $", mean) for i, mean in enumerate(means)]
+        path = draw(tmp_path / "dial.png", settings, labels, "topic")
+        assert path.stat().st_size > 5000
 
 
 def test_a_cell_whose_training_is_not_there_is_told_before_anything_runs(tmp_path, capsys):
     path, out = suite(tmp_path, ALL), tmp_path / "runs"
     only = ["run", str(path), "--out", str(out), "--only"]
-    assert main([*only, "all-2.0/*"]) == 2
-    assert "all-2.0/lstm/1: shares the training of all-0.5/lstm/1" in capsys.readouterr().err
+    assert main([*only, "all-1.0/*"]) == 2
+    assert "all-1.0/lstm/1: shares the training of all-0.5/lstm/1" in capsys.readouterr().err
     assert main([*only, "all-0.5/*"]) == 0
-    assert main([*only, "all-2.0/*"]) == 0, capsys.readouterr()
+    assert main([*only, "all-1.0/*"]) == 0, capsys.readouterr()
 
 
 def test_a_cell_is_evaluated_anew_where_the_model_that_it_shares_is_another(tmp_path, capsys):
@@ -139,6 +173,20 @@ def test_what_shares_a_training_that_diverged_has_diverged(tmp_path):
 def test_a_weight_that_training_does_not_draw_is_refused(beta):
     with pytest.raises(UserError, match=r"multi_rate: beta must be among the weights"):
         find_class("multi_rate", remedy_files()["multi_rate"])(beta=beta)
+
+
+def test_the_encoder_is_told_the_weight_and_the_decoder_is_not(corpus, batch):
+    one = make("lstm", {"multi_rate": {"beta": 0.1}})
+    one.steps(corpus, 4)
+    other = make("lstm", {"multi_rate": {"beta": 1.0}})
+    other.model.load_state_dict(one.model.state_dict())
+    z = torch.randn(5, 8, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        models = [each.model.eval() for each in (one, other)]
+        posteriors = [model.posterior(batch, torch.zeros) for model in models]
+        likelihoods = [model.log_likelihood(batch, z) for model in models]
+    assert not torch.equal(posteriors[0].mean, posteriors[1].mean)
+    assert torch.equal(*likelihoods)
 
 
 BROKEN = '''\

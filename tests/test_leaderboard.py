@@ -331,3 +331,16 @@ def test_every_entry_is_told_with_all_its_settings():
         "- both: cyclical_annealing (cycles = 4, ramp = 0.5), then word_dropout (rate = 0.25)"
         in page
     )
+
+
+def test_a_number_given_neighbours_has_a_column_where_there_is_one():
+    title = "R + D given neighbours"
+    told = record("acn", levers=["build"], negative_elbo_given_neighbours=93.25)
+    page = page_of([language_model(), record(), told])
+    rows, _ = section_of(page, "Diagnostics: lstm")
+    place = rows[0].index(title)
+    assert {row[0]: row[place] for row in rows[1:]} == {
+        "language_model": "–", "vae": "–", "acn": "93.25",
+    }  # fmt: skip
+    assert title in page.split("### Diagnostics")[-1]  # in the legend
+    assert title not in page_of([language_model(), record()])

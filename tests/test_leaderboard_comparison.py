@@ -18,7 +18,14 @@ from matplotlib.figure import Figure
 
 from collapse_bench.leaderboard import write_leaderboard
 from collapse_bench.leaderboard.curves import curve_of, swept
-from collapse_bench.leaderboard.figure import limits_of, limits_of_use, rate_panel, use_panel
+from collapse_bench.leaderboard.figure import (
+    limits_of,
+    limits_of_prior,
+    limits_of_use,
+    prior_panel,
+    rate_panel,
+    use_panel,
+)
 
 
 def test_differences_to_the_plain_vae_are_paired_and_adjusted():
@@ -154,6 +161,73 @@ def test_matched_tables_read_the_curve_where_it_was_measured():
     assert "#### At the same rate" not in page_of(records)
 
 
+def of_knob(entry, points, seed, trained_as=None):
+    """Finished records of an entry swept through its beta, from (R, headline, NLL)."""
+    return [
+        record(
+            f"{entry}-{beta}",
+            seed,
+            levers=["step"],
+            remedies=[{"name": entry, "settings": {"beta": beta, "hidden": 8}}],
+            trained_as=trained_as if beta != 1 else None,
+            **{"kl": r, "useful_beyond": u, "nll": n, "distortion": n - u},
+        )
+        for beta, (r, u, n) in enumerate(points, 1)
+    ]
+
+
+def of_one_model(points, others, seeds=(1, 2), sweep="beta_vae"):
+    records = [language_model(s, nll=103.0) for s in seeds]
+    for s in seeds:
+        records += of_knob("all", [(r, u, n + 0.1 * s) for r, u, n in points], s, "all-1")
+        records += of_knob(sweep, others, s)
+    curves = {}
+    for r in records:
+        curves.setdefault(r["entry"].rsplit("-", 1)[0], {})[r["entry"]] = None
+    return records, {name: list(curves[name]) for name in ("all", sweep)}
+
+
+def test_one_model_is_held_against_one_for_each_value_at_the_same_rate():
+    points = [(1.0, 0.75, 103.5), (2.0, 1.5, 104.5), (4.0, 3.0, 106.5)]
+    others = [(0.5, 0.5, 102.5), (1.0, 1.0, 103.0), (2.0, 2.0, 104.0)]
+    records, curves = of_one_model(points, others)
+    rows, part = section_of(page_of(records, curves=curves), "One model for all values of a knob")
+    # Lines: 0.5 nats apart in NLL but for the seed's 0.1 and 0.2; beyond is 0.75 R and R.
+    none = ["–"] * 3
+    assert rows == [
+        ["at the same value", "beta = 1", "beta = 2", "beta = 3"],
+        ["R", "+0.50 ± 0.00", "+1.00 ± 0.00", "+2.00 ± 0.00"],
+        ["NLL", "+1.15 ± 0.64", "+1.65 ± 0.64", "+2.65 ± 0.64"],
+        ["beyond", "+0.25 ± 0.00", "+0.50 ± 0.00", "+1.00 ± 0.00"],
+        ["at the same rate", "R = 0.5", "R = 1", "R = 2", "R = 4", "R = 8", "R = 16"],
+        ["NLL", "–", "+0.65 ± 0.64", "+0.65 ± 0.64", *none],
+        ["beyond", "–", "-0.25 ± 0.00", "-0.50 ± 0.00", *none],
+    ]
+    assert "all less beta_vae:" in part
+    assert "Of one seed no interval is known" in part
+    alone, curves = of_one_model(points, others, seeds=(1,))
+    rows, _ = section_of(page_of(alone, curves=curves), "One model for all values of a knob")
+    assert rows[5][2:4] == ["+0.60", "+0.60"]
+    # Where the rates are others the values are still the same.
+    far, curves = of_one_model(points, [(r + 10, u, n) for r, u, n in others])
+    rows, _ = section_of(page_of(far, curves=curves), "One model for all values of a knob")
+    assert [row[0] for row in rows] == ["at the same value", "R", "NLL", "beyond"]
+
+
+def test_one_model_is_held_against_what_sweeps_the_same_knob_alone():
+    points = [(1.0, 0.75, 103.5), (2.0, 1.5, 104.5), (4.0, 3.0, 106.5)]
+    records, curves = of_one_model(points, points)
+    title = "#### One model for all values"
+    assert title in page_of(records, curves=curves)
+    for r in records:
+        if r["entry"].startswith("beta_vae"):
+            settings = r["remedies"][0]["settings"]
+            settings["target"] = settings.pop("beta")
+    assert title not in page_of(records, curves=curves)
+    records, _ = of_one_model(points, points)
+    assert title not in page_of([{**r, "trained_as": None} for r in records], curves=curves)
+
+
 def test_a_curve_is_drawn_between_its_ends_and_everything_is_in_sight(tmp_path):
     records = [language_model(nll=103.0)]
     records += sweep((0.01, 0.0, 103.2), (1.0, 0.7, 103.0), (4.0, 1.5, 104.0), (150.0, 3.0, 106.0))
@@ -164,6 +238,7 @@ def test_a_curve_is_drawn_between_its_ends_and_everything_is_in_sight(tmp_path):
     for panel, limits, drawn, start, ends in (
         (rate_panel, limits_of(rows), (1.0, 4.0), 102.3, (0.01, 150.0)),
         (use_panel, limits_of_use(rows), (0.0, 1.0), 0.7, (0.0, 3.0)),
+        (prior_panel, limits_of_prior(rows), (1.0, 4.0), 0.05, (0.01, 150.0)),
     ):
         axes = Figure().subplots()
         panel(axes, rows, curves, limits, of_entry, {"knob": style})

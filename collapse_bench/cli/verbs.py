@@ -246,7 +246,7 @@ def _score_one(folder: Path, options: argparse.Namespace, files: "RemedyFiles") 
 
 def diagnose(options: argparse.Namespace) -> int:
     from collapse_bench.device import resolve_device
-    from collapse_bench.rescoring import diagnose_cell
+    from collapse_bench.rescoring import diagnose_cell, draw_dial
 
     if not options.cell.exists():
         raise UserError(f"{options.cell}: there is no such cell or model file")
@@ -257,6 +257,8 @@ def diagnose(options: argparse.Namespace) -> int:
     asked = options.picture or folder / "diagnosis.png"
     picture = diagnosis.draw(asked, title=folder.resolve().name)
     print(f"\npicture: {picture}")
+    if turned := draw_dial(folder):
+        print(f"the same model at other values of its dial: {turned}")
     return 0
 
 

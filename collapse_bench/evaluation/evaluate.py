@@ -33,6 +33,7 @@ from collapse_bench.model.distributions import (
     shape_of,
 )
 from collapse_bench.model.distributions.codes import Codebook
+from collapse_bench.model.distributions.mixture import MixtureOfNeighbours
 from collapse_bench.model.modes import eval_mode
 from collapse_bench.precision import products_in
 
@@ -107,6 +108,7 @@ def evaluate(
           and `log_prior` [N], log p(z); of a normal `posterior_mean` and `posterior_scale` [N, D],
           of another family what `terms_of_aggregate` leaves, `posterior_mean` where it is known,
           and of codes those of the draw, `codes` [N, n], and K, `codebook_size`, where known;
+        - of a prior that is a `MixtureOfNeighbours`, `kl_given_neighbours` [N];
         - unless `samples` is 0, `distortion` and `log_ratio` [N], means over the posterior's draws
           in the first round of -log p(x|z) and of log q(z|x) - log p(z); `log_weights` [N, S],
           stratum after stratum, those of posterior draws first, -inf where nothing was drawn;
@@ -235,6 +237,8 @@ def _of_posterior(q: Distribution, p: Distribution, z: Tensor) -> dict[str, Tens
         part: Any = base(q)
         # Those of the draw, where the posterior is not certain of them.
         arrays["codes"] = part.codes if hasattr(part, "codes") else part.codebook.codes_of(z)
+    if isinstance(p, MixtureOfNeighbours):
+        arrays["kl_given_neighbours"] = p.rate_given_neighbours(q)
     return arrays
 
 

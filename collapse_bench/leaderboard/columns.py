@@ -1,7 +1,7 @@
 """The columns of the tables. One list of them makes both a table and its legend."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from collapse_bench.leaderboard.markdown import NONE, escape, number, shown
@@ -289,8 +289,12 @@ REFINED = (
     of_metric("gain of refining", "refinement_gain"),
 )
 
+GIVEN_NEIGHBOURS = (of_metric("R + D given neighbours", "negative_elbo_given_neighbours"),)
 
-def of_diagnostics(rows: Iterable[Row]) -> tuple[Column, ...]:
-    """The columns of the last table; those of refined posteriors where a record has any."""
+
+def of_diagnostics(rows: Sequence[Row]) -> tuple[Column, ...]:
+    """The columns of the last table; those of refined posteriors, and of priors that know a
+    sentence's neighbours, where a record has any."""
     refined = any(row.metric("refined_bound") for row in rows)
-    return (*DIAGNOSTICS, *(REFINED if refined else ()))
+    given = any(row.metric("negative_elbo_given_neighbours") for row in rows)
+    return (*DIAGNOSTICS, *(REFINED if refined else ()), *(GIVEN_NEIGHBOURS if given else ()))

@@ -5,11 +5,19 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from collapse_bench.leaderboard.curves import LEAST, Curve
+from collapse_bench.leaderboard.curves import (
+    LEAST,
+    Curve,
+    by_value,
+    knob_of,
+    of_seeds,
+    shares_training,
+)
 from collapse_bench.leaderboard.markdown import NONE, escape, markdown, number, shown
 from collapse_bench.leaderboard.ranking import HEADLINE, TOLERANCE
 from collapse_bench.leaderboard.section import Row, finished, plain_vae
 from collapse_bench.leaderboard.statistics import (
+    Estimate,
     estimate,
     holm,
     interquartile_interval,
@@ -25,6 +33,12 @@ MARGINS = (0.0, 0.5, 1.0, 2.0)
 """Nats above the language model's NLL at which they are, fixed beforehand."""
 
 SIGNIFICANT = 0.05
+
+OF_THE_PRIOR = (
+    "Curves through the same R and D need not be of the same kind of z. The last panel of the"
+    " picture has R - I, what of the rate is mismatch with the prior: where it is small, draws from"
+    " the prior are such as the decoder was trained on; where it is R, z tells nothing."
+)
 
 
 def against_plain_vae(rows: Sequence[Row]) -> list[str]:
@@ -159,11 +173,76 @@ def matched(curves: Mapping[str, Curve | None]) -> list[str]:
             *markdown(["entry", "at the same rate", *rates], at_rates, numeric=2),
             "",
             *markdown(["entry, most beyond at", *margins], at_margins, numeric=1),
+            "",
+            OF_THE_PRIOR,
         ]
     if few := [escape(name) for name, curve in curves.items() if not curve]:
         told = f"No curve of {', '.join(few)}: fewer than {LEAST} finished points of different R."
         lines += ["", told] if lines else [told]
     return lines
+
+
+def one_for_all(rows: Sequence[Row], curves: Mapping[str, Sequence[str]]) -> list[str]:
+    """What one training for all values of a knob has less what a training for each has, at the same
+    value and at the same rate; empty where no entry shares a training or nothing else sweeps a knob
+    of that name.
+
+    Args:
+        rows: of one architecture.
+        curves: swept entry -> the entries of its values.
+    """
+    by_entry = {row.entry: row for row in rows}
+    members = {
+        name: [by_entry[entry] for entry in entries if entry in by_entry]
+        for name, entries in curves.items()
+    }
+    lines: list[str] = []
+    for one, ours in members.items():
+        for each, theirs in members.items():
+            knob = knob_of(ours)
+            if shares_training(ours) and not shares_training(theirs) and knob == knob_of(theirs):
+                for table in (_at_values(ours, theirs, knob or ""), _at_rates(ours, theirs)):
+                    if table:
+                        lines += [f"{escape(one)} less {escape(each)}:", "", *table, ""]
+    told = "Seed by seed. Rates lie between points of each curve. Of one seed no interval is known."
+    return [*lines, told] if lines else []
+
+
+def _at_values(ours: Sequence[Row], theirs: Sequence[Row], knob: str) -> list[str]:
+    one, each = by_value(ours, knob), by_value(theirs, knob)
+    values = [value for value in one if value in each]
+    if not values:
+        return []
+    measures = {"R": "kl", "NLL": "nll", "beyond": HEADLINE}
+    lines = [
+        [title]
+        + [
+            shown(estimate(one[v].differences(finished(each[v].cells), name)), sign="+")
+            for v in values
+        ]
+        for title, name in measures.items()
+    ]
+    titles = ["at the same value", *(f"{escape(knob)} = {value:g}" for value in values)]
+    return markdown(titles, lines, numeric=1)
+
+
+def _at_rates(ours: Sequence[Row], theirs: Sequence[Row]) -> list[str]:
+    one, each = of_seeds("", ours), of_seeds("", theirs)
+    seeds = sorted(one.keys() & each.keys())
+    lines = []
+    for title, measure in {"NLL": "nll", "beyond": HEADLINE}.items():
+        off = [one[seed].at(measure, RATES) - each[seed].at(measure, RATES) for seed in seeds]
+        lines.append(
+            [title, *(shown(_of_all(found), sign="+") for found in zip(*off, strict=True))]
+        )
+    if all(text == NONE for line in lines for text in line[1:]):
+        return []
+    return markdown(["at the same rate", *(f"R = {rate:g}" for rate in RATES)], lines, numeric=1)
+
+
+def _of_all(values: Sequence[float]) -> Estimate | None:
+    """The mean over seeds; None where a curve of any seed does not reach."""
+    return estimate([None if math.isnan(value) else float(value) for value in values])
 
 
 def _or_none(value: float) -> str:

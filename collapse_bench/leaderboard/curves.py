@@ -6,7 +6,8 @@ higher rate is not a better one.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,7 @@ knob may collapse a model at once, and a point before that and one after it are 
 STEPS = 200
 """Between two points, where the curve is looked at."""
 
-MEASURES = ("nll", "distortion", HEADLINE)
+MEASURES = ("nll", "distortion", HEADLINE, "marginal_kl")
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,50 @@ def curve_of(entry: str, rows: Sequence[Row]) -> Curve | None:
     means = np.array([table[which == i].mean(axis=0) for i in range(len(rates))])
     names = (*MEASURES, "gap")
     return Curve(entry, rates, {name: means[:, i + 1] for i, name in enumerate(names)})
+
+
+def of_seeds(entry: str, rows: Sequence[Row]) -> dict[int, Curve]:
+    """The curve of each seed by itself, of those that have one.
+
+    Args:
+        entry, rows: as for `curve_of`.
+    """
+    seeds = sorted({seed for row in rows for seed in row.cells})
+    curves = {
+        seed: curve_of(entry, [replace(row, cells={seed: row.cells.get(seed)}) for row in rows])
+        for seed in seeds
+    }
+    return {seed: curve for seed, curve in curves.items() if curve}
+
+
+def knob_of(rows: Sequence[Row]) -> str | None:
+    """The only setting in which the remedies of these rows differ, by plain name; None where that
+    is not one."""
+    values: dict[str, set[str]] = {}
+    for row in rows:
+        for name, value in _settings(row).items():
+            values.setdefault(name, set()).add(str(value))
+    several = [name for name, found in values.items() if len(found) > 1]
+    return several[0] if len(several) == 1 else None
+
+
+def by_value(rows: Sequence[Row], knob: str) -> dict[float, Row]:
+    """The finished rows by their value of a setting that is a number, the least first."""
+    known = {_settings(row).get(knob): row for row in rows}
+    return {
+        float(value): known[value]
+        for value in sorted(v for v in known if isinstance(v, int | float))
+    }
+
+
+def _settings(row: Row) -> dict[str, Any]:
+    remedies = (row.done[0].get("remedies") or []) if row.done else []
+    return {name: value for remedy in remedies for name, value in remedy["settings"].items()}
+
+
+def shares_training(rows: Sequence[Row]) -> bool:
+    """Whether one of these is evaluated from another one's training, through a dial."""
+    return any(record.get("trained_as") for row in rows for record in row.done)
 
 
 def _point(row: Row) -> list[float] | None:

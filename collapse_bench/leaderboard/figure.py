@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Literal
 
 import matplotlib
 import numpy as np
@@ -44,8 +45,9 @@ Style = tuple[str, str]  # colour, marker
 
 def draw(sections: Sequence[Section], curves: Mapping[str, Sequence[str]], path: Path) -> None:
     """Write the picture as PNG: for each section a row of panels of distortion against rate and one
-    of the headline against the gap to the language model, a panel for each architecture. What is
-    shown apart is not in it, but for an oracle that has a latent.
+    of the headline against the gap to the language model, and where a knob is swept one of how far
+    the prior is from the aggregate posterior, a panel for each architecture. What is shown apart is
+    not in it, but for an oracle that has a latent.
 
     Args:
         sections: of the page.
@@ -65,27 +67,33 @@ def draw(sections: Sequence[Section], curves: Mapping[str, Sequence[str]], path:
     columns = max(len(section.architectures) for section in sections)
     # A user's matplotlibrc must not change a page that is a function of the records.
     with matplotlib.rc_context(matplotlib.rcParamsDefault):
+        kinds = 3 if curves else 2
         listed = len(styles) + len(dict.fromkeys(row.entry for told in oracles for row in told)) + 3
         across = 3 if columns == 1 else 2 * columns
         size = (
             7.6 if columns == 1 else 5.2 * columns,
-            7.2 * len(sections) + 0.18 * math.ceil(listed / across) + 0.4,
+            3.6 * kinds * len(sections) + 0.18 * math.ceil(listed / across) + 0.4,
         )
         figure = Figure(size, 120, layout="constrained")
         FigureCanvasAgg(figure)
-        panels = figure.subplots(2 * len(sections), columns, squeeze=False)
+        panels = figure.subplots(kinds * len(sections), columns, squeeze=False)
         for axes in panels.flat:
             axes.set_axis_off()
-        places = zip(sections, shown, oracles, panels[::2], panels[1::2], strict=True)
-        for section, compared, told, above, below in places:
+        # Of each section the panels of one kind; where there are two the last is not looked at.
+        above_all, below_all, last_all = (panels[kind::kinds] for kind in (0, 1, kinds - 1))
+        places = zip(sections, shown, oracles, above_all, below_all, last_all, strict=True)
+        for section, compared, told, above, below, last in places:
             first = limits_of([*compared, *told])
             second = limits_of_use([*compared, *told])
+            third = limits_of_prior([*compared, *told])
             for place, architecture in enumerate(section.architectures):
                 members = section.compared(architecture)
                 known = [curve for curve in swept(members, curves).values() if curve]
                 members = [*members, *(row for row in told if row.architecture == architecture)]
                 rate_panel(above[place], members, known, first, of_entry, styles)
                 use_panel(below[place], members, known, second, of_entry, styles)
+                if curves:
+                    prior_panel(last[place], members, known, third, of_entry, styles)
                 above[place].set_title(label(f"{architecture}: {section.title}"), fontsize=10)
         handles = [
             Line2D([], [], color=c, marker=m, ls="", mec="black", mew=0.6, ms=8, label=label(name))
@@ -101,11 +109,11 @@ def draw(sections: Sequence[Section], curves: Mapping[str, Sequence[str]], path:
             Line2D([], [], color="0.8", label="R + D is the same: D where R = 0"),
             Line2D([], [], color="black", ls=":", label=f"gap to LM = {TOLERANCE:g} nat"),
         ]
+        if curves:
+            handles.append(Line2D([], [], color="0.5", lw=1.2, label="R - I = R: z tells nothing"))
         figure.legend(handles=handles, loc="outside lower center", ncols=across, fontsize=8)
         figure.draw_without_rendering()  # names are placed where the layout has put their points
-        for section, compared, told, below in zip(
-            sections, shown, oracles, panels[1::2], strict=True
-        ):
+        for section, compared, told, below in zip(sections, shown, oracles, below_all, strict=True):
             for place, architecture in enumerate(section.architectures):
                 members = [r for r in [*compared, *told] if r.architecture == architecture]
                 name_used(below[place], members)
@@ -174,6 +182,35 @@ def use_panel(
             axes.axhline(mean, color="black", ls="-.", lw=1.2, zorder=1)
 
 
+def prior_panel(
+    axes: Axes,
+    rows: Sequence[Row],
+    curves: Sequence[Curve],
+    limits: Limits,
+    of_entry: Mapping[str, Style | None],
+    styles: Mapping[str, Style],
+) -> None:
+    """Draw the KL of the aggregate posterior from the prior against the rate, of one architecture:
+    the lower, the better draws of the prior stand for what the decoder was trained on."""
+    left, right, bottom, top = limits
+    axes.set_axis_on()
+    axes.set(
+        xlabel="rate R (nats/sentence; logarithmic beyond 1)",
+        ylabel="KL of aggregate posterior from\nprior, R - I (nats/sentence)",
+    )
+    stretch(axes, left, right)
+    stretch(axes, bottom, top, axis="y")
+    rates = np.concatenate([np.linspace(0, LINEAR, 100), np.geomspace(LINEAR, right, 200)])
+    axes.plot(rates, rates, color="0.5", lw=1.2, zorder=0)
+    for curve in curves:
+        if curve.entry in styles:
+            path = curve.path()
+            colour = styles[curve.entry][0]
+            axes.plot(path, curve.at("marginal_kl", path), color=colour, lw=1.2, zorder=1)
+    for row in rows:
+        scatter(axes, rate_mismatch(row), of_entry[row.entry])
+
+
 def name_used(axes: Axes, rows: Sequence[Row]) -> None:
     """Name the entries that use z for `NAMED` and more, the first the one that uses most."""
     points = {row.entry: mean_of(seeds) for row in rows if (seeds := gap_useful(row))}
@@ -199,19 +236,27 @@ def scatter(axes: Axes, seeds: Points, style: Style | None) -> None:
     axes.plot(*mean_of(seeds), marker, color=colour, mec="black", mew=0.6, ms=9, alpha=0.9)
 
 
-def stretch(axes: Axes, left: float, right: float) -> None:
-    """Make the horizontal axis linear around 0 and logarithmic beyond, with plain numbers."""
-    axes.set_xscale("symlog", linthresh=LINEAR, linscale=1.0)
-    ticks = sorted(tick for tick in {*TICKS, *(-t for t in TICKS[1:])} if left <= tick <= right)
-    axes.set_xticks(ticks)
-    axes.set_xticklabels([f"{tick:g}" for tick in ticks])
+def stretch(axes: Axes, low: float, high: float, axis: Literal["x", "y"] = "x") -> None:
+    """Make an axis linear around 0 and logarithmic beyond, with plain numbers."""
+    scale, limits = (
+        (axes.set_xscale, axes.set_xlim) if axis == "x" else (axes.set_yscale, axes.set_ylim)
+    )
+    scale("symlog", linthresh=LINEAR, linscale=1.0)
+    ticks = sorted(tick for tick in {*TICKS, *(-t for t in TICKS[1:])} if low <= tick <= high)
+    each = axes.xaxis if axis == "x" else axes.yaxis
+    each.set_ticks(ticks, labels=[f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
-    axes.set_xlim(left, right)
+    limits(low, high)
 
 
 def rate_distortion(row: Row) -> Points:
     """(R, D) of each finished seed of an entry with a latent, as far as they can be drawn."""
     return drawable(row.values("kl"), row.values("distortion"), row)
+
+
+def rate_mismatch(row: Row) -> Points:
+    """(R, R - I) of each finished seed of an entry with a latent, as far as they can be drawn."""
+    return drawable(row.values("kl"), row.values("marginal_kl"), row)
 
 
 def gap_useful(row: Row) -> Points:
@@ -253,6 +298,14 @@ def limits_of_use(rows: Sequence[Row]) -> Limits:
     """Limits that hold every gap and headline, 0 of both, and the tolerance."""
     seeds = list(chain.from_iterable(gap_useful(row) for row in rows))
     return limits([TOLERANCE, *(gap for gap, _ in seeds)], [0.0, *(useful for _, useful in seeds)])
+
+
+def limits_of_prior(rows: Sequence[Row]) -> Limits:
+    """Limits that hold every rate and every mismatch with the prior, and 0 of both."""
+    seeds = list(chain.from_iterable(rate_mismatch(row) for row in rows))
+    left, right, _, _ = limits([r for r, _ in seeds], [0.0])
+    low, high, _, _ = limits([mismatch for _, mismatch in seeds], [0.0])
+    return left, right, low, high
 
 
 def limits(x: Sequence[float], y: Sequence[float]) -> Limits:

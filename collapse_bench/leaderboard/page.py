@@ -8,7 +8,12 @@ from urllib.parse import quote
 from collapse_bench.errors import UserError
 from collapse_bench.leaderboard import reading
 from collapse_bench.leaderboard.columns import MAIN, TOLD_OF_WHAT, of_diagnostics
-from collapse_bench.leaderboard.comparison import against_plain_vae, matched, over_tasks
+from collapse_bench.leaderboard.comparison import (
+    against_plain_vae,
+    matched,
+    one_for_all,
+    over_tasks,
+)
 from collapse_bench.leaderboard.curves import swept
 from collapse_bench.leaderboard.figure import draw
 from collapse_bench.leaderboard.header import header
@@ -134,6 +139,7 @@ def tables(architecture: str, rows: list[Row], curves: Mapping[str, Sequence[str
         TAKEN_APART: told_of_what(rows),
         "Against the plain VAE": against_plain_vae(compared),
         "At the same rate and at the same NLL": matched(swept(compared, curves)),
+        "One model for all values of a knob": one_for_all(compared, curves),
         "What z tells of the known attributes": attributes(rows),
         "Diagnostics": diagnostics(rows),
     }

@@ -91,6 +91,12 @@ METRICS: dict[str, Metric] = {
         version=2,
     ),
     "negative_elbo": Metric("nats", "distortion + rate", "which of the two it is made of"),
+    "negative_elbo_given_neighbours": Metric(
+        "nats",
+        "distortion + rate from the prior given a stored mean, mean over those of the training"
+        " sentences that are nearest: what Graves et al. (2018) report",
+        "what it takes to tell which these are: no bound on -log p(x), nor comparable to one",
+    ),
     "refined_bound": Metric(
         "nats",
         "distortion + rate of posteriors that each sentence's own descent has refined under the"

@@ -31,6 +31,9 @@ _MIXTURES = {
 REFINED = {"refined_distortion": "N", "refined_kl": "NK"}
 """Arrays that are there where posteriors have been refined, of normals only."""
 
+OF_NEIGHBOURS = {"kl_given_neighbours": "N"}
+"""Arrays that are there where the prior knows which stored means a sentence is near."""
+
 SHAPES = {
     "normal": _EVERY | {"posterior_mean": "ND", "posterior_scale": "ND"},
     "codes": _EVERY | _MIXTURES | {"posterior_mean": "ND", "codes": "NP"},
@@ -82,6 +85,8 @@ def check_arrays(arrays: Mapping[str, NDArray[Any]]) -> None:
     shapes = dict(SHAPES[family_of(arrays)])
     if arrays.keys() & REFINED.keys():
         shapes |= REFINED
+    if arrays.keys() & OF_NEIGHBOURS.keys():
+        shapes |= OF_NEIGHBOURS
     if missing := [name for name in shapes if name not in arrays]:
         raise ArraysError(f"no array {', '.join(missing)}: of another version, or not complete")
     if "posterior_mean" in arrays:

@@ -200,6 +200,9 @@ def _of_likelihood(arrays: Arrays, nll: NDArray[Any]) -> Terms:
         rate = arrays["refined_kl"].sum(axis=1, dtype=np.float64)
         terms["refined_bound"] = arrays["refined_distortion"].astype(np.float64) + rate
         terms["refinement_gain"] = terms["negative_elbo"] - terms["refined_bound"]
+    if "kl_given_neighbours" in arrays:
+        rate = arrays["kl_given_neighbours"].astype(np.float64)
+        terms["negative_elbo_given_neighbours"] = distortion + rate
     if draws.min() > 1:
         terms["nll_monte_carlo_error"] = monte_carlo_errors(*of_draws)
     if draws.min() > 2:

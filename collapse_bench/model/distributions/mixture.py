@@ -1,13 +1,20 @@
 """A mixture of diagonal normals in equal parts, as a prior."""
 
 import math
+from collections.abc import Callable
+from functools import cached_property
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Normal, kl_divergence
+
+from collapse_bench.model.distributions.normal import as_normal
 
 LEAST = 1e-12
 """How near to 0 or 1 the remainder of a probability may be that becomes noise again: 7 widths."""
+
+AT_ONCE = 2**22
+"""Densities of draws in parts that are held at a time: 32 MiB, however many parts there are."""
 
 
 class NormalMixture(Distribution):
@@ -57,3 +64,57 @@ class NormalMixture(Distribution):
         each = -0.5 * off.square() - self._scale.log() - 0.5 * math.log(2 * math.pi)
         nats = each.flatten(-axes).sum(-1).logsumexp(-1) - math.log(len(self._mean))
         return nats.expand(torch.broadcast_shapes(nats.shape, self.batch_shape))
+
+
+class MixtureOfNeighbours(NormalMixture):
+    """A part for each of the N stored means, tens of thousands, some of which are a posterior's
+    neighbours: p(z) = (1/N) sum_n p(z|c_n).
+
+    Args:
+        mean, scale: of the parts, as for `NormalMixture`.
+        sentences: B.
+        neighbours: posterior means [B, D] to the numbers of the K nearest parts, [B, K].
+    """
+
+    def __init__(
+        self,
+        mean: Tensor,
+        scale: Tensor,
+        sentences: int,
+        neighbours: Callable[[Tensor], Tensor],
+    ) -> None:
+        super().__init__(mean, scale, sentences)
+        self._neighbours = neighbours
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log density of z [..., D] or [..., n, d] against [B] to [..., B], nats.
+
+        By products of matrices, in float64 and so many draws at a time as memory is for: in float32
+        they would lose the digits of narrow parts, and differences take ten times as long.
+        """
+        flat = z.flatten(-len(self.event_shape))
+        constant, linear = self._coefficients
+        draws = flat.reshape(-1, flat.shape[-1]).double()
+        nats = [
+            torch.addmm(constant, torch.cat([some.square(), some], 1), linear).logsumexp(1)
+            for some in draws.split(max(1, AT_ONCE // len(self._mean)))
+        ]
+        each = torch.cat(nats).view(flat.shape[:-1]).to(z) - math.log(len(self._mean))
+        return each.expand(torch.broadcast_shapes(each.shape, self.batch_shape))
+
+    @cached_property
+    def _coefficients(self) -> tuple[Tensor, Tensor]:
+        """Of a part's log density as a quadratic in z: [N], and [2 D, N] of z^2 and z."""
+        mean, scale = self._mean.flatten(1).double(), self._scale.flatten(1).double()
+        precision = scale**-2
+        squares = (precision * mean.square()).sum(1)
+        constant = -0.5 * squares - scale.log().sum(1) - 0.5 * mean.shape[1] * math.log(2 * math.pi)
+        return constant, torch.cat([-0.5 * precision, precision * mean], 1).T
+
+    def rate_given_neighbours(self, q: Distribution) -> Tensor:
+        """Mean over a sentence's neighbours c of KL(q || p(z|c)), [B] nats; q is normal."""
+        normal = as_normal(q)
+        chosen = self._neighbours(normal.mean.flatten(1))
+        own = Normal(normal.mean[:, None], normal.stddev[:, None], validate_args=False)
+        theirs = Normal(self._mean[chosen], self._scale[chosen], validate_args=False)
+        return kl_divergence(own, theirs).flatten(2).sum(2).mean(1)
