@@ -689,19 +689,22 @@ def test_progress_is_live_on_a_terminal_and_one_line_a_cell_elsewhere(stream):
     assert "the reason" not in text
 
 
-def test_the_smoke_suite_has_every_remedy_and_runs(tmp_path):
-    suite = Path(__file__).parents[1] / "suites" / "smoke.yaml"
+@pytest.mark.parametrize(("name", "values"), [("smoke", False), ("smoke-values", True)])
+def test_the_smoke_suite_has_every_remedy_and_runs(tmp_path, name, values):
+    suite = Path(__file__).parents[1] / "suites" / f"{name}.yaml"
     done = here(tmp_path, "run", str(suite), "--budget", "1500", "--only", "*/lstm/1")
     assert done.returncode == 0, done.stdout + done.stderr
-    records = read_records(tmp_path / "runs" / "smoke")
+    records = read_records(tmp_path / "runs" / name)
     named = load_suite(suite, remedy_files())
     assert {record["entry"] for record in records} == {e.name for e in named.entries}
     assert set(named.architectures) == {"lstm", "transformer"}
-    remedies = {remedy["name"] for record in records for remedy in record["remedies"]}
-    assert remedies == {
-        name
-        for name, path in remedy_files().items()
-        if set(find_class(name, path).architectures) == set(named.architectures)
+    run = {remedy["name"] for record in records for remedy in record["remedies"]}
+    classes = {each: find_class(each, path) for each, path in remedy_files().items()}
+    everywhere = set(named.architectures)
+    assert run == {
+        each
+        for each, remedy in classes.items()
+        if everywhere <= set(remedy.architectures) and remedy.values == values
     }
     for record in records:
         if record["entry"] == "delta_vae":
