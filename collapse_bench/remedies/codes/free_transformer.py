@@ -98,6 +98,9 @@ class FreeTransformer(Remedy):
     a draw is the paper's with each other bit as drawn in place of its odds: the two agree on
     average. No setting is the plain VAE.
 
+    Positive case (`suites/positive.yaml`): NLL 8.19, R 3.49, beyond 1.69: it tells single words
+    besides the colour; with half of kappa, 0.17, NLL 8.04, R 1.74, beyond 0.97.
+
     Attributes:
         bits: of a token. The paper has 16, whose 65,536 values a sentence of 20 tokens in a text
             of a million could not fill.
@@ -107,6 +110,8 @@ class FreeTransformer(Remedy):
     by_construction: ClassVar[tuple[str, ...]] = ("kl", "active_units")
 
     small: ClassVar[Mapping[str, Any]] = {"bits": 4}
+    # On `easy` seeds disagree: one of five uses just less than counts.
+    signature: ClassVar[Mapping[str, str]] = {"nothing": "use", "hard": "use"}
 
     bits: Annotated[int, Between(1, 16)] = 8
     kappa: Annotated[float, AtLeast(0)] = 0.3466

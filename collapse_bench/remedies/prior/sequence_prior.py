@@ -1,4 +1,4 @@
-"""A learned autoregressive prior along a latent sequence (Razavi et al. 2019, section 2.5)."""
+"""A learned autoregressive prior along a latent sequence (Chen et al. 2017; Razavi et al. 2019)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,7 +26,13 @@ class SequencePrior(Remedy):
     prior that leaves the training alone, the paper's, see `fitted_prior` with its `network`.
 
     The rate has no closed form: in training it is log q/p of the draw, K = 1, so that free bits
-    floor the whole of it. A draw from the prior takes `length` passes.
+    floor the whole of it. A draw from the prior takes `length` passes. After `token_latents`, which
+    has such a prior of its own, what is past a sentence's end would have to be paid for.
+
+    Positive case (`suites/positive.yaml`): beside a decoder that sees one word, and an annealing,
+    NLL 14.12, R 1.55, beyond 1.38, where that decoder alone has 14.23, 1.59 and 1.34. With 2 nats
+    of free bits NLL 8.07, R 1.38, beyond 1.01. Alone it ends collapsed at R 0.00, with an annealing
+    at 0.04, and after delta-VAE, whose rate alone is 1.86, at 0.02.
 
     Attributes:
         network: what reads the vectors before, 64 wide; of self-attention two blocks of four heads.
@@ -36,6 +42,9 @@ class SequencePrior(Remedy):
 
     # Such a prior fixes no scale of z, which active units are counted by.
     by_construction: ClassVar[tuple[str, ...]] = ("active_units",)
+
+    # On `easy` seeds disagree: two of five collapse.
+    signature: ClassVar[Mapping[str, str]] = {"nothing": "collapsed", "hard": "collapsed"}
 
     network: Literal["lstm", "self_attention"] = "lstm"
     length: Annotated[int, AtLeast(2)] = 8

@@ -59,6 +59,10 @@ class TokenLatents(Remedy):
     dimension counts each: on the Penn Treebank 332, and evaluation of them takes ten times as long
     as that of 32. For the remedies after it in a chain the latent has that size.
 
+    Positive case (`suites/positive.yaml`): alone it ends collapsed at R 0.00; with an annealing NLL
+    8.00, R 1.87, beyond 1.30, where that alone has 0.51; with 2 nats of free bits a sentence NLL
+    8.04, R 1.96, beyond 1.40.
+
     Attributes:
         channels: numbers a token. They are mapped to as many as the suite's latent has, which is
             what the decoder is shown. It is this project's, the papers' 200 and more are for
@@ -68,6 +72,12 @@ class TokenLatents(Remedy):
 
     # With more dimensions the sums in two densities round by more than other remedies' do.
     small: ClassVar[Mapping[str, Any]] = {"channels": 2}
+    # On `easy` too: a decoder that has to remember z can as well remember the first word, and does.
+    signature: ClassVar[Mapping[str, str]] = {
+        "nothing": "collapsed",
+        "hard": "collapsed",
+        "easy": "collapsed",
+    }
 
     channels: Annotated[int, AtLeast(1)] = 4
     prior: Literal["lstm", "standard"] = "lstm"
