@@ -33,8 +33,7 @@ class BitsHead(nn.Module):
     def __init__(self, hidden: int, tokens: int, bits: int) -> None:
         super().__init__()
         self.logits, self.latent = nn.Linear(hidden, bits), tokens * bits
-        signs = torch.tensor([[-1.0], [1.0]]).expand(tokens * bits, -1, -1)
-        self.register_buffer("signs", signs, persistent=False)
+        self.register_buffer("signs", torch.tensor([[-1.0], [1.0]]), persistent=False)
 
     def forward(self, features: Tensor, energy: Energy) -> Distribution:
         """Features [B, n, H] to q(z|x) over z [B, n bits, 1]."""
@@ -43,7 +42,8 @@ class BitsHead(nn.Module):
             logit = self.logits(features.to(self.logits.weight.dtype)) * exists(features)
             logit = logit.flatten(1)
             relaxed = self.relaxed(logit) if self.training else None
-        return DrawnCodes(torch.stack([-logit / 2, logit / 2], -1), self.signs, relaxed)
+        signs = self.signs.expand(self.latent, -1, -1)
+        return DrawnCodes(torch.stack([-logit / 2, logit / 2], -1), signs, relaxed)
 
     def relaxed(self, logit: Tensor) -> Tensor:
         """A draw [B, n bits, 1] of logits [B, n bits], with the gradient of its mean."""
