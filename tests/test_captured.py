@@ -18,11 +18,11 @@ from collapse_bench.training.replay import Pass, Recorder
 EAGER = dict.fromkeys(
     ("semi_amortised", "svi"), "the head asks for the energy, which the objective makes"
 ) | dict.fromkeys(
-    ("flow_prior", "fitted_prior", "iaf"), "a distribution holds tuple"
+    ("flow_prior", "fitted_prior", "sequence_prior", "iaf"), "a distribution holds tuple"
 ) | dict.fromkeys(("vmf", "power_spherical"), "a distribution holds Angles") | dict.fromkeys(
     (
         "vq_vae", "gumbel_softmax", "fsq", "binary_codes", "product_quantisation", "residual_vq",
-        "vq_vae_2",
+        "vq_vae_2", "free_transformer",
     ),
     "a distribution holds Codebook",
 )  # fmt: skip

@@ -6,16 +6,25 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
+from torch.distributions import (
+    Categorical,
+    Independent,
+    MixtureSameFamily,
+    MultivariateNormal,
+    Normal,
+)
 
 from collapse_bench.model import diagonal_normal
 from collapse_bench.model.autoregressive_flow import (
     STEEPEST,
     AutoregressiveFlow,
     MaskedNetwork,
+    SequenceFlow,
+    SequenceNetwork,
 )
 from collapse_bench.model.distributions import draw, family_of, shape_of
 from collapse_bench.model.distributions.autoregressive import AutoregressiveNormal
+from collapse_bench.model.distributions.flow import Flow, MaskedAffine
 from collapse_bench.model.distributions.mixture import NormalMixture
 
 SIGMAS = 4.5
@@ -233,3 +242,72 @@ def test_a_flow_broadcasts_as_every_family_does():
     z = normal(6, 1, 3, seed=1)
     assert p.log_prob(z).shape == (6, 5)
     torch.testing.assert_close(p.log_prob(z)[:5, 0], p.log_prob(z[:5, 0]))
+
+
+# --- flow along a sequence
+
+NETWORKS = pytest.mark.parametrize("network", ["lstm", "self_attention"])
+
+
+@NETWORKS
+def test_a_network_along_a_sequence_sees_all_vectors_before_and_no_other(network):
+    reads = rough(SequenceNetwork(6, 3, network), 0.5)
+    before = torch.ones(3, 3).tril(-1).repeat_interleave(2, 0).repeat_interleave(2, 1)
+    for part in (0, 1):
+        jacobian = torch.autograd.functional.jacobian(
+            lambda z, part=part: reads(z)[part], normal(6)
+        )
+        assert torch.equal(jacobian != 0, before > 0)
+
+
+@NETWORKS
+@pytest.mark.parametrize(("event", "length"), [((6,), 3), ((3, 2), 3), ((3, 2), 6)])
+def test_the_density_of_a_flow_along_a_sequence_is_that_of_its_draws(network, event, length):
+    flow = rough(SequenceFlow(6, length, network), 0.3)
+    for source in (standard(1, *event), AutoregressiveNormal(torch.Size((1, 3, 2)), 0.6)):
+        if shape_of(source)[1:] != event:
+            continue
+        p, noise = flow(source), normal(1, *event, seed=3)
+        z = draw(p, noise)
+        expected = jacobian_density(p, noise).item()
+        assert p.log_prob(z).item() == pytest.approx(expected, abs=1e-9)
+        assert p.log_prob(z.clone()).item() == pytest.approx(expected, abs=1e-9)
+        assert p.log_prob(z[None].expand(4, 1, *event)).shape == (4, 1)
+
+
+@NETWORKS
+def test_the_density_along_a_sequence_integrates_to_one(network):
+    flow = rough(SequenceFlow(2, 2, network), 0.4)
+    assert mass_on_a_grid(flow(standard(1, 2)).log_prob, 12, 301) == pytest.approx(1, abs=1e-4)
+
+
+@NETWORKS
+def test_a_flow_along_a_sequence_begins_near_its_source(network):
+    torch.manual_seed(0)
+    flow = SequenceFlow(32, 8, network)
+    source = diagonal_normal(torch.zeros(500, 32), torch.ones(500, 32))
+    z = torch.randn(500, 32)
+    assert (source.log_prob(z) - flow(source).log_prob(z)).mean().abs() < 0.05
+
+
+def test_vectors_that_are_linear_in_those_before_are_the_dense_normal():
+    """z_t = sum_{s<t} L_ts z_s + S_t y_t, y of the AR(1) prior: z is (1 - L)^-1 S y."""
+    n, d, a = 4, 2, 0.6
+    blocks = torch.ones(n, n).tril(-1).repeat_interleave(d, 0).repeat_interleave(d, 1)
+    slope, log_scale = 0.5 * blocks * normal(n * d, n * d), 0.3 * normal(n * d, seed=1)
+
+    def conditioner(z):
+        return z @ slope.T, log_scale.expand(z.shape)
+
+    source = AutoregressiveNormal(torch.Size((6, n, d)), a)
+    p = Flow(source, MaskedAffine(conditioner, 2, at_once=d))
+    place = torch.arange(n)
+    along = a ** (place[:, None] - place).abs().double()
+    of_source = torch.kron(along, torch.eye(d).double())
+    map_ = torch.linalg.solve(torch.eye(n * d).double() - slope, log_scale.exp().diag())
+    dense = MultivariateNormal(torch.zeros(n * d).double(), map_ @ of_source @ map_.T)
+    z = normal(6, n, d, seed=2)
+    torch.testing.assert_close(p.log_prob(z), dense.log_prob(z.flatten(1)), rtol=1e-9, atol=1e-9)
+    noise = normal(6, n, d, seed=3)
+    expected = source.from_noise(noise).flatten(1) @ map_.T
+    torch.testing.assert_close(draw(p, noise).flatten(1), expected, rtol=1e-9, atol=1e-9)

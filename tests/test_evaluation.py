@@ -18,6 +18,7 @@ from collapse_bench.evaluation import (
     rounds_of_draws,
     rows_at,
 )
+from collapse_bench.evaluation.noise import LONG
 from collapse_bench.metrics import score
 from collapse_bench.metrics.likelihood import (
     importance_weighted_nll,
@@ -125,6 +126,21 @@ def test_noise_belongs_to_the_sentence_the_draw_and_the_seed(batch):
     for other in (noise.of(batch, 1), noise.of(batch, -1), SentenceNoise(60, 2).of(batch, 0)):
         assert not (first == other(shape)).any()
     assert len(set(first.flatten().tolist())) == 15
+
+
+def test_noise_of_many_numbers_belongs_to_the_sentence_too(batch):
+    shape = torch.Size([5, LONG, 2])
+    noise = SentenceNoise(60, 1)
+    first = noise.of(batch, 0)(shape)
+    assert torch.equal(first, SentenceNoise(60, 1).of(batch, 0)(shape))
+    assert noise.drawn == {}
+    alone = noise.of(batch.rows(torch.tensor([2])), 0)(torch.Size([1, LONG, 2]))
+    assert torch.equal(alone, first[2:3])
+    for other in (noise.of(batch, 1), noise.of(batch, -1), SentenceNoise(60, 2).of(batch, 0)):
+        assert (first == other(shape)).sum() < 3
+    assert not (first[0] == first[1]).all()
+    assert first.mean().abs() < 0.1
+    assert first.var().item() == pytest.approx(1, abs=0.1)
 
 
 def test_a_model_in_double_precision_is_scored_in_it_whatever_the_batch(architecture, corpus):

@@ -54,7 +54,29 @@ def over(prior, batch):
     return prior(q, batch)
 
 
-# --- priors
+# --- posteriors and priors
+
+
+def test_bits_of_all_draws_under_all_posteriors_are_what_each_is_under_each():
+    vectors = torch.tensor([[-1.0], [1.0]]).expand(7, -1, -1)
+    q = DrawnCodes(3 * normal(5, 7, 2), vectors)
+    z = Codebook(vectors).vectors_of((normal(6, 7, seed=1) > 0).long())
+    expected = [[Codebook(vectors).codes_of(each) for _ in range(5)] for each in z]
+    shares = q.log_shares
+    nats = [[sum(shares[b, t, code] for t, code in enumerate(codes)) for b, codes in enumerate(row)]
+            for row in expected]  # fmt: skip
+    torch.testing.assert_close(q.log_prob(z[:, None]), torch.tensor(nats))
+    torch.testing.assert_close(q.log_prob(z[:5]), q.log_prob(z[:, None]).diagonal())
+
+
+def test_draws_of_independent_places_do_not_hang_on_their_order():
+    logits, vectors = normal(PLACES, CODES), normal(PLACES, CODES, 2, seed=1)
+    place_by_place = independent(logits)
+    noise = normal(50, PLACES, 2, seed=2)
+    one = CodePrior(place_by_place, vectors, 50).from_noise(noise)
+    other = CodePrior(lambda codes: place_by_place(codes), vectors, 50).from_noise(noise)
+    assert torch.equal(one, other)
+    assert len(one.unique(dim=0)) > 20
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -147,6 +147,26 @@ def test_a_fit_takes_the_marginal_kl_off_the_rate_and_leaves_the_distortion(befo
         assert after["kl"].mean() < 1.5
 
 
+@pytest.mark.parametrize("network", ["lstm", "self_attention"])
+def test_after_delta_vae_the_floor_is_kept_until_the_switch_and_then_saved(network, corpus):
+    """Where the posterior is the same for all sentences, z costs less than the first prior's floor
+    under the auxiliary one."""
+    before = {"delta_vae": {"length": 4, "delta": 1.5}}
+    fitted = {"share": 0.0, "network": network, "length": 4}
+    built = make("lstm", {**before, "fitted_prior": fitted})
+    constant_head(built.model)
+    run, step = started(built, corpus, 10**9, learning_rate=0.003)
+    first = built.evaluate(corpus.valid, samples=1)
+    assert (first["kl"].sum(1) >= 1.5).all()
+    step(run.draw())
+    batch = run.draw()
+    for _ in range(80):
+        step(batch)
+    after = built.evaluate(corpus.valid, samples=32)
+    assert np.array_equal(first["posterior_sample"], after["posterior_sample"])
+    assert abs(after["kl"].mean()) < 1.2
+
+
 def test_the_state_tells_the_marginal_kl_at_the_switch(corpus):
     built = fitted(0.5)
     run, step = started(built, corpus, 400)

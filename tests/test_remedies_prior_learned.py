@@ -1,6 +1,7 @@
 """What the remedies promise whose prior is learned with the model, beyond the laws of all."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -35,13 +36,19 @@ def as_normal_prior(prior):
             prior.mean.fill_(0.5)
             prior.raw_variance.fill_(math.log(math.exp(1.7**2) - 1))
         else:
-            shift, log_scale = prior.flow.networks[0].layers[-1].bias.chunk(2)
+            flow = prior.flow
+            last = flow.network.out if hasattr(flow, "network") else flow.networks[0].layers[-1]
+            shift, log_scale = last.bias.chunk(2)
             shift.fill_(0.5)
             log_scale.fill_(3 * math.atanh(math.log(1.7) / 3))
     return 0.5, 1.7
 
 
-SINGLE = {"mixture_prior": {"components": 1}, "flow_prior": {"hidden": 24, "depth": 1}}
+SINGLE = {
+    "mixture_prior": {"components": 1},
+    "flow_prior": {"hidden": 24, "depth": 1},
+    "sequence_prior": {"length": 4},
+}
 
 
 @pytest.mark.parametrize("name", SINGLE)
@@ -80,9 +87,17 @@ def test_the_mixture_begins_as_xavier_has_it():
 
 
 @pytest.mark.parametrize(
-    ("name", "settings"), [("mixture_prior", {"components": 5}), ("flow_prior", {"hidden": 24})]
+    ("name", "settings", "learning_rate"),
+    [
+        ("mixture_prior", {"components": 5}, 0.03),
+        ("flow_prior", {"hidden": 24}, 0.03),
+        ("sequence_prior", {"length": 4}, 0.003),
+        ("sequence_prior", {"network": "self_attention"}, 0.003),
+    ],
 )
-def test_a_learned_prior_comes_to_what_posteriors_have_in_common(name, settings, corpus):
+def test_a_learned_prior_comes_to_what_posteriors_have_in_common(
+    name, settings, learning_rate, corpus
+):
     """Where a head says the same of all sentences the best prior costs nothing."""
     built = make("lstm", {name: settings})
     head = built.model.head.mean_and_log_variance
@@ -90,12 +105,40 @@ def test_a_learned_prior_comes_to_what_posteriors_have_in_common(name, settings,
         nn.init.zeros_(head.weight)
         head.bias.copy_(torch.tensor([1.0, -1.0]).repeat_interleave(8))
     rates = [built.evaluate(corpus.valid, samples=0)["kl"].mean()]
-    run = built.run(corpus, budget=10**9, learning_rate=0.03)
+    run = built.run(corpus, budget=10**9, learning_rate=learning_rate)
     batch = run.draw()
     for _ in range(60):
         run.update(batch, only=("prior",))
     rates.append(built.evaluate(corpus.valid, samples=0)["kl"].mean())
     assert abs(rates[1]) < 0.2 * rates[0]
+
+
+@pytest.mark.parametrize("network", ["lstm", "self_attention"])
+def test_a_sequence_prior_after_delta_vae_begins_near_its_prior_and_can_go_below_its_floor(
+    network, corpus
+):
+    """The floor is that of a fixed prior."""
+    delta = {"delta_vae": {"length": 4, "delta": 1.5}}
+    built = make("lstm", {**delta, "sequence_prior": {"length": 4, "network": network}})
+    arrays, alone = (each.evaluate(corpus.valid) for each in (built, make("lstm", delta)))
+    assert np.array_equal(arrays["distortion"], alone["distortion"])
+    np.testing.assert_allclose(arrays["log_prior"], alone["log_prior"], atol=0.3)
+    assert not np.array_equal(arrays["log_prior"], alone["log_prior"])
+    run = built.run(corpus, budget=10**9, learning_rate=0.003)
+    for _ in range(80):
+        run.update(run.draw(), then=lambda f: replace(f, distortion=0 * f.distortion))
+    assert built.evaluate(corpus.valid, samples=64)["kl"].mean() < 1.2
+
+
+def test_a_prior_over_codes_is_not_pushed(batch):
+    built = make("lstm", ["binary_codes", "sequence_prior"])
+    with pytest.raises(UserError, match="sequence_prior: needs a prior over vectors"):
+        built.model(batch, noise_of(1))
+
+
+def test_a_length_that_does_not_divide_the_latent_is_told_to_the_user():
+    with pytest.raises(UserError, match="sequence_prior: length must divide the latent size"):
+        make("lstm", {"sequence_prior": {"length": 3}})
 
 
 # VampPrior

@@ -1,8 +1,10 @@
 """Noise that belongs to a sentence, so that no batch size changes a number."""
 
+import math
 from itertools import count
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,6 +27,12 @@ MOST_KEPT = 2**26
 of all again."""
 
 
+LONG = 256
+"""Numbers of z above which each sentence's noise is drawn by itself, as where every token has a
+latent: those of all sentences could not be kept, and drawing them again for every batch would take
+longer than decoding it."""
+
+
 class SentenceNoise:
     """Standard normal noise that depends on the seed, the draw and the sentence only."""
 
@@ -37,6 +45,9 @@ class SentenceNoise:
         """The noise of a batch for the draw of that number."""
 
         def noise(shape: torch.Size) -> Tensor:
+            if math.prod(shape[1:]) > LONG:
+                rows = [self.alone(draw, int(i), shape[1:]) for i in batch.index.tolist()]
+                return torch.stack(rows).to(batch.index.device)
             key = (draw, shape[1:])
             drawn = self.drawn.get(key)
             if drawn is None:
@@ -49,6 +60,11 @@ class SentenceNoise:
             return drawn[batch.index]
 
         return noise
+
+    def alone(self, draw: int, sentence: int, event: torch.Size) -> Tensor:
+        """The noise of one sentence, of the shape of its z, whatever the others are."""
+        rng = np.random.default_rng([self.seed, draw % 2**32, sentence])
+        return torch.from_numpy(rng.standard_normal(tuple(event), dtype=np.float32))
 
     def of_refinement(self, batch: Sentences) -> Noise:
         """The noise of a batch for a head that refines: at each call that of another draw, none of

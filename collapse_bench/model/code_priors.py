@@ -94,6 +94,12 @@ class Attention(nn.Module):
         return seen
 
 
+def reader(network: str) -> nn.Module:
+    """Vectors [M, n, W] to the same, of which no row sees a later one: `lstm` or
+    `self_attention`."""
+    return LSTM(WIDTH, WIDTH) if network == "lstm" else Attention()
+
+
 def code_prior(kind: str, places: int, codes: int) -> nn.Module:
     """The prior slot of a remedy whose z are codes.
 
@@ -105,8 +111,8 @@ def code_prior(kind: str, places: int, codes: int) -> nn.Module:
     """
     if kind in ("uniform", "independent") or places == 1:
         return IndependentPrior(places, codes, learnt=kind != "uniform")
-    reader = LSTM(WIDTH, WIDTH) if kind == "autoregressive" else Attention()
-    return NetworkPrior(places, codes, reader)
+    network = "lstm" if kind == "autoregressive" else kind
+    return NetworkPrior(places, codes, reader(network))
 
 
 def _prior(conditional: Conditional, q: Distribution, batch: Batch) -> Distribution:

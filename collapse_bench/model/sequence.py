@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from collapse_bench.corpus import Batch
 
@@ -40,4 +41,34 @@ class GradualDecoder(nn.Module):
         shown = self.stride * place <= token  # [T, n]
         gradual = z[:, None] * shown[None, :, :, None]  # [B, T, n, d]
         states: Tensor = self.decoder(batch, gradual.flatten(2))
+        return states
+
+
+def exists(features: Tensor) -> Tensor:
+    """Which vectors of `StridedStates` [B, n, H] there are, [B, n, 1]; the others are zero, as no
+    state is."""
+    return (features != 0).any(-1, keepdim=True)
+
+
+class TokenDecoder(nn.Module):
+    """Shows the decoder at every token what is made of the token's own part of z.
+
+    A sentence has as many parts as the longest has tokens. Those past the end of a batch are cut
+    off: what is past a sentence's own end nothing is predicted from.
+
+    Args:
+        decoder: of states for z [B, T, D].
+        width: d, numbers of a part.
+        shown: parts [B, T, d] to [B, T, D], of which none depends on a later part.
+    """
+
+    def __init__(self, decoder: nn.Module, width: int, shown: nn.Module) -> None:
+        super().__init__()
+        self.decoder, self.width, self.shown = decoder, width, shown
+
+    def forward(self, batch: Batch, z: Tensor) -> Tensor:
+        """States [B, T, H] for z [B, n, d], or [B, n d, 1]."""
+        parts = z.reshape(len(z), -1, self.width)
+        missing = batch.inputs.shape[1] - parts.shape[1]  # mostly below 0
+        states: Tensor = self.decoder(batch, self.shown(F.pad(parts, (0, 0, 0, missing))))
         return states

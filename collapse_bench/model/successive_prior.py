@@ -5,9 +5,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from collapse_bench.corpus import Batch
-from collapse_bench.errors import UserError
-from collapse_bench.model.autoregressive_flow import AutoregressiveFlow
-from collapse_bench.model.distributions import family_of
+from collapse_bench.model.autoregressive_flow import check_vectors
 
 
 class SuccessivePrior(nn.Module):
@@ -19,7 +17,7 @@ class SuccessivePrior(nn.Module):
 
     fitted: bool
 
-    def __init__(self, own: nn.Module, flow: AutoregressiveFlow) -> None:
+    def __init__(self, own: nn.Module, flow: nn.Module) -> None:
         super().__init__()
         self.own, self.flow = own, flow
         self.choose(False)
@@ -43,10 +41,5 @@ class SuccessivePrior(nn.Module):
         Raises:
             UserError: the own one is no density over all of z's space.
         """
-        p: Distribution = self.own(q, batch)
-        if family_of(p) in ("sphere", "codes"):
-            raise UserError(
-                f"fitted_prior: needs a prior over vectors of numbers, got a {type(p).__name__},"
-                f" of the family {family_of(p)}; leave one of the two remedies out"
-            )
+        p = check_vectors("fitted_prior", self.own(q, batch))
         return self.flow(p) if self.fitted else p

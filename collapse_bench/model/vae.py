@@ -30,7 +30,7 @@ class Dimensions:
         vocabulary: V, types with the special ones; 0 where there are values in place of words.
         embedding: E, width of a word's vector.
         hidden: H, width of encoder's and decoder's states.
-        latent: D, dimensions of z.
+        latent: D, dimensions of z, of a latent sequence all of them.
         layers, heads: of Transformers only.
         dropout: share of the decoder's inputs and outputs that is dropped in training.
         sentences: in the training split.
@@ -160,7 +160,9 @@ class SequenceVAE(nn.Module):
         slots = {slot: parts.get(slot, getattr(self, slot)) for slot in SLOTS}
         further = dict(self.further) | {n: part for n, part in parts.items() if n == owner}
         owners = self.owners | {slot: owner for slot in SLOTS if slot in parts}
-        return SequenceVAE(self.dimensions, slots, further, owners)
+        # A head whose z is of another size says so, to the remedies after it.
+        latent = getattr(parts.get("head"), "latent", self.dimensions.latent)
+        return SequenceVAE(replace(self.dimensions, latent=latent), slots, further, owners)
 
     def parameters_of(self, slots: tuple[str, ...]) -> list[nn.Parameter]:
         """The parameters of these slots, or of `further`.

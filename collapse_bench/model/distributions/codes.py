@@ -134,9 +134,17 @@ class DrawnCodes(Distribution):
     def log_prob(self, z: Tensor) -> Tensor:
         """log q of the codes, z [..., n, d] against [B] to [..., B], nats."""
         codes = self.codebook.codes_of(z)  # [..., n], [M, 1, n] or [B, n]
+        if self.log_shares.shape[-1] == 2 and codes.dim() > 2 and codes.shape[-2] == 1:
+            return self._of_bits(codes[..., 0, :])
         shape = torch.broadcast_shapes(codes.shape[:-1], self.batch_shape)
         shares = self.log_shares.expand(*shape, *self.log_shares.shape[1:])
         return shares.gather(-1, codes.expand(*shape, -1)[..., None])[..., 0].sum(-1)
+
+    def _of_bits(self, codes: Tensor) -> Tensor:
+        """The same of two codes a place, all draws [..., n] against all of B, as one product: every
+        token may have bits, and pairs of sentences are many."""
+        no, yes = self.log_shares.double().unbind(-1)  # [B, n]
+        return (no.sum(-1) + codes.double() @ (yes - no).T).to(self.log_shares.dtype)
 
 
 class CodePrior(Distribution):
@@ -161,6 +169,8 @@ class CodePrior(Distribution):
         its place, given the codes before it. No gradient passes to the probabilities."""
         first = (noise[..., None, :] if self.codebook.single else noise)[..., 0]
         codes = torch.zeros(first.shape, dtype=torch.int64, device=noise.device)
+        if isinstance(self.conditional, IndependentPlaces):
+            return self.codebook.vectors_of(_quantile(self.conditional(codes), first))
         for t in range(codes.shape[-1]):
             codes[..., t] = _quantile(self.conditional(codes)[..., t, :], first[..., t])
         return self.codebook.vectors_of(codes)

@@ -159,6 +159,8 @@ class MaskedAffine(Transform):
         conditioner: z [..., D] to m and a, each [..., D], the i-th of which depend on z_<i only.
         axes: of an event; two are taken as one, [n, d] as [n d].
         backwards: whether the last coordinate comes first.
+        at_once: coordinates of a group, none of which depends on another of its own; a draw takes
+            a pass for each group.
     """
 
     bijective = True
@@ -168,11 +170,13 @@ class MaskedAffine(Transform):
         conditioner: Callable[[Tensor], tuple[Tensor, Tensor]],
         axes: int = 1,
         backwards: bool = False,
+        at_once: int = 1,
     ) -> None:
         super().__init__()
         self.conditioner = conditioner
         self.axes = axes
         self.backwards = backwards
+        self.at_once = at_once
         self.domain = self.codomain = constraints.independent(constraints.real, axes)
         self._inverted: Tensor | None = None  # the last z, and its sum_i a_i
         self._log_scale: Tensor | None = None
@@ -180,10 +184,11 @@ class MaskedAffine(Transform):
     def _call(self, y: Tensor) -> Tensor:
         row = _row(y, self.axes, self.backwards)
         z = torch.zeros_like(row)
-        for i in range(row.shape[-1]):
-            shift, log_scale = (part[..., i : i + 1] for part in self.conditioner(z))
-            value = row[..., i : i + 1] * log_scale.exp() + shift
-            z = torch.cat([z[..., :i], value, z[..., i + 1 :]], dim=-1)
+        for i in range(0, row.shape[-1], self.at_once):
+            end = i + self.at_once
+            shift, log_scale = (part[..., i:end] for part in self.conditioner(z))
+            value = row[..., i:end] * log_scale.exp() + shift
+            z = torch.cat([z[..., :i], value, z[..., end:]], dim=-1)
         return _event(z, y, self.backwards)
 
     def _inverse(self, z: Tensor) -> Tensor:

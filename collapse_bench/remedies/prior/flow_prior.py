@@ -5,27 +5,12 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 from torch import nn
-from torch.distributions import Distribution
 
-from collapse_bench.corpus import Batch
 from collapse_bench.model import SequenceVAE
-from collapse_bench.model.autoregressive_flow import AutoregressiveFlow
+from collapse_bench.model.autoregressive_flow import AutoregressiveFlow, PushedPrior
 from collapse_bench.model.latent import StandardNormal
 from collapse_bench.remedy import Remedy
 from collapse_bench.settings import AtLeast
-
-
-class PushedNormal(nn.Module):
-    """Prior: N(0, I) through a flow."""
-
-    def __init__(self, flow: AutoregressiveFlow) -> None:
-        super().__init__()
-        self.source, self.flow = StandardNormal(), flow
-
-    def forward(self, q: Distribution, batch: Batch) -> Distribution:
-        """A prior over z, [B, D] or [B, n, d], for each of the B sentences."""
-        p: Distribution = self.flow(self.source(q, batch))
-        return p
 
 
 @dataclass(frozen=True)
@@ -64,4 +49,4 @@ class FlowPrior(Remedy):
     def build(self, model: SequenceVAE) -> Mapping[str, nn.Module]:
         """Replace the prior."""
         flow = AutoregressiveFlow(model.dimensions.latent, self.depth, self.hidden)
-        return {"prior": PushedNormal(flow)}
+        return {"prior": PushedPrior("flow_prior", StandardNormal(), flow)}
