@@ -46,6 +46,7 @@ MAY_IMPORT = {
     "honesty_controls": {"truth", "laws", "evaluation", "plugins", "remedy"},
     "verification": {
         "honesty_controls", "truth", "diagnosis", "evaluation", "latent_model", "metrics", "model",
+        "device",
     },
     "record": {"errors"},
     "cell": {
