@@ -164,7 +164,8 @@ def check_sphere(
     if wrong:
         raise UserError(
             f"concentration: must be above 0 and at most {most:.{0 if most > 1 else 3}f}, beyond"
-            f" which {dtype} rounds log-densities by more than {LARGEST_ERROR} nats, not {value}"
+            f" which {dtype} rounds log-densities by more than {LARGEST_ERROR} nats, not {value};"
+            f" {'lower' if value > most else 'raise'} it"
         )
 
 
