@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from collapse_bench.corpus import Batch
+from collapse_bench.model.anticausal import AntiCausalEncoder
+from collapse_bench.model.vae import SequenceVAE
 
 
 class StridedStates(nn.Module):
@@ -41,3 +43,22 @@ class GradualDecoder(nn.Module):
         gradual = z[:, None] * shown[None, :, :, None]  # [B, T, n, d]
         states: Tensor = self.decoder(batch, gradual.flatten(2))
         return states
+
+
+def along_the_sentence(
+    model: SequenceVAE, length: int, stride: int, whole: int = 0
+) -> dict[str, nn.Module]:
+    """Encoder, pool and decoder of `length` vectors, each inferred from its token and those after
+    it, and shown to the decoder from there on (Razavi et al. 2019).
+
+    Args:
+        model: whose parts are wrapped.
+        length: n.
+        stride: tokens from one vector to the next.
+        whole: vectors before these that are shown from the beginning.
+    """
+    return {
+        "encoder": AntiCausalEncoder(model.encoder),
+        "pool": StridedStates(length, stride),
+        "decoder": GradualDecoder(model.decoder, stride, whole),
+    }

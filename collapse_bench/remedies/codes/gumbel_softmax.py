@@ -12,10 +12,9 @@ from collapse_bench.corpus import Batch
 from collapse_bench.model import SLOTS, Energy, Forward, Objective, SequenceVAE, plain
 from collapse_bench.model.code_priors import code_prior
 from collapse_bench.model.codes import (
-    MappedDecoder,
     check_codes,
     parts_of_latent,
-    side_by_side,
+    shown_whole,
 )
 from collapse_bench.model.distributions.codes import DrawnCodes
 from collapse_bench.remedy import Remedy, Run, Step
@@ -116,11 +115,9 @@ class GumbelSoftmax(Remedy):
         sizes = model.dimensions
         check_codes("gumbel_softmax", self.codes, sizes)
         width = parts_of_latent("gumbel_softmax", "places", self.places, sizes)
-        return {
-            "head": GumbelHead(sizes.hidden, (self.places, self.codes, width), self.hard),
-            "prior": code_prior(self.prior, self.places, self.codes),
-            "decoder": MappedDecoder(model.decoder, side_by_side),
-        }
+        head = GumbelHead(sizes.hidden, (self.places, self.codes, width), self.hard)
+        prior = code_prior(self.prior, self.places, self.codes)
+        return shown_whole(model, head, prior)
 
     def step(self, step: Step, run: Run) -> Step:
         """Set the temperature before every update."""
