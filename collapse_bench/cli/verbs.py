@@ -243,7 +243,9 @@ def _score_one(folder: Path, options: argparse.Namespace, files: "RemedyFiles") 
     print(f"  {'metric':36} {'record':>14} {'from arrays':>14} {'from model':>14}")
     for line in lines:
         numbers = [
-            f"{'-':>14}" if value is None else f"{value:14.6f}"
+            f"{'-' if value is None else value:>14}"
+            if value is None or isinstance(value, str)
+            else f"{value:14.6f}"
             for value in (line.recorded, line.from_arrays, line.from_model)
         ]
         print(f"  {line.name:36} {' '.join(numbers)}{'' if line.agrees else '  differs'}")
