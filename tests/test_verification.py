@@ -60,8 +60,11 @@ def failed(checks):
 
 
 def test_everything_is_checked_and_passes(monkeypatch):
-    # Of the remedies a few: that the bound of each is one is a law.
+    # A few remedies and cheats: that the bound of each remedy is one is a law, and all that verify
+    # asks are asked in `test_honesty`.
     monkeypatch.setattr(honesty_controls, "HONEST", ("pooling", "mixture_prior"))
+    few = dict(itertools.islice(honesty_controls.CHEATS.items(), 2))
+    monkeypatch.setattr(honesty_controls, "CHEATS", few)
     checks = list(verify())
     assert failed(checks) == set()
     assert {check.model for check in checks} >= NAMES | {control.name for control in controls(2)}
