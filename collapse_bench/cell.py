@@ -149,7 +149,7 @@ def checkpoint_of(job: Job) -> dict[str, str]:
 
 
 def build(
-    cell: Cell, corpus: Corpus, files: Mapping[str, Path]
+    cell: Cell, corpus: Corpus, files: Mapping[str, Path], sentences: int | None = None
 ) -> tuple[SequenceVAE, list[Remedy]]:
     """The model of a cell with its remedies built in, its weights drawn from the cell's seed.
 
@@ -157,6 +157,7 @@ def build(
         cell: which model.
         corpus: what it will be trained on, as `seen_by` the cell.
         files: where each remedy is.
+        sentences: of the training split that remedies are told of, where it is not the corpus's.
 
     Raises:
         UserError: a remedy refuses its settings, is not for the architecture, or discards another
@@ -166,7 +167,7 @@ def build(
     dimensions = Dimensions(
         vocabulary=corpus.vocabulary.size if corpus.vocabulary else 0,
         dropout=cell.training.dropout,
-        sentences=len(corpus.train),
+        sentences=len(corpus.train) if sentences is None else sentences,
         longest=corpus.longest,
         channels=corpus.channels,
         **asdict(cell.sizes),

@@ -68,6 +68,22 @@ def prepare(threads: int, deterministic: bool) -> None:
     set_float32(FULL)
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """The CPU's operations in one thread inside, in as many as before afterwards.
+
+    In models of a few thousand numbers more threads only wait for each other, and where other
+    processes have the cores for longer than the work takes; and sums over other parts round
+    otherwise.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 Float32 = tuple[str, bool]
 FULL: Float32 = ("ieee", False)
 """A GPU's float32 products of matrices in all digits, and cuDNN's not in TF32, which drops some."""

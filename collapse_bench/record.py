@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -219,3 +220,35 @@ class replacing:
                     os.replace(self.temporary, self.path)
         finally:
             self.temporary.unlink(missing_ok=True)
+
+
+SAME_ARRAYS, SAME_MODEL = 1e-9, 0.01
+"""Nats or units by which a number may differ from the record's, from the arrays relative to its
+size: the arithmetic of another machine. From the model a tenth of its standard error will do, too:
+products in bfloat16 or with other threads may make a sentence stop its draws a round later."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A metric of a record, or a word of it, and what it is when computed again; None where it is
+    unknown."""
+
+    name: str
+    recorded: float | str | None
+    from_arrays: float | str | None
+    from_model: float | str | None
+    error: float = 0.0
+
+    @property
+    def agrees(self) -> bool:
+        """Whether both numbers are what the record says; of words the one from the arrays if they
+        tell it, since a verdict from the model may be of numbers at the edge of another."""
+        recorded, one, other = self.recorded, self.from_arrays, self.from_model
+        if isinstance(one, str) or isinstance(other, str):
+            return recorded == (other if one is None else one)
+        if not isinstance(recorded, int | float) or one is None or other is None:
+            return False
+        off = abs(one - recorded), abs(other - recorded)
+        return off[0] <= SAME_ARRAYS * max(1.0, abs(recorded)) and off[1] <= max(
+            SAME_MODEL, 0.1 * self.error
+        )

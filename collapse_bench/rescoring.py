@@ -21,15 +21,7 @@ from collapse_bench.corpus.vocabulary import Vocabulary
 from collapse_bench.device import name_of_device, prepare
 from collapse_bench.diagnosis import Diagnosis, dial, examine
 from collapse_bench.errors import UserError
-from collapse_bench.metrics import (
-    Arrays,
-    ArraysError,
-    IdentityError,
-    Scores,
-    key_of,
-    score,
-    versioned,
-)
+from collapse_bench.metrics import ArraysError, IdentityError, key_of
 from collapse_bench.model import SequenceVAE
 from collapse_bench.plugins import fingerprint
 from collapse_bench.precision import resolve_precision
@@ -46,11 +38,6 @@ from collapse_bench.suite import (
     Training,
 )
 
-SAME_ARRAYS, SAME_MODEL = 1e-9, 0.01
-"""Nats or units by which a number may differ from the record's, from the arrays relative to its
-size: the arithmetic of another machine. From the model a tenth of its standard error will do, too:
-products in bfloat16 or with other threads may make a sentence stop its draws a round later."""
-
 
 @dataclass(frozen=True)
 class Restored:
@@ -64,26 +51,6 @@ class Restored:
     model: SequenceVAE
     corpus: Corpus
     device: str
-
-
-@dataclass(frozen=True)
-class Line:
-    """One metric of a record, and what it is when computed again; None where it is unknown."""
-
-    name: str
-    recorded: float | None
-    error: float
-    from_arrays: float | None
-    from_model: float | None
-
-    @property
-    def agrees(self) -> bool:
-        """Whether both are what the record says."""
-        if self.recorded is None or self.from_arrays is None or self.from_model is None:
-            return False
-        return abs(self.from_arrays - self.recorded) <= SAME_ARRAYS * max(
-            1.0, abs(self.recorded)
-        ) and abs(self.from_model - self.recorded) <= max(SAME_MODEL, 0.1 * self.error)
 
 
 def read_finished(folder: Path, oldest: int = record.SCHEMA) -> dict[str, Any]:
@@ -242,30 +209,37 @@ def _check_vocabulary(path: Path, vocabulary: Vocabulary) -> None:
         raise UserError(f"{path}: not the vocabulary of this corpus; run the suite again")
 
 
-def rescore(folder: Path, restored: Restored, result: Mapping[str, Any]) -> list[Line]:
-    """Every metric of a record beside what it is now, from the arrays and from the model.
+def rescore(folder: Path, restored: Restored, result: Mapping[str, Any]) -> list[record.Line]:
+    """Every metric of a record beside what it is now, from the arrays and from the model; and the
+    words that are told of them.
 
     Raises:
         UserError: the arrays are missing, damaged or not those of the record.
     """
-    from_arrays = versioned(_score_of(folder, record.read_arrays(folder, _digest(result))).metrics)
-    again = evaluate_cell(restored.cell, restored.model, restored.corpus)
-    from_model = versioned(_score_of(folder, again).metrics)
+    told = restored.cell.entry.told is not None
+    with _naming(folder):
+        arrays = record.read_arrays(folder, _digest(result))
+        from_arrays = in_record(result["latent"], arrays, told=told)
+        again = evaluate_cell(restored.cell, restored.model, restored.corpus)
+        from_model = in_record(result["latent"], again, told=told)
+    from_model |= bound_in_record(restored.cell, restored.model, restored.corpus)
     # What is no number agrees with nothing.
     recorded, errors = (
         {name: value for name, value in result[part].items() if type(value) in (int, float)}
         for part in ("metrics", "standard_errors")
     )
-    return [
-        Line(
-            name,
-            recorded.get(name),
-            errors.get(name, 0.0),
-            from_arrays.get(name),
-            from_model.get(name),
+    of_arrays, of_model = from_arrays["metrics"], from_model["metrics"]
+    numbers = [
+        record.Line(
+            name, recorded.get(name), of_arrays.get(name), of_model.get(name), errors.get(name, 0.0)
         )
-        for name in dict.fromkeys([*result["metrics"], *from_arrays, *from_model])
+        for name in dict.fromkeys([*result["metrics"], *of_arrays, *of_model])
     ]
+    words = [
+        record.Line(name, result.get(name), from_arrays.get(name), from_model.get(name))
+        for name in ("family", "verdict", "bound")
+    ]
+    return numbers + words
 
 
 def score_model(
@@ -386,11 +360,6 @@ def draw_dial(folder: Path) -> Path | None:
 
 def _digest(result: Mapping[str, Any]) -> str | None:
     return result.get("sentences_sha256")
-
-
-def _score_of(folder: Path, arrays: Arrays) -> Scores:
-    with _naming(folder):
-        return score(arrays)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from collapse_bench.device import one_thread
 from collapse_bench.diagnosis import diagnose
 from collapse_bench.diagnosis.annealing import annealed_importance_sampling
 from collapse_bench.evaluation import evaluate
@@ -20,13 +21,18 @@ from collapse_bench.truth.blahut_arimoto import point
 from collapse_bench.truth.controls import Control, controls
 from collapse_bench.truth.copy_strings import CopyStrings
 from collapse_bench.truth.families import other_families
+from collapse_bench.truth.gaussian import LinearGaussian
 from collapse_bench.truth.hmm import HiddenMarkov
 from collapse_bench.truth.kalman import linear_dynamics
 from collapse_bench.truth.length_strings import BitChannel, LengthStrings
 from collapse_bench.truth.linear import linear_vae
 from collapse_bench.truth.linear_corpus import drawn, exact_model, optimum
 from collapse_bench.truth.sequence import linear_sequence
-from collapse_bench.truth.strings import Smooth, Steps, all_strings, matched
+from collapse_bench.truth.strings import Smooth, Steps, Strings, all_strings, matched
+
+OPTIMUM, MIXTURE = "linear VAE, optimum", "mixture of strings"
+SMOOTH = "strings, smooth decoder"
+"""Models that have checks beside those of their numbers."""
 
 SENTENCES, SAMPLES, SEED = 2000, 128, 1
 LIMIT = 4.0
@@ -104,15 +110,18 @@ class Check:
 
 def verify() -> Iterator[Check]:
     """Every check, one after another; the same numbers each time."""
-    for name, model in truths().items():
-        yield from numbers(name, model.exact(), measured(model))
-    yield from values()
-    yield perplexity_from_distortion()
-    yield from curve()
-    yield from bounds()
-    for control in controls(CONTROLLED):
-        yield from verdicts(control)
-    yield from honesty()
+    with one_thread():
+        models, found = truths(), {}
+        for name, model in models.items():
+            found[name] = measured(model)
+            yield from numbers(name, model.exact(), found[name])
+        yield from values()
+        yield perplexity_from_distortion(models[SMOOTH], found[SMOOTH])
+        yield from curve(models[MIXTURE], found[MIXTURE])
+        yield from bounds(models[OPTIMUM])
+        for control in controls(CONTROLLED):
+            yield from verdicts(control)
+        yield from honesty()
 
 
 def measured(model: Any) -> Scores:
@@ -140,7 +149,7 @@ def truths() -> dict[str, Any]:
     words = matched(Steps(normal(3).softmax(0), (1.5 * normal(3, 4, 3)).softmax(-1)), 6)
     smooth = matched(Smooth(normal(4, 3), normal(4, 3)), 6)
     return {
-        "linear VAE, optimum": optimum,
+        OPTIMUM: optimum,
         "linear VAE, rotated": linear_vae(spectrum, 3, turn),
         "linear VAE, posterior mis-set": replace(
             optimum, shift=optimum.shift + 0.3, variance=1.5 * optimum.variance
@@ -148,11 +157,11 @@ def truths() -> dict[str, Any]:
         "sequence, full history": sequence,
         "Kalman, best factorised posterior": dynamics,
         "Kalman, posterior at the floor": dynamics.at_floor(),
-        "mixture of strings": words,
-        "mixture of strings, posterior mis-set": replace(
+        MIXTURE: words,
+        f"{MIXTURE}, posterior mis-set": replace(
             words, mean=0.6 * words.mean + 0.3, scale=0.8 * words.scale
         ),
-        "strings, smooth decoder": smooth,
+        SMOOTH: smooth,
         "hidden Markov model": HiddenMarkov(
             normal(3).softmax(0), (2 * normal(3, 3)).softmax(1), (1.5 * normal(3, 4)).softmax(1), 5
         ),
@@ -215,13 +224,11 @@ def values() -> Iterator[Check]:
     yield from numbers("linear VAE on linear_gaussian", exact_model().exact(), score(arrays))
 
 
-def perplexity_from_distortion() -> Check:
+def perplexity_from_distortion(model: Strings, scores: Scores) -> Check:
     """The perplexity is that of the NLL; that of D alone would be far lower, and is no perplexity.
 
     The check fails too if the two could not be told apart.
     """
-    model = truths()["strings, smooth decoder"]
-    scores = measured(model)
     reported, error = scores.metrics["perplexity"], scores.standard_errors["perplexity"]
     truth, fake = math.exp(model.exact()["nll"]), math.exp(model.exact()["distortion"])
     off = (reported - truth) / error
@@ -231,21 +238,19 @@ def perplexity_from_distortion() -> Check:
     )  # fmt: skip
 
 
-def curve() -> Iterator[Check]:
+def curve(model: Strings, scores: Scores) -> Iterator[Check]:
     """The rate-distortion curve of a mixture, by Blahut-Arimoto, against what the bench measures.
 
     At slope 1 the curve touches R + D = H(x), which is the NLL; and no posterior over the same
     components may lie below it.
     """
-    name = "mixture of strings, R-D curve"
-    model = truths()["mixture of strings"]
+    name = f"{MIXTURE}, R-D curve"
     strings = all_strings(model.vocabulary, model.length)
     source = (-model.exact_nll(strings)).exp().numpy()
     distortion = -model.log_likelihood_by_cell(strings).numpy()
     best = point(source, distortion, beta=1.0)
     known = model.exact()
     yield numbers_agree(name, "R + D at slope 1 = H(x)", known["nll"], best.rate + best.distortion)
-    scores = measured(model)
     spent, told = scores.metrics["distortion"], scores.metrics["mutual_information"]
     rates, distortions = zip(
         *((p.rate, p.distortion) for p in rate_distortion_curve(source, distortion, SLOPES)),
@@ -266,9 +271,8 @@ def numbers_agree(name: str, what: str, one: float, other: float) -> Check:
     return Check(name, what, f"{one:.6f}", f"{other:.6f}", None, None, off <= 1e-6)
 
 
-def bounds() -> Iterator[Check]:
+def bounds(model: LinearGaussian) -> Iterator[Check]:
     """Annealed importance sampling, forwards and backwards, against the exact log p(x)."""
-    model = truths()["linear VAE, optimum"]
     sentences = model.draw(ANNEALED, torch.Generator().manual_seed(SEED))
     rows, scored = Rows.of(sentences), Scored(model)
     # A draw from the exact posterior is as good as the z that the sentence was made from.
@@ -292,7 +296,7 @@ def bounds() -> Iterator[Check]:
     truth = -model.exact_nll(sentences).numpy()
     error = float(np.sqrt((found.lower_error**2 + found.upper_error**2).mean() / ANNEALED))
     yield bracketed(
-        "linear VAE, optimum", "log p(x), annealed from both sides", float(truth.mean()),
+        OPTIMUM, "log p(x), annealed from both sides", float(truth.mean()),
         float(found.lower.mean()), float(found.upper.mean()), error,
     )  # fmt: skip
 

@@ -62,7 +62,7 @@ def test_what_is_said_holds_verdict_numbers_and_advice(name, diagnoses):
         "useful_information", "useful_rate", "mutual_information", "kl", "nll", "negative_elbo",
         "marginal_kl", "shuffle_gap", "shuffle_gap_any",
     ):  # fmt: skip
-        assert f"{metrics[number]:8.2f} ± {errors[number]:.2f}" in text
+        assert f"{round(metrics[number], 2) + 0.0:8.2f} ± {errors[number]:.2f}" in text
     assert f"evidence ({N} sentences" in text
     assert f"ln N = {math.log(N):.2f}" in text
     assert f"{found.evidence.gaps.refined_use:.2f}" in text

@@ -6,7 +6,13 @@ import torch
 from torch.distributions import Distribution, Normal
 
 from collapse_bench.diagnosis import diagnose
-from collapse_bench.diagnosis.report import ADVICE, NO_VERDICT, missing
+from collapse_bench.diagnosis.report import (
+    ADVICE,
+    ADVICE_BY_FAMILY,
+    NO_VERDICT,
+    missing,
+    report,
+)
 from collapse_bench.errors import UserError
 from collapse_bench.metrics import VERDICTS, absent
 from collapse_bench.verification import truths
@@ -47,6 +53,8 @@ def test_every_family_is_diagnosed_and_what_it_has_not_is_said_with_the_reason(f
     assert ("has no mean and scale" in text) == (family != "normal")
     assert ("amortisation gap" in text) == (family == "normal")
     assert ("active units" in text) == ("active_units" in metrics)
+    assert ("codes in use" in text) == (family == "codes")
+    assert "-0.00" not in text
 
 
 @pytest.mark.parametrize("family", MODELS)
@@ -69,6 +77,26 @@ def test_what_a_family_has_not_is_said_once_a_reason(diagnoses):
 
 def test_every_verdict_has_advice():
     assert set(ADVICE) == {*VERDICTS, NO_VERDICT} - {"no latent"}
+    for verdict, family in ADVICE_BY_FAMILY:
+        assert verdict in ADVICE
+        assert family in MODELS
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_nobody_is_told_to_anneal_what_has_no_gradient(family, diagnoses):
+    """The rate of a code that is certain tells the encoder nothing, whatever its weight."""
+    found = diagnoses[family]
+    told = report("collapsed", found.scores, found.evidence).split("try next: ")[1]
+    assert ("anneal the weight of the rate (" in told) == (family != "codes")
+    assert ("restart" in told) == (family == "codes")
+
+
+def test_a_number_that_rounds_to_nothing_has_no_sign(diagnoses):
+    found = diagnoses["normal"]
+    metrics = found.scores.metrics | {"shuffle_gap": -0.004, "useful_rate": -0.006}
+    text = report("healthy", found.scores._replace(metrics=metrics), found.evidence)
+    assert "-0.00 " not in text
+    assert "-0.01" in text
 
 
 class Shifted(Distribution):

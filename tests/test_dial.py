@@ -171,8 +171,12 @@ def test_what_shares_a_training_that_diverged_has_diverged(tmp_path):
 
 @pytest.mark.parametrize("beta", [0.01, 3.0])
 def test_a_weight_that_training_does_not_draw_is_refused(beta):
-    with pytest.raises(UserError, match=r"multi_rate: beta must be among the weights"):
-        find_class("multi_rate", remedy_files()["multi_rate"])(beta=beta)
+    multi_rate = find_class("multi_rate", remedy_files()["multi_rate"])
+    way_out = "raise beta, or lower least" if beta < 0.05 else "lower beta, or raise most"
+    with pytest.raises(UserError, match=rf"multi_rate: beta must be among the weights.*{way_out}"):
+        multi_rate(beta=beta)
+    with pytest.raises(UserError, match=r"least must be at most most, got least = 3.0 and most"):
+        multi_rate(beta=beta, least=3.0)
 
 
 def test_the_encoder_is_told_the_weight_and_the_decoder_is_not(corpus, batch):

@@ -21,6 +21,7 @@ from collapse_bench.model.distributions.codes import (
     uniform,
 )
 from collapse_bench.model.distributions.flow import AutoregressiveAffine, Flow
+from collapse_bench.model.distributions.power_spherical import PowerSpherical
 from collapse_bench.model.distributions.sphere import UniformOnSphere, VonMisesFisher, log_area
 
 SIGMAS = 4.5
@@ -120,6 +121,24 @@ def test_quantiles_are_exact():
     # On the sphere in 3 dimensions F(w) = (e^(k w) - e^-k) / (e^k - e^-k).
     u = (torch.expm1(7 * (w + 1))) / math.expm1(14)
     assert torch.allclose(u, torch.special.ndtr(e), rtol=1e-8, atol=0)
+
+
+@pytest.mark.parametrize("family", [VonMisesFisher, PowerSpherical])
+@pytest.mark.parametrize("dimension", [2, 3, 32])
+def test_draws_in_float32_are_those_in_float64(family, dimension):
+    """Which take more steps to a quantile; a concentration that is a number has no other angles."""
+    direction = torch.eye(dimension)[:1].expand(5, -1)
+    noise = torch.randn(200, 5, dimension, generator=torch.Generator().manual_seed(1))
+    k = [0.2, 1.0, 30.0, 900.0, 8000.0]
+    q, exact = (
+        family(direction.to(k.dtype), k) for k in (torch.tensor(k), torch.tensor(k).double())
+    )
+    torch.testing.assert_close(
+        q.from_noise(noise), exact.from_noise(noise.double()).float(), atol=2e-6, rtol=0
+    )
+    one = family(direction, 30.0)
+    for _ in range(2):
+        torch.testing.assert_close(one.from_noise(noise)[:, 2], q.from_noise(noise)[:, 2])
 
 
 def test_draw_of_vmf_passes_gradients_and_is_a_function_of_its_noise():

@@ -46,6 +46,7 @@ MAY_IMPORT = {
     "honesty_controls": {"truth", "laws", "evaluation", "plugins", "remedy"},
     "verification": {
         "honesty_controls", "truth", "diagnosis", "evaluation", "latent_model", "metrics", "model",
+        "device",
     },
     "record": {"errors"},
     "cell": {
@@ -59,8 +60,11 @@ MAY_IMPORT = {
     "progress": {"cell", "metrics"},
     "forecast": {"cell", "suite", "device", "remedy", "training"},
     "runner": {
-        "cell", "progress", "suite", "corpus", "remedy", "training", "record", "errors",
-        "device", "precision", "importing", "evaluation", "provenance",
+        "cell", "progress", "suite", "corpus", "record", "errors", "device", "precision",
+        "provenance",
+    },
+    "trial": {
+        "cell", "suite", "corpus", "remedy", "training", "evaluation", "importing", "errors",
     },
     "laws": {
         "cell", "suite", "remedy", "model", "corpus", "training", "evaluation", "metrics",

@@ -100,8 +100,10 @@ def test_gain_of_doubling_is_the_slope_of_the_bound(rng):
 
 @pytest.mark.parametrize("strata", [2, 3])
 @pytest.mark.parametrize("draws", [2, 5, 9, 16])
-def test_jackknife_leaves_out_one_draw_of_a_stratum_at_a_time(rng, draws, strata):
+@pytest.mark.parametrize("above", [0.0, 60.0])
+def test_jackknife_leaves_out_one_draw_of_a_stratum_at_a_time(rng, above, draws, strata):
     weights = 2 * rng.normal(size=(4, draws)) - 30
+    weights[:, 0] += above  # in a sum of all the others have no digit left
     counts, expected = proposal_draws(draws, strata), []
     for row in weights:
         parts = parts_of(row, counts)

@@ -6,11 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import make, noise_of
+from torch.distributions import kl_divergence
 
 from collapse_bench.errors import UserError
 from collapse_bench.model import diagonal_normal
 from collapse_bench.model.autoregressive_flow import MaskedNetwork
-from collapse_bench.model.distributions import draw
+from collapse_bench.model.distributions import draw, shape_of
 from collapse_bench.model.distributions.sphere import VonMisesFisher, largest_concentration
 from collapse_bench.model.spherical import SphericalHead, bounded
 from collapse_bench.remedies.posterior.iaf import FlowHead
@@ -77,6 +78,19 @@ def test_a_sphere_has_no_latent_sequence():
     head = SphericalHead(6, 4, VonMisesFisher, 3.0)
     with pytest.raises(UserError, match="over one vector a sentence"):
         head(torch.zeros(2, 3, 6), None)
+
+
+@pytest.mark.parametrize("name", SPHERES)
+def test_a_concentration_of_nearly_nothing_or_of_most_that_can_be_gives_numbers(name, batch):
+    """From the uniform distribution, whose rate is 0, to what float32 bears."""
+    most = 0.9 if name == "spherical_cauchy" else 0.99 * largest_concentration(torch.float32)
+    for concentration in (1e-30, most):
+        model = make("lstm", {name: {"concentration": concentration}}).model
+        q = model.posterior(batch, noise_of(1))
+        rate = kl_divergence(q, model.prior(q, batch))
+        z = q.from_noise(torch.randn(shape_of(q)))
+        assert all(each.isfinite().all() for each in (z, q.log_prob(z), q.mean, rate))
+        assert (rate > 1).all() if concentration == most else (rate.abs() < 1e-6).all()
 
 
 @pytest.mark.parametrize(

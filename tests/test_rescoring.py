@@ -192,6 +192,18 @@ def test_an_edited_number_differs_on_its_line(folder, bench, name, by):
     assert said.differing == [name]
 
 
+@pytest.mark.parametrize(
+    ("name", "word"), [("verdict", "healthy"), ("bound", "invalid"), ("family", "flow")]
+)
+def test_an_edited_word_differs_on_its_line(folder, bench, name, word):
+    assert read_record(folder / RECORD)[name] != word
+    edit(folder, lambda record: record.update({name: word}))
+    said = bench("score", folder)
+    assert said.code == 1
+    assert f"{folder}: DIFFERS" in said.out
+    assert said.differing == [name]
+
+
 def test_a_metric_of_another_version_or_without_a_number_differs(folder, bench):
     edit(folder, lambda record: record["metrics"].update({"nll@0": record["metrics"].pop("nll@2")}))
     said = bench("score", folder)

@@ -20,7 +20,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         missing; 128 + n on signal n.
     """
     _survive_the_terminal()
-    options = build_parser().parse_args(arguments)
+    parser = build_parser()
+    if not (sys.argv[1:] if arguments is None else arguments):
+        parser.print_help(sys.stderr)
+        return 2
+    options = parser.parse_args(arguments)
     try:
         code: int = options.verb(options)
     except UserError as error:

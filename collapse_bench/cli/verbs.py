@@ -109,11 +109,12 @@ def _jobs(options: argparse.Namespace) -> "tuple[list[Job], int, str]":
     from collapse_bench import runner
     from collapse_bench.corpus import load_corpus
     from collapse_bench.device import resolve_device
+    from collapse_bench.trial import check_builds
 
     device = resolve_device(options.device)
     at_once = max(1, runner.cores() // threads) if device == "cpu" else 1
     corpus = load_corpus(suite.corpus, options.data, say=say)
-    if problems := runner.check_builds(chosen, corpus, files):
+    if problems := check_builds(chosen, corpus, files):
         raise SuiteError([f"{options.suite}: {problem}" for problem in problems])
     jobs = runner.plan(
         chosen,
@@ -162,6 +163,11 @@ def leaderboard(options: argparse.Namespace) -> int:
     records = _with_present_labels(records, suite)
     expected = [(cell.entry.name, cell.architecture, cell.seed) for cell in cells]
     page = write_leaderboard(suite.name, expected, records, options.out, curves_of(suite))
+    if not any(record["status"] == "done" for record in records):
+        say(
+            f"{suite.name}: no cell has a result, and the page compares nothing: {len(records)}"
+            " failed, and the page says why of each; mend that and run the suite again"
+        )
     print(page)
     return 0
 
@@ -237,7 +243,9 @@ def _score_one(folder: Path, options: argparse.Namespace, files: "RemedyFiles") 
     print(f"  {'metric':36} {'record':>14} {'from arrays':>14} {'from model':>14}")
     for line in lines:
         numbers = [
-            f"{'-':>14}" if value is None else f"{value:14.6f}"
+            f"{'-' if value is None else value:>14}"
+            if value is None or isinstance(value, str)
+            else f"{value:14.6f}"
             for value in (line.recorded, line.from_arrays, line.from_model)
         ]
         print(f"  {line.name:36} {' '.join(numbers)}{'' if line.agrees else '  differs'}")
@@ -283,21 +291,29 @@ def check(options: argparse.Namespace) -> int:
     suite, files = _load(options)
     cells = cells_of(suite)
 
-    from collapse_bench.runner import check_steps
+    from collapse_bench.trial import UNKNOWN, check_steps
 
+    of_newswire = suite.corpus.sentences if suite.corpus.name == "newswire" else None
+    sentences = of_newswire or UNKNOWN
     read = suite.corpus.path is not None  # what is not at hand, or large, is left to the run
     if read:
         from collapse_bench.corpus import labels_found, load_corpus, with_kinds
 
         corpus = load_corpus(suite.corpus, None, say=say)
+        sentences = len(corpus.train)
         say(labels_found(corpus))
         if any(cell.entry.told == "labels" for cell in cells):
             try:
                 with_kinds(corpus)
             except UserError as error:
                 raise UserError(f"{options.suite}: {error}") from None
-    if problems := check_steps(cells, files):
+    if problems := check_steps(cells, files, sentences):
         raise SuiteError([f"{options.suite}: {problem}" for problem in problems])
+    if not any(cell.sizes.latent == 0 and not cell.entry.told for cell in cells):
+        say(
+            f"{options.suite}: warning: without a language model nobody knows what an entry pays,"
+            " and none will have a place: add 'language_model: {latent: 0}' to entries"
+        )
     unread = "" if read else "; its corpus was not read, the steps were on generated text"
     print(f"{options.suite}: fine, {len(cells)} cells{unread}")
     return 0

@@ -39,6 +39,19 @@ ADVICE = {
 }
 
 
+ADVICE_BY_FAMILY = {
+    ("collapsed", "codes"): "The decoder finds nothing to use: weaken it (word_dropout,"
+    " limited_receptive_field). To anneal the weight of the rate helps codes that are drawn"
+    " (gumbel_softmax) and no others, since the rate of a code that is certain gives the encoder no"
+    " gradient. Where hardly any codes are in use, let those that are not begin anew (vq_vae,"
+    " product_quantisation and residual_vq: restart), or keep them apart (binary_codes: entropy).",
+    ("collapsed", "sphere"): "The decoder finds nothing to use: anneal the weight of the rate"
+    " (kl_annealing, cyclical_annealing), weaken the decoder (word_dropout,"
+    " limited_receptive_field), or give all sentences one concentration, whose rate cannot fall;"
+    " then look again at whether it is used.",
+}
+"""What is said in its place of a verdict on a family for which that would be wrong."""
+
 UNSETTLED = 0.1
 """Nats gained by the last doubling of the draws above which an NLL has not settled."""
 
@@ -80,7 +93,8 @@ def report(verdict: str, scores: Scores, evidence: Evidence) -> str:
         *(f"  {each}" for each in evidence.bound.unseen),
         *warnings(scores.metrics),
     ]
-    return "\n".join([*lines, "", f"try next: {ADVICE[verdict]}"])
+    advice = ADVICE_BY_FAMILY.get((verdict, evidence.family), ADVICE[verdict])
+    return "\n".join([*lines, "", f"try next: {advice}"])
 
 
 def numbers(scores: Scores, evidence: Evidence) -> list[str]:
@@ -89,7 +103,7 @@ def numbers(scores: Scores, evidence: Evidence) -> list[str]:
 
     def noted(words: str, name: str, digits: int = 2) -> str:
         """The words with a metric's value, or nothing where there is none."""
-        return words.format(f"{metrics[name]:.{digits}f}") if name in metrics else ""
+        return words.format(_shown(metrics[name], digits)) if name in metrics else ""
 
     information = (
         noted("at most {}; ", "mutual_information_upper")
@@ -119,9 +133,12 @@ def numbers(scores: Scores, evidence: Evidence) -> list[str]:
         ("shuffle gap, after first words", "shuffle_gap_later", "tokens after the third"),
         ("shuffle gap, any length", "shuffle_gap_any", ""),
         ("share of the known attributes", "global_information_share", ""),
+        ("codes in use at a place", "code_perplexity",
+         "as if equally often" + noted("; {} others in none of these sentences", "dead_codes", 1)),
     ]  # fmt: skip
     lines = [
-        f"  {label:31} {metrics[name]:8.2f} ± {errors[name]:.2f}" + (f"   ({note})" if note else "")
+        f"  {label:31} {_shown(metrics[name]):>8} ± {errors[name]:.2f}"
+        + (f"   ({note})" if note else "")
         for label, name, note in table
         if name in metrics
     ]
@@ -133,6 +150,11 @@ def numbers(scores: Scores, evidence: Evidence) -> list[str]:
             f"  {'active units':31} {metrics['active_units']:8.0f} of {evidence.latent}{effective}"
         )
     return lines
+
+
+def _shown(value: float, digits: int = 2) -> str:
+    """A number of so many digits, never "-0.00"."""
+    return f"{round(value, digits) + 0.0:.{digits}f}"
 
 
 def missing(scores: Scores, family: str) -> list[str]:

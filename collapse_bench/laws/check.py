@@ -4,8 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
+from collapse_bench.device import one_thread
 from collapse_bench.errors import UserError
 from collapse_bench.laws import contract, evaluation, signature, stepping, training
 from collapse_bench.laws.bench import ARCHITECTURES
@@ -87,13 +86,8 @@ def check_file(path: Path, plugins: Sequence[Path] = ()) -> Iterator[Finding]:
     if name not in files:
         raise UserError(why_not(name, files))
     find_class(name, files[name])
-    # More threads than one only get in each other's way at this size.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         yield from _findings(name, files)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _findings(name: str, files: Mapping[str, Path]) -> Iterator[Finding]:

@@ -50,7 +50,11 @@ def shown(estimate: Estimate | None, digits: int = 2, sign: str = "") -> str:
 
 def markdown(titles: Sequence[str], rows: Sequence[Sequence[str]], numeric: int = 99) -> list[str]:
     """A table padded so that its source reads as well; columns from `numeric` on align right."""
-    widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
+    # The rule of a column that aligns right has two characters, and without one there is no table.
+    widths = [
+        max(2 if place >= numeric else 1, *map(len, column))
+        for place, column in enumerate(zip(titles, *rows, strict=True))
+    ]
 
     def line(cells: Sequence[str]) -> str:
         padded = [

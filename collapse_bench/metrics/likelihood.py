@@ -161,9 +161,11 @@ def jackknife_nll(log_weights: Floats, draws: NDArray[np.integer], strata: int) 
             n = part.shape[1]
             if n < 2:
                 continue
-            others = np.stack([_log_mean(np.delete(part, k, axis=1)) for k in range(n)])
-            left_out = [others if i == h else mean for i, mean in enumerate(means)]
-            corrected -= (n - 1) * (_stratified_nll(left_out, shares).mean(axis=0) - nll)
+            left_out = [
+                _log_means_of_others(part) if i == h else mean[:, None]
+                for i, mean in enumerate(means)
+            ]
+            corrected -= (n - 1) * (_stratified_nll(left_out, shares).mean(axis=1) - nll)
         result[rows] = corrected
     return result
 
@@ -188,6 +190,19 @@ def _log_shares(parts: Sequence[Floats]) -> Floats:
 
 def _log_mean(log_weights: Floats) -> Floats:
     return np.asarray(logsumexp(log_weights, axis=1) - np.log(log_weights.shape[1]))
+
+
+def _log_means_of_others(log_weights: Floats) -> Floats:
+    """Logarithm of the mean weight without each draw in turn, [N, n] to [N, n], n at least 2.
+
+    What is before a draw and what is after it: a difference from the sum of all would lose every
+    digit where that draw has nearly all of the weight.
+    """
+    nothing = np.full((len(log_weights), 1), -np.inf)
+    before = np.logaddexp.accumulate(log_weights[:, :-1], axis=1)
+    after = np.logaddexp.accumulate(log_weights[:, :0:-1], axis=1)[:, ::-1]
+    others = np.logaddexp(np.hstack([nothing, before]), np.hstack([after, nothing]))
+    return np.asarray(others - np.log(log_weights.shape[1] - 1))
 
 
 def _stratified_nll(log_means: Sequence[Floats], log_shares: Floats) -> Floats:

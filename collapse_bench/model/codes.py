@@ -18,7 +18,7 @@ from collapse_bench.errors import UserError
 from collapse_bench.model.distributions import base
 from collapse_bench.model.distributions.codes import Codebook, Codes
 from collapse_bench.model.latent import Energy
-from collapse_bench.model.vae import Dimensions, Forward
+from collapse_bench.model.vae import Dimensions, Forward, SequenceVAE
 
 EPSILON = 1e-5
 """Laplace smoothing of the codes' counts (van den Oord et al. 2017, public code)."""
@@ -182,6 +182,24 @@ class MappedDecoder(nn.Module):
 def side_by_side(z: Tensor) -> Tensor:
     """Vectors [B, n, d] as one, [B, n d]."""
     return z.flatten(1)
+
+
+def shown_whole(
+    model: SequenceVAE,
+    head: nn.Module,
+    prior: nn.Module,
+    of: Callable[[Tensor], Tensor] = side_by_side,
+) -> dict[str, nn.Module]:
+    """The parts of a latent of codes that are all read off the sentence's features, and all shown
+    to the decoder from the beginning.
+
+    Args:
+        model: whose decoder is wrapped.
+        head: features [B, H] to q(z|x) over z [B, n, d].
+        prior: over the codes.
+        of: z to the one vector [B, D] that the decoder is shown.
+    """
+    return {"head": head, "prior": prior, "decoder": MappedDecoder(model.decoder, of)}
 
 
 def parts_of_latent(owner: str, name: str, places: int, dimensions: Dimensions) -> int:

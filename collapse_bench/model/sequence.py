@@ -5,6 +5,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from collapse_bench.corpus import Batch
+from collapse_bench.model.anticausal import AntiCausalEncoder
+from collapse_bench.model.vae import SequenceVAE
 
 
 class StridedStates(nn.Module):
@@ -72,3 +74,22 @@ class TokenDecoder(nn.Module):
         missing = batch.inputs.shape[1] - parts.shape[1]  # mostly below 0
         states: Tensor = self.decoder(batch, self.shown(F.pad(parts, (0, 0, 0, missing))))
         return states
+
+
+def along_the_sentence(
+    model: SequenceVAE, length: int, stride: int, whole: int = 0
+) -> dict[str, nn.Module]:
+    """Encoder, pool and decoder of `length` vectors, each inferred from its token and those after
+    it, and shown to the decoder from there on (Razavi et al. 2019).
+
+    Args:
+        model: whose parts are wrapped.
+        length: n.
+        stride: tokens from one vector to the next.
+        whole: vectors before these that are shown from the beginning.
+    """
+    return {
+        "encoder": AntiCausalEncoder(model.encoder),
+        "pool": StridedStates(length, stride),
+        "decoder": GradualDecoder(model.decoder, stride, whole),
+    }

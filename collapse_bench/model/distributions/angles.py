@@ -24,8 +24,9 @@ WIDTHS, CELLS, ORDER = 16.0, 32, 10
 REACH = 9.0
 """Standard normal noise beyond which quantiles are those of it."""
 
-ROUNDS = 5
-"""Newton's steps to a quantile; three are enough for 1e-7 of the distance to the nearer end."""
+ROUNDS, FEW_ROUNDS = {torch.float64: 5}, 3
+"""Newton's steps to a quantile, by the dtype of the noise. Three are enough for 1e-7 of the
+distance to the nearer end, and no other dtype holds more."""
 
 LEAST = 1e-300
 """In place of a mass of 0, whose logarithm is asked for."""
@@ -82,11 +83,13 @@ class Angles:
         Gradients pass to the noise and to the concentrations, once.
         """
         rows = e.double().reshape(-1, len(self._concentration)).T
-        t: Tensor = _Quantile.apply(rows, self._concentration, self)  # type: ignore[no-untyped-call]
+        rounds = ROUNDS.get(e.dtype, FEW_ROUNDS)
+        t: Tensor = _Quantile.apply(rows, self._concentration, self, rounds)  # type: ignore[no-untyped-call]
         return t.T.reshape(e.shape).to(e)
 
-    def solve(self, e: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Quantiles [R, M] of noise of that shape, and their derivatives by noise and k."""
+    def solve(self, e: Tensor, rounds: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Quantiles [R, M] of noise of that shape after so many of Newton's steps, and their
+        derivatives by noise and k."""
         k, e = self._concentration.detach()[:, None], e.clamp(-REACH, REACH)
         total, flipped = self._before[0][:, -1:], e < 0
         wanted = (torch.special.ndtr(-e.abs()) * total).contiguous()
@@ -112,7 +115,7 @@ class Angles:
         def place(distance: Tensor) -> Tensor:
             return torch.where(flipped, self._high - distance, self._low + distance)
 
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             [mass] = self._integrals(place(near), place(distance), k, both=False)
             mass = (before + mass).clamp(min=LEAST)
             density = self._density(place(distance), k).clamp(min=LEAST)
@@ -143,8 +146,9 @@ class Angles:
         return (self._log_density(t, k) - largest).exp()
 
     def _log_density(self, t: Tensor, k: Tensor) -> Tensor:
-        power = torch.full_like(t, self._power)
-        log_density: Tensor = torch.special.xlogy(power, t.sin().abs()) + k * self._value(t)
+        log_density = k * self._value(t)
+        if self._power:  # 0 log 0 is 0
+            log_density = log_density + self._power * t.sin().abs().log()
         return log_density
 
 
@@ -161,13 +165,13 @@ class _Quantile(torch.autograd.Function):
     """`Angles.solve` with its derivatives."""
 
     @staticmethod
-    def forward(ctx: Any, e: Tensor, concentration: Tensor, angles: Angles) -> Tensor:
-        t, by_noise, by_concentration = angles.solve(e)
+    def forward(ctx: Any, e: Tensor, concentration: Tensor, angles: Angles, rounds: int) -> Tensor:
+        t, by_noise, by_concentration = angles.solve(e, rounds)
         ctx.save_for_backward(by_noise, by_concentration)
         return t
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
         by_noise, by_concentration = ctx.saved_tensors
-        return gradient * by_noise, (gradient * by_concentration).sum(1), None
+        return gradient * by_noise, (gradient * by_concentration).sum(1), None, None

@@ -11,6 +11,9 @@ Bessel functions of large order underflow.
 """
 
 import math
+from abc import ABC, abstractmethod
+from functools import cached_property, lru_cache
+from typing import ClassVar, Self
 
 import torch
 from scipy.special import gammaln
@@ -26,8 +29,20 @@ LARGEST_ERROR = 1e-3
 """Nats by which rounding of mu'z may move a log-density."""
 
 
-class VonMisesFisher(Distribution):
-    """vMF on the sphere in D dimensions.
+def _peak_of_cosine(power: int, k: Tensor) -> tuple[Tensor, Tensor]:
+    """Where power log sin t + k cos t is largest, and minus its second derivative there."""
+    cosine = 2 * k / (power + torch.hypot(torch.full_like(k, power), 2 * k))
+    sine = (1 - cosine**2).clamp(min=1e-30)
+    return torch.acos(cosine), k * cosine + power / sine
+
+
+COSINE = Statistic(lambda t: -2 * torch.sin(t / 2) ** 2, _peak_of_cosine)
+"""cos t - 1."""
+
+
+class AroundDirection(Distribution, ABC):
+    """What families on the sphere in D dimensions share whose log-density is k s(t) and a constant,
+    t being the angle from their direction.
 
     Args:
         direction: of the mean, [B, D], of any length but 0, D at least 2.
@@ -39,6 +54,8 @@ class VonMisesFisher(Distribution):
     """
 
     family = "sphere"
+    statistic: ClassVar[Statistic]
+    """s(t)."""
 
     def __init__(self, direction: Tensor, concentration: float | Tensor) -> None:
         super().__init__(direction.shape[:1], direction.shape[1:], validate_args=False)
@@ -46,14 +63,11 @@ class VonMisesFisher(Distribution):
         self.concentration = concentration
         self.direction = normalize(direction, dim=-1)
         self._concentration = as_row(concentration, direction)
-        self._angles = Angles(direction.shape[-1], self._concentration, COSINE)
 
     @property
     def mean(self) -> Tensor:
-        """E cos(t) mu, [B, D]: the mean resultant length I_(D/2)(k) / I_(D/2 - 1)(k) times mu
-        (Mardia and Jupp 2000, section 9.3.2)."""
-        length = 1 + self._angles.mean_statistic
-        return length.to(self.direction)[:, None] * self.direction
+        """E cos(t) mu, [B, D]."""
+        return self._mean_length().to(self.direction)[:, None] * self.direction
 
     def from_noise(self, noise: Tensor) -> Tensor:
         """z [..., B, D] from standard normal noise of that shape; gradients pass to direction and
@@ -62,17 +76,67 @@ class VonMisesFisher(Distribution):
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log density by area, z [..., D] of length 1 against [B] to [..., B], nats."""
-        # (C(k) e^k) e^(k (mu'z - 1)): neither factor overflows.
-        scaled = self._concentration.to(z) * (cosines(z, self.direction) - 1)
-        return scaled + self._log_peak().to(z)
+        # s is 0 at mu and below it elsewhere: neither factor of the density overflows.
+        of_z = self._of_cosine(cosines(z, self.direction))
+        return self._concentration.to(z) * of_z + self._log_peak().to(z)
 
-    def softened(self, share: float) -> "VonMisesFisher":
+    def rate(self) -> Tensor:
+        """KL from the uniform distribution, [B] nats: of one concentration the same for every
+        sentence. Then it is a constant and no information: mu may be that, too."""
+        nats = self._log_peak() + self._concentration * self._mean_statistic()
+        return (nats + log_area(self.event_shape[0])).to(self.direction).expand(self.batch_shape)
+
+    def softened(self, share: float) -> Self:
         """The same with a share of the concentration."""
-        return VonMisesFisher(self.direction, share * self.concentration)
+        return type(self)(self.direction, share * self.concentration)
+
+    @cached_property
+    def _angles(self) -> Angles:
+        dimension, k = self.event_shape[0], self.concentration
+        if isinstance(k, Tensor):
+            return Angles(dimension, self._concentration, self.statistic)
+        return _angles_of(dimension, k, self.statistic, self.direction.device)
+
+    @abstractmethod
+    def _of_cosine(self, cosine: Tensor) -> Tensor:
+        """s by the cosine of t."""
+
+    @abstractmethod
+    def _log_peak(self) -> Tensor:
+        """The log-density at mu, [1] or [B], float64."""
+
+    @abstractmethod
+    def _mean_statistic(self) -> Tensor:
+        """E s(t), [1] or [B], float64."""
+
+    @abstractmethod
+    def _mean_length(self) -> Tensor:
+        """E cos(t), [1] or [B], float64."""
+
+
+class VonMisesFisher(AroundDirection):
+    """vMF on the sphere in D dimensions; see `AroundDirection` for its arguments.
+
+    Raises:
+        UserError: the concentration or D is not as said there.
+    """
+
+    statistic = COSINE
+
+    def _of_cosine(self, cosine: Tensor) -> Tensor:
+        return cosine - 1
 
     def _log_peak(self) -> Tensor:
-        """log C(k) + k, the log-density at mu, float64."""
+        """log C(k) + k."""
         return -self._angles.log_total - log_area(self.event_shape[0] - 1)
+
+    def _mean_statistic(self) -> Tensor:
+        return self._angles.mean_statistic
+
+    def _mean_length(self) -> Tensor:
+        """I_(D/2)(k) / I_(D/2 - 1)(k), the mean resultant length (Mardia and Jupp 2000, section
+        9.3.2)."""
+        return 1 + self._angles.mean_statistic
 
 
 class UniformOnSphere(Distribution):
@@ -103,25 +167,16 @@ class UniformOnSphere(Distribution):
         return z.new_full(shape, -log_area(z.shape[-1]))
 
 
-@register_kl(VonMisesFisher, UniformOnSphere)  # type: ignore[untyped-decorator]
-def _rate_of_von_mises_fisher(q: VonMisesFisher, p: UniformOnSphere) -> Tensor:
-    """log C(k) + k E mu'z + log area, [B] nats: of one concentration the same for every sentence.
-
-    Then it is a constant and no information: mu may be that, too.
-    """
-    nats = q._log_peak() + q._concentration * q._angles.mean_statistic
-    return (nats + log_area(q.event_shape[0])).to(q.direction).expand(q.batch_shape)
+@register_kl(AroundDirection, UniformOnSphere)  # type: ignore[untyped-decorator]
+def _rate_on_sphere(q: AroundDirection, p: UniformOnSphere) -> Tensor:
+    return q.rate()
 
 
-def _peak_of_cosine(power: int, k: Tensor) -> tuple[Tensor, Tensor]:
-    """Where power log sin t + k cos t is largest, and minus its second derivative there."""
-    cosine = 2 * k / (power + torch.hypot(torch.full_like(k, power), 2 * k))
-    sine = (1 - cosine**2).clamp(min=1e-30)
-    return torch.acos(cosine), k * cosine + power / sine
-
-
-COSINE = Statistic(lambda t: -2 * torch.sin(t / 2) ** 2, _peak_of_cosine)
-"""cos t - 1."""
+@lru_cache(maxsize=16)
+def _angles_of(dimension: int, k: float, statistic: Statistic, device: torch.device) -> Angles:
+    """Those of a concentration that is a number, which every pass asks for again; where passes are
+    captured, the first of them is one that is not."""
+    return Angles(dimension, torch.full((1,), k, dtype=torch.float64, device=device), statistic)
 
 
 def largest_concentration(dtype: torch.dtype) -> float:
@@ -164,7 +219,8 @@ def check_sphere(
     if wrong:
         raise UserError(
             f"concentration: must be above 0 and at most {most:.{0 if most > 1 else 3}f}, beyond"
-            f" which {dtype} rounds log-densities by more than {LARGEST_ERROR} nats, not {value}"
+            f" which {dtype} rounds log-densities by more than {LARGEST_ERROR} nats, not {value};"
+            f" {'lower' if value > most else 'raise'} it"
         )
 
 

@@ -13,9 +13,8 @@ from collapse_bench.model import Forward, SequenceVAE
 from collapse_bench.model.code_priors import code_prior
 from collapse_bench.model.codes import (
     CodesHead,
-    MappedDecoder,
     codes_of,
-    side_by_side,
+    shown_whole,
     straight_through,
     with_commitment,
 )
@@ -88,11 +87,9 @@ class BinaryCodes(Remedy):
     def build(self, model: SequenceVAE) -> Mapping[str, nn.Module]:
         """Another head and prior, and a wrapper around the decoder."""
         sizes = model.dimensions
-        return {
-            "head": CodesHead(sizes.hidden, sizes.latent, 1, Signs()),
-            "prior": code_prior(self.prior, sizes.latent, 2),
-            "decoder": MappedDecoder(model.decoder, side_by_side),
-        }
+        head = CodesHead(sizes.hidden, sizes.latent, 1, Signs())
+        prior = code_prior(self.prior, sizes.latent, 2)
+        return shown_whole(model, head, prior)
 
     def objective(self, forward: Forward) -> Forward:
         """Add commitment and entropies."""

@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 from collapse_bench.errors import UserError
 from collapse_bench.model import SequenceVAE
 from collapse_bench.model.code_priors import code_prior
-from collapse_bench.model.codes import CodesHead, MappedDecoder, side_by_side, straight_through
+from collapse_bench.model.codes import CodesHead, shown_whole, straight_through
 from collapse_bench.remedy import Remedy
 
 MOST_CODES = 2**16
@@ -95,8 +95,6 @@ class Fsq(Remedy):
                 f"fsq: the number of levels must divide the latent size, got {width} levels and"
                 f" latent = {sizes.latent}; change one of them"
             )
-        return {
-            "head": CodesHead(sizes.hidden, places, width, Grid(self.levels)),
-            "prior": code_prior(self.prior, places, math.prod(self.levels)),
-            "decoder": MappedDecoder(model.decoder, side_by_side),
-        }
+        head = CodesHead(sizes.hidden, places, width, Grid(self.levels))
+        prior = code_prior(self.prior, places, math.prod(self.levels))
+        return shown_whole(model, head, prior)

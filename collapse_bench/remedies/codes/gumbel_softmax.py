@@ -11,7 +11,11 @@ from torch.distributions import Distribution
 from collapse_bench.corpus import Batch
 from collapse_bench.model import SLOTS, Energy, Forward, Objective, SequenceVAE, plain
 from collapse_bench.model.code_priors import code_prior
-from collapse_bench.model.codes import MappedDecoder, parts_of_latent, side_by_side
+from collapse_bench.model.codes import (
+    check_codes,
+    parts_of_latent,
+    shown_whole,
+)
 from collapse_bench.model.distributions.codes import DrawnCodes
 from collapse_bench.remedy import Remedy, Run, Step
 from collapse_bench.settings import Above, AtLeast, Between
@@ -109,12 +113,11 @@ class GumbelSoftmax(Remedy):
     def build(self, model: SequenceVAE) -> Mapping[str, nn.Module]:
         """Another head and prior, and a wrapper around the decoder."""
         sizes = model.dimensions
+        check_codes("gumbel_softmax", self.codes, sizes)
         width = parts_of_latent("gumbel_softmax", "places", self.places, sizes)
-        return {
-            "head": GumbelHead(sizes.hidden, (self.places, self.codes, width), self.hard),
-            "prior": code_prior(self.prior, self.places, self.codes),
-            "decoder": MappedDecoder(model.decoder, side_by_side),
-        }
+        head = GumbelHead(sizes.hidden, (self.places, self.codes, width), self.hard)
+        prior = code_prior(self.prior, self.places, self.codes)
+        return shown_whole(model, head, prior)
 
     def step(self, step: Step, run: Run) -> Step:
         """Set the temperature before every update."""

@@ -15,10 +15,9 @@ from collapse_bench.model.code_priors import code_prior
 from collapse_bench.model.codes import (
     AveragedCodebook,
     CodesHead,
-    MappedDecoder,
     check_codes,
     parts_of_latent,
-    side_by_side,
+    shown_whole,
     with_commitment,
 )
 from collapse_bench.remedy import Remedy
@@ -78,11 +77,9 @@ class ProductQuantisation(Remedy):
         width = parts_of_latent("product_quantisation", "places", self.places, sizes)
         books = 1 if self.shared else self.places
         codebooks = AveragedCodebook(books, self.codes, width, self.decay, self.restart)
-        return {
-            "head": CodesHead(sizes.hidden, self.places, width, codebooks),
-            "prior": code_prior(self.prior, self.places, self.codes),
-            "decoder": MappedDecoder(model.decoder, side_by_side),
-        }
+        head = CodesHead(sizes.hidden, self.places, width, codebooks)
+        prior = code_prior(self.prior, self.places, self.codes)
+        return shown_whole(model, head, prior)
 
     def objective(self, forward: Forward) -> Forward:
         """Add the commitment."""

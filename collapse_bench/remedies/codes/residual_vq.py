@@ -13,9 +13,9 @@ from collapse_bench.model.code_priors import code_prior
 from collapse_bench.model.codes import (
     AveragedCodebook,
     CodesHead,
-    MappedDecoder,
     check_codes,
     codes_of,
+    shown_whole,
     with_commitment,
 )
 from collapse_bench.model.distributions.codes import Codes
@@ -103,11 +103,9 @@ class ResidualVq(Remedy):
         codebooks = ResidualCodebooks(
             self.levels, self.codes, sizes.latent, self.decay, self.restart
         )
-        return {
-            "head": CodesHead(sizes.hidden, 1, sizes.latent, codebooks),
-            "prior": code_prior(self.prior, self.levels, self.codes),
-            "decoder": MappedDecoder(model.decoder, summed),
-        }
+        head = CodesHead(sizes.hidden, 1, sizes.latent, codebooks)
+        prior = code_prior(self.prior, self.levels, self.codes)
+        return shown_whole(model, head, prior, summed)
 
     def objective(self, forward: Forward) -> Forward:
         """Add the commitment."""

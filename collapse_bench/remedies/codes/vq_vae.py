@@ -7,7 +7,6 @@ from typing import Annotated, Any, ClassVar, Literal
 from torch import nn
 
 from collapse_bench.model import Forward, SequenceVAE
-from collapse_bench.model.anticausal import AntiCausalEncoder
 from collapse_bench.model.code_priors import code_prior
 from collapse_bench.model.codes import (
     AveragedCodebook,
@@ -16,7 +15,7 @@ from collapse_bench.model.codes import (
     parts_of_latent,
     with_commitment,
 )
-from collapse_bench.model.sequence import GradualDecoder, StridedStates
+from collapse_bench.model.sequence import along_the_sentence
 from collapse_bench.remedy import Remedy
 from collapse_bench.settings import AtLeast, Between
 
@@ -85,11 +84,9 @@ class VqVae(Remedy):
         width = parts_of_latent("vq_vae", "length", self.length, sizes)
         codebook = AveragedCodebook(1, self.codes, width, self.decay, self.restart)
         return {
-            "encoder": AntiCausalEncoder(model.encoder),
-            "pool": StridedStates(self.length, self.stride),
+            **along_the_sentence(model, self.length, self.stride),
             "head": CodesHead(sizes.hidden, 1, width, codebook),
             "prior": code_prior(self.prior, self.length, self.codes),
-            "decoder": GradualDecoder(model.decoder, self.stride),
         }
 
     def objective(self, forward: Forward) -> Forward:

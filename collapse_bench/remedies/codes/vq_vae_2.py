@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from collapse_bench.model import Energy, Forward, SequenceVAE
-from collapse_bench.model.anticausal import AntiCausalEncoder
 from collapse_bench.model.code_priors import code_prior
 from collapse_bench.model.codes import (
     AveragedCodebook,
@@ -19,7 +18,7 @@ from collapse_bench.model.codes import (
     with_commitment,
 )
 from collapse_bench.model.distributions.codes import Codes
-from collapse_bench.model.sequence import GradualDecoder, StridedStates
+from collapse_bench.model.sequence import along_the_sentence
 from collapse_bench.remedy import Remedy
 from collapse_bench.settings import AtLeast, Between
 
@@ -105,11 +104,9 @@ class VqVae2(Remedy):
             for hidden in (sizes.hidden, sizes.hidden + width)
         )
         return {
-            "encoder": AntiCausalEncoder(model.encoder),
-            "pool": StridedStates(self.length, self.stride),
+            **along_the_sentence(model, self.length, self.stride, whole=1),
             "head": TwoLevelHead(top, bottom),
             "prior": code_prior(self.prior, places, self.codes),
-            "decoder": GradualDecoder(model.decoder, self.stride, whole=1),
         }
 
     def objective(self, forward: Forward) -> Forward:

@@ -118,10 +118,21 @@ class MultiRate(Remedy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.least > self.most:
+            raise UserError(
+                f"multi_rate: least must be at most most, got least = {self.least} and most ="
+                f" {self.most}; exchange them"
+            )
         if not self.least <= self.beta <= self.most:
+            mend = (
+                "lower beta, or raise most"
+                if self.beta > self.most
+                else "raise beta, or lower least"
+            )
             raise UserError(
                 f"multi_rate: beta must be among the weights that training draws, least ="
-                f" {self.least} to most = {self.most}, not {self.beta}; the model knows no other"
+                f" {self.least} to most = {self.most}, not {self.beta}, of which the model knows"
+                f" nothing; {mend}"
             )
 
     def build(self, model: SequenceVAE) -> Mapping[str, nn.Module]:

@@ -9,9 +9,8 @@ from torch import nn
 
 from collapse_bench.errors import UserError
 from collapse_bench.model import GaussianHead, SequenceVAE
-from collapse_bench.model.anticausal import AntiCausalEncoder
 from collapse_bench.model.distributions.autoregressive import AutoregressivePrior, committed_rate
-from collapse_bench.model.sequence import GradualDecoder, StridedStates
+from collapse_bench.model.sequence import along_the_sentence
 from collapse_bench.remedy import Remedy
 from collapse_bench.settings import Above, AtLeast
 
@@ -67,9 +66,7 @@ class DeltaVae(Remedy):
             lambda a: channels * committed_rate(a, self.length) - self.delta, 0, MOST_CORRELATED
         )
         return {
-            "encoder": AntiCausalEncoder(model.encoder),
-            "pool": StridedStates(self.length, self.stride),
+            **along_the_sentence(model, self.length, self.stride),
             "head": GaussianHead(model.dimensions.hidden, channels),
             "prior": AutoregressivePrior(a),
-            "decoder": GradualDecoder(model.decoder, self.stride),
         }

@@ -1,0 +1,101 @@
+"""The entries of a suite tried before it is run: whether they build, and train for a few steps."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from collapse_bench import cell as cells
+from collapse_bench.corpus import Corpus, load_corpus
+from collapse_bench.errors import UserError
+from collapse_bench.evaluation import wider
+from collapse_bench.importing import place
+from collapse_bench.remedy import chain
+from collapse_bench.suite import VALUES, Cell, CorpusSettings
+from collapse_bench.training import Selection, TrainingRun, train
+
+TINY_CORPUS, TINY_BUDGET = 40, 1000
+"""Sentences and tokens that `check` tries every entry of a suite on: two batches of 32."""
+
+UNKNOWN = 10**5
+"""Sentences of a corpus that has not been read: more than any codebook asks for, and no more than a
+memory of all of them has room for."""
+
+
+def check_builds(
+    chosen: Sequence[Cell], corpus: Corpus, remedy_files: Mapping[str, Path]
+) -> list[str]:
+    """Build each model of a suite, and say what its author can mend.
+
+    Whatever else goes wrong is left to the cells, where it harms no other.
+
+    Args:
+        chosen: cells; those that differ in the seed alone are taken once.
+        remedy_files: where each remedy is.
+
+    Returns:
+        What went wrong, each once, with the entries and architectures in which it did.
+    """
+    problems: dict[str, list[str]] = {}
+    for name, each in _without_seeds(chosen).items():
+        try:
+            cells.build(each, cells.seen_by(each, corpus), remedy_files)
+        except UserError as error:
+            problems.setdefault(str(error), []).append(name)
+        except Exception:  # the cell's own outcome
+            continue
+    return _told(problems)
+
+
+def check_steps(
+    chosen: Sequence[Cell], remedy_files: Mapping[str, Path], sentences: int = UNKNOWN
+) -> list[str]:
+    """Build each model and train it on a little that is generated, for `TINY_BUDGET` tokens.
+
+    Args:
+        chosen: cells; those that differ in the seed alone are taken once.
+        remedy_files: where each remedy is.
+        sentences: of the training split that the suite is for, which a remedy is built for.
+
+    Returns:
+        As `check_builds` does.
+    """
+    problems: dict[str, list[str]] = {}
+    for name, each in _without_seeds(chosen).items():
+        try:
+            corpus = _tiny(each)
+            seen = cells.seen_by(each, corpus)
+            model, remedies = cells.build(each, seen, remedy_files, sentences)
+            run = TrainingRun(
+                model, chain(remedies), seen, each.training, budget=TINY_BUDGET, seed=each.seed
+            )
+            train(run, Selection(run), lambda run, forward: None)
+            told = cells.bound_in_record(each, wider(model), corpus)
+            if told["bound"] in ("conditional", "invalid"):
+                for why in told["bound_reasons"]:
+                    text = f"no bound on log p(x), {told['bound']}: {why}"
+                    problems.setdefault(text, []).append(name)
+        except Exception as error:
+            kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+            where = place(error, {str(path) for path in remedy_files.values()})
+            text = f"{kind}{error}{f' ({where})' if where else ''}"
+            problems.setdefault(text, []).append(name)
+    return _told(problems)
+
+
+def _tiny(cell: Cell) -> Corpus:
+    """A little of a built-in corpus of the kind that the cell is for."""
+    settings = CorpusSettings(sentences=TINY_CORPUS)
+    if cell.corpus.name in VALUES:
+        steps = 1 if cell.architecture == "linear" else 4
+        settings = CorpusSettings("linear_gaussian", sentences=TINY_CORPUS, steps=steps)
+        if cell.entry.told == "labels":
+            settings = CorpusSettings("sine_maps", sentences=TINY_CORPUS, steps=steps)
+    return load_corpus(settings, None, say=lambda text: None)
+
+
+def _told(problems: Mapping[str, Sequence[str]]) -> list[str]:
+    """What went wrong, after the names of those that it went wrong with."""
+    return [f"{', '.join(names)}: {problem}" for problem, names in problems.items()]
+
+
+def _without_seeds(chosen: Sequence[Cell]) -> dict[str, Cell]:
+    return {f"{each.entry.name}/{each.architecture}": each for each in chosen}
