@@ -1,5 +1,7 @@
 """A remedy may be for one architecture alone: who is told, where, and what the laws say."""
 
+from typing import get_args
+
 import pytest
 
 from collapse_bench.cli import main
@@ -7,7 +9,7 @@ from collapse_bench.errors import SuiteError, UserError
 from collapse_bench.laws import ARCHITECTURES, LAWS, Subject, check_file, make, tried
 from collapse_bench.plugins import remedy_files
 from collapse_bench.remedy import find_class
-from collapse_bench.suite import load_suite
+from collapse_bench.suite import Architecture, load_suite
 
 NAME = "latent_memory"
 
@@ -46,7 +48,7 @@ def test_every_remedy_is_for_an_architecture_that_there_is():
     for name, path in remedy_files().items():
         named = find_class(name, path).architectures
         assert named
-        assert set(named) <= set(ARCHITECTURES)
+        assert set(named) <= set(get_args(Architecture))
     assert find_class(NAME, remedy_files()[NAME]).architectures == ("transformer",)
 
 

@@ -64,7 +64,8 @@ def test_remedies_of_every_slot_are_among_those_that_verify_asks():
         built = [make(architectures[name], [name]) for name in names]
         return {slot for each in built for slot in each.remedies[0].build(each.model)} & set(SLOTS)
 
-    assert filled(HONEST) == filled(KNOWN)
+    of_words = [name for name in KNOWN if not find_class(name, KNOWN[name]).values]
+    assert filled(HONEST) == filled(of_words)
 
 
 @pytest.mark.parametrize("name", CHEATS)

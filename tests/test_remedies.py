@@ -14,7 +14,7 @@ import torch
 from conftest import change_input, make, noise_of, parameters, same_arrays
 
 from collapse_bench.errors import UserError
-from collapse_bench.laws import LAWS, Subject, sentence_of, tried
+from collapse_bench.laws import ARCHITECTURES, LAWS, Subject, sentence_of, tried
 from collapse_bench.laws.bench import numbers
 from collapse_bench.laws.evaluation import (
     evaluation_changes_nothing_and_repeats,
@@ -33,6 +33,9 @@ from collapse_bench.remedy import find_class, levers_of, load_remedy
 
 FILES = remedy_files()
 REMEDIES = sorted(FILES)
+
+OF_WORDS = [name for name in REMEDIES if not find_class(name, FILES[name]).values]
+"""Remedies that can be tried on sentences; the chains of the others are in `test_values`."""
 
 OF_THE_PLAIN_VAE = (
     every_parameter_gets_a_gradient,
@@ -103,7 +106,7 @@ def parts_of(name, architecture):
 def touched(name):
     """The slots that a remedy fills, and `step` where it changes the step."""
     found = find_class(name, FILES[name])
-    slots = set(parts_of(name, found.architectures[0])) & set(SLOTS)
+    slots = set(parts_of(name, of(name)[0])) & set(SLOTS)
     return slots | ({"step"} & set(levers_of([found(**found.small)])))
 
 
@@ -112,7 +115,7 @@ def chosen_pairs():
 
     Those can meet; the others act on different things, and all of them would take minutes.
     """
-    pairs = list(itertools.permutations(REMEDIES, 2))
+    pairs = list(itertools.permutations(OF_WORDS, 2))
     meeting = [pair for pair in pairs if touched(pair[0]) & touched(pair[1])]
     others = [pair for pair in pairs if pair not in meeting]
     return meeting + random.Random(1).sample(others, min(SAMPLED, len(others)))
@@ -132,10 +135,14 @@ def discarded(first, second, architecture):
     return slots[0] if slots else None
 
 
+def of(name):
+    """The architectures of sequences that a remedy is for."""
+    return [each for each in ARCHITECTURES if each in find_class(name, FILES[name]).architectures]
+
+
 def both_are_for(first, second, turn):
     """An architecture that two remedies are for, each in its turn where it is both."""
-    both = [a for a in find_class(first, FILES[first]).architectures
-            if a in find_class(second, FILES[second]).architectures]  # fmt: skip
+    both = [each for each in of(first) if each in of(second)]
     return both[turn % len(both)]
 
 
@@ -188,8 +195,8 @@ def longest_chain(architecture):
     """Remedies one after the other, without those that would throw away what is there."""
     chosen = ["limited_receptive_field"]
     # Its twin is of what is there before.
-    for name in sorted(REMEDIES, key=lambda name: name == "coupled_vae"):
-        if name in chosen or architecture not in find_class(name, FILES[name]).architectures:
+    for name in sorted(OF_WORDS, key=lambda name: name == "coupled_vae"):
+        if name in chosen or architecture not in of(name):
             continue
         # Beside these none goes that asks for a normal.
         if FILES[name].parent.name == "codes" or name in NOT_NORMAL:
@@ -201,7 +208,7 @@ def longest_chain(architecture):
 
 def test_all_remedies_that_combine_in_one_chain(architecture, corpus):
     chosen = longest_chain(architecture)
-    assert len(chosen) > len(REMEDIES) / 2
+    assert len(chosen) > len(OF_WORDS) / 2
     built = make(architecture, chosen)
     built.steps(corpus, 1, budget=10**6)  # inner loops in inner loops
     arrays = built.evaluate(corpus.valid)

@@ -96,6 +96,19 @@ def test_a_remedy_trains_and_is_scored_on_values(name):
         assert "first_words_information" not in metrics
 
 
+@pytest.mark.parametrize("other", ["skip_vae", "inverse_lipschitz", "limited_receptive_field"])
+@pytest.mark.parametrize("name", VARIANCES)
+def test_a_variance_stands_after_what_changes_the_decoder(name, other):
+    built = bench_make("lstm", [other, name], corpus=tiny_values())
+    built.steps(tiny_values(), 2)
+    assert np.isfinite(score(built.evaluate(tiny_values().test)).metrics["nll"])
+
+
+def test_of_two_variances_the_second_is_refused():
+    with pytest.raises(UserError, match="decoder_variance has changed the readout"):
+        bench_make("lstm", ["decoder_variance", "learned_decoder_variance"], corpus=tiny_values())
+
+
 @pytest.mark.parametrize("name", ["", *VARIANCES])
 @pytest.mark.parametrize("architecture", ["lstm", "transformer", "linear"])
 def test_an_honest_model_of_values_is_not_accused(name, architecture):

@@ -132,9 +132,14 @@ def gaussian_readout_of(model: SequenceVAE, remedy: str) -> GaussianReadout:
     Raises:
         UserError: the model is one of words, or another remedy has put in a readout of its own.
     """
+    if not model.dimensions.channels:
+        raise UserError(
+            f"{remedy}: for a corpus of values, whose likelihood has a variance, and this one is of"
+            f" words; `list corpora` has those of values"
+        )
     if not isinstance(model.readout, GaussianReadout):
         raise UserError(
-            f"{remedy}: for a corpus of values, whose likelihood has a variance; here the readout"
-            f" is a {type(model.readout).__name__}; see `list corpora` for corpora of values"
+            f"{remedy}: {model.owners.get('readout')} has changed the readout, whose variance it"
+            f" would set; leave one of the two out"
         )
     return model.readout
