@@ -20,6 +20,13 @@ from collapse_bench.suite.definition import (
 )
 
 
+BEFORE: dict[str, dict[str, Any]] = {
+    "word_dropout": {"warmup": 0},
+    "fitted_prior": {"network": "masked", "length": 8},
+}
+"""Of remedies that came to have a setting, the values with which they are as they were."""
+
+
 @dataclass(frozen=True)
 class Cell:
     """One training run: everything that a worker has to know."""
@@ -126,7 +133,7 @@ def cell_id(
 
     What is as it was before there was a setting leaves no trace in it, so that such a cell is the
     same as then: no labels, nothing told, Adam, a linear decay and the best weights, one thread,
-    operations that need not repeat, no captures, a constant word dropout, no refined posteriors.
+    operations that need not repeat, no captures, no refined posteriors, remedies as `BEFORE`.
     """
     settings = identity(cell, corpus_name, corpus_sha256, labels_sha256, budget)
     for part, name, before in (
@@ -143,8 +150,9 @@ def cell_id(
         if part[name] in before:
             del part[name]
     for remedy in settings["remedies"]:
-        if remedy["name"] == "word_dropout" and remedy["settings"].get("warmup") == 0:
-            del remedy["settings"]["warmup"]
+        for name, value in BEFORE.get(remedy["name"], {}).items():
+            if remedy["settings"].get(name) == value:
+                del remedy["settings"][name]
     canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"), allow_nan=False)
     digest = hashlib.sha256(canonical.encode()).hexdigest()[:8]
     return f"{cell.entry.name}-{cell.architecture}-{cell.seed}-{digest}"
