@@ -328,7 +328,8 @@ def draw_dial(folder: Path) -> Path | None:
     sentences lie at each value of the dial by which cells beside it share one training.
 
     Returns:
-        The file; None where no other finished cell shares its training, or a mean is not known.
+        The file; None where no other finished cell shares its training, a mean is not known, or the
+        dial moves none.
     """
     result, suite = read_finished(folder), folder.resolve().parent
     lender = result["trained_as"] or result["cell"]
@@ -338,6 +339,9 @@ def draw_dial(folder: Path) -> Path | None:
         if other["status"] == "done" and lender in (other["cell"], other["trained_as"])
     ]
     if len(found) < 2 or not all("posterior_mean" in arrays for _, arrays in found):
+        return None
+    first = found[0][1]["posterior_mean"]
+    if all(np.array_equal(first, arrays["posterior_mean"]) for _, arrays in found):
         return None
     found.sort(key=lambda pair: -float(pair[1]["posterior_mean"].var(axis=0).sum()))
     settings = [

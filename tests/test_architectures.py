@@ -6,7 +6,7 @@ import pytest
 
 from collapse_bench.cli import main
 from collapse_bench.errors import SuiteError, UserError
-from collapse_bench.laws import ARCHITECTURES, LAWS, Subject, check_file, make, tried
+from collapse_bench.laws import LAWS, Subject, check_file, make, tried
 from collapse_bench.plugins import remedy_files
 from collapse_bench.remedy import find_class
 from collapse_bench.suite import Architecture, load_suite

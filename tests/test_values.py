@@ -10,10 +10,10 @@ import torch
 from scipy.integrate import quad
 from torch import nn
 
-from collapse_bench.corpus import linear_gaussian, load_corpus, sine_maps
+from collapse_bench.corpus import Split, linear_gaussian, load_corpus, sine_maps
 from collapse_bench.corpus.batches import collate
 from collapse_bench.errors import CorpusMissing, UserError
-from collapse_bench.evaluation.honesty import findings, wider
+from collapse_bench.evaluation.honesty import findings, unseen, wider
 from collapse_bench.laws.bench import make as bench_make
 from collapse_bench.laws.bench import noise_of, tiny_batch, tiny_values
 from collapse_bench.metrics import score
@@ -329,13 +329,33 @@ def test_an_array_that_no_density_can_be_of_is_refused(tmp_path, spoil, told):
         (np.zeros(3), r"must be \[sequences, steps, channels\]"),
         (np.zeros((0, 3, 1)), r"none of them 0, not \[0, 3, 1\]"),
         (np.array([["a", "b"]]), "must hold one array of numbers"),
-        (np.array([[object()]], dtype=object), "cannot be read as an array of numpy"),
+        (np.array([[object()]], dtype=object), "cannot be read as an array of numbers"),
     ],
 )
 def test_an_array_of_something_else_is_refused(tmp_path, array, told):
     write(tmp_path, train=array)
     with pytest.raises(UserError, match=told):
         own(tmp_path)
+
+
+def test_a_value_that_is_too_far_off_is_told(tmp_path):
+    far = good()
+    far[2, 0, 1] = 1e300
+    write(tmp_path, train=good(), valid=far)
+    with pytest.raises(UserError, match=r"valid.npy: 1e\+300 is too far from the training"):
+        own(tmp_path)
+
+
+def test_small_units_are_no_constant(tmp_path):
+    write(tmp_path, train=1e-12 * good())
+    assert own(tmp_path).train.tokens.std() == pytest.approx(1, rel=1e-5)
+
+
+def test_what_was_read_is_told(tmp_path):
+    write(tmp_path, train=good())
+    said = []
+    load_corpus(CorpusSettings(name="values", path=str(tmp_path)), None, said.append)
+    assert "20 / 20 / 20 sequences of 3 to 3 steps, channels 0, 1" in said[0]
 
 
 def test_splits_of_other_channels_are_refused(tmp_path):
@@ -371,6 +391,23 @@ def test_a_bad_table_is_told_with_its_line(tmp_path, text, told):
         own(tmp_path)
 
 
+def test_more_channels_than_can_be_integrated_are_told():
+    values = np.random.default_rng(1).normal(size=(20, 33)).astype(np.float32)
+    model = bench_make("linear", corpus=vectors()).model
+    told = unseen(model, Split(values, np.arange(21)))
+    assert "33 channels" in told[0]
+
+
+def test_what_comes_after_the_first_steps_is_looked_at_where_there_is_any():
+    built = bench_make("lstm", corpus=tiny_values())
+    arrays = built.evaluate(tiny_values().train)
+    known = ~np.isnan(arrays["later_log_likelihood"])
+    assert known.any()
+    assert (arrays["tokens"][known] > 3).all()
+    alone = bench_make("linear", corpus=vectors()).evaluate(vectors().test)
+    assert np.isnan(alone["later_log_likelihood"]).all()
+
+
 # Suites of values.
 
 
@@ -397,6 +434,14 @@ SUITE = "training: {budget: 1000}\nseeds: [1]\n"
         (
             "corpus: {name: values}\narchitectures: [lstm]\nentries: {a: []}\n",
             "values needs the path of a folder",
+        ),
+        (
+            "corpus: {name: sine_maps}\narchitectures: [linear]\nentries: {a: []}\n",
+            "linear is for vectors, not for sequences of 24 steps",
+        ),
+        (
+            "corpus: {name: newswire}\narchitectures: [lstm, linear]\nentries: {a: []}\n",
+            "linear is for vectors, not for words",
         ),
         (
             "corpus: {name: ptb, steps: 3}\narchitectures: [lstm]\nentries: {a: []}\n",

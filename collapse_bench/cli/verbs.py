@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -12,7 +13,7 @@ from collapse_bench.errors import SuiteError, UserError
 if TYPE_CHECKING:
     from collapse_bench.cell import Job
     from collapse_bench.plugins import RemedyFiles
-    from collapse_bench.suite import Suite
+    from collapse_bench.suite import Cell, Suite
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -283,18 +284,31 @@ def verify(options: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def plain_reference(cells: Sequence["Cell"], files: Mapping[str, Path]) -> bool:
+    """Whether other entries have a variance that the reference of a page of values has not."""
+    from collapse_bench.description import describe
+
+    reference = next(cell for cell in cells if cell.sizes.latent == 0 and not cell.entry.told)
+    about = [
+        any(describe(each.name, files[each.name]).values for each in cell.entry.remedies)
+        for cell in (reference, *cells)
+    ]
+    return not about[0] and any(about)
+
+
 def check(options: argparse.Namespace) -> int:
     if options.suite.suffix == ".py":
         return _check_remedy(options)
-    from collapse_bench.suite import cells_of
+    from collapse_bench.suite import DRAWN, cells_of
 
     suite, files = _load(options)
     cells = cells_of(suite)
 
-    from collapse_bench.trial import UNKNOWN, check_steps
+    from collapse_bench.trial import UNKNOWN, check_builds, check_steps
 
-    of_newswire = suite.corpus.sentences if suite.corpus.name == "newswire" else None
-    sentences = of_newswire or UNKNOWN
+    sentences = UNKNOWN
+    if suite.corpus.name in DRAWN:
+        sentences = suite.corpus.sentences or sentences
     read = suite.corpus.path is not None  # what is not at hand, or large, is left to the run
     if read:
         from collapse_bench.corpus import labels_found, load_corpus, with_kinds
@@ -307,12 +321,20 @@ def check(options: argparse.Namespace) -> int:
                 with_kinds(corpus)
             except UserError as error:
                 raise UserError(f"{options.suite}: {error}") from None
+        if problems := check_builds(cells, corpus, files):
+            raise SuiteError([f"{options.suite}: {problem}" for problem in problems])
     if problems := check_steps(cells, files, sentences):
         raise SuiteError([f"{options.suite}: {problem}" for problem in problems])
     if not any(cell.sizes.latent == 0 and not cell.entry.told for cell in cells):
         say(
             f"{options.suite}: warning: without a language model nobody knows what an entry pays,"
             " and none will have a place: add 'language_model: {latent: 0}' to entries"
+        )
+    elif plain_reference(cells, files):
+        say(
+            f"{options.suite}: warning: the first language model has the variance 1, and gaps to it"
+            " are of the variance as much as of z: give the first one a learned variance,"
+            " '{latent: 0, remedies: [learned_decoder_variance]}'"
         )
     unread = "" if read else "; its corpus was not read, the steps were on generated text"
     print(f"{options.suite}: fine, {len(cells)} cells{unread}")

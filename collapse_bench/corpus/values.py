@@ -60,10 +60,15 @@ def read(settings: Settings, data: Path | None, say: Callable[[str], None]) -> V
                 f" in the same order"
             )
     mean, scale = _moments(files["train"], tables["train"][0], channels)
+    lengths = [len(x) for sequences, _, _ in tables.values() for x in sequences]
+    say(
+        f"{folder}: {' / '.join(str(len(tables[split][0])) for split in SPLITS)} sequences of"
+        f" {min(lengths)} to {max(lengths)} steps, channels {', '.join(channels)}"
+    )
     return Values(
         name="values",
         sequences={
-            split: [((x - mean) / scale).astype(np.float32) for x in sequences]
+            split: [_standardised(files[split], x, mean, scale) for x in sequences]
             for split, (sequences, _, _) in tables.items()
         },
         labels={split: labels for split, (_, labels, _) in tables.items() if labels},
@@ -78,7 +83,7 @@ def _moments(
     steps = np.concatenate(sequences)
     mean, scale = steps.mean(axis=0), steps.std(axis=0)
     for name, m, s in zip(channels, mean, scale, strict=True):
-        if s <= 1e-9 * max(1.0, abs(m)):
+        if s <= 1e-9 * abs(m):
             raise UserError(
                 f"{path}: channel {name} is {m:.6g} at every step: the density of what never"
                 f" changes has no bound, so no NLL could be told; leave the channel out"
@@ -86,12 +91,32 @@ def _moments(
     return mean, scale
 
 
+def _standardised(
+    path: Path,
+    x: NDArray[np.float64],
+    mean: NDArray[np.float64],
+    scale: NDArray[np.float64],
+) -> NDArray[np.float32]:
+    """A sequence [T, Y] as the model is to see it."""
+    with np.errstate(over="ignore"):
+        values = ((x - mean) / scale).astype(np.float32)
+    if not np.isfinite(values).all():
+        worst = float(x[~np.isfinite(values)][0])
+        raise UserError(
+            f"{path}: {worst:g} is too far from the training split's values to be a number once it"
+            f" is standardised; leave it out, or take its logarithm"
+        )
+    return values
+
+
 def _array(path: Path) -> Table:
     """The sequences of an array file."""
     try:
         array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: cannot be read as an array of numpy: {error}") from None
+    except (OSError, ValueError, EOFError):
+        raise UserError(
+            f"{path}: cannot be read as an array of numbers; write it by numpy.save"
+        ) from None
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
         kind = getattr(array, "dtype", type(array).__name__)
         raise UserError(f"{path}: must hold one array of numbers, not {kind}")
@@ -122,8 +147,8 @@ def _table(path: Path) -> Table:
     channels = [n for n in names if n != SEQUENCE and not n.startswith(LABEL)]
     if not channels or len(set(names)) < len(names) or "" in names or _is_number(names[0]):
         raise UserError(
-            f"{path}:1: the first line must name the columns, each once, one channel at least, not"
-            f" {','.join(names) or 'nothing'!r:.80}"
+            f"{path}:1: the first line must name the columns, each once, one channel at least, with"
+            f" commas between, not {','.join(names) or 'nothing'!r:.80}"
         )
     found: dict[str, list[list[float]]] = {}
     labels: dict[str, dict[str, str]] = {n: {} for n in names if n.startswith(LABEL)}
@@ -164,7 +189,11 @@ def _number(path: Path, line: int, name: str, told: str) -> float:
     except ValueError:
         value = float("nan")
     if not np.isfinite(value):
-        raise UserError(f"{path}:{line}: {name} must be a finite number, not {told!r:.40}")
+        raise UserError(
+            f"{path}:{line}: {name} must be a finite number, not {told!r:.40}; a column that tells"
+            f" which sequence a row is of is called {SEQUENCE}, and one of labels {LABEL}..., and"
+            f" commas stand between them"
+        )
     return value
 
 

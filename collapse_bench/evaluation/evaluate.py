@@ -117,7 +117,7 @@ def evaluate(
         - if `shuffled`, log p(x|z') with z' the posterior sample of another sentence, [N]:
           `shuffled_log_likelihood` of the same length, NaN for a sentence alone in its length;
           `shuffled_any_log_likelihood` of any length, of `LOOKED_AT` sentences, NaN for the others;
-          of a corpus of words, for these sentences, also `later_log_likelihood`, with the
+          of a corpus, for these sentences, also `later_log_likelihood`, with the
           sentence's own z, and `shuffled_later_log_likelihood`, with another's of the same length,
           both of the tokens after the first `FIRST_WORDS`;
         - of a corpus of words `first_words` [N, 3], ids, -1 past the end; of any corpus
@@ -293,9 +293,11 @@ def _shuffled(
 
         fill("shuffled_log_likelihood", log_likelihood, partner, paired)
         fill("shuffled_any_log_likelihood", log_likelihood, anyone, some)
-        if isinstance(split, Split) and not split.real:
-            fill("later_log_likelihood", later, np.arange(n), some & paired)
-            fill("shuffled_later_log_likelihood", later, partner, some & paired)
+        if isinstance(split, Split):
+            # Of values, sequences that end before are not asked: a vector has nothing later.
+            asked = some & paired & ((tokens > FIRST_WORDS) | (not split.real))
+            fill("later_log_likelihood", later, np.arange(n), asked)
+            fill("shuffled_later_log_likelihood", later, partner, asked)
     return found
 
 

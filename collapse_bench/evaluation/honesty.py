@@ -107,7 +107,13 @@ def bound_from(found: Sequence[Finding], unseen: tuple[str, ...] = ()) -> Bound:
 
 
 def unseen(model: Evaluable, split: Split | Rows) -> tuple[str, ...]:
-    """What cannot be looked at: whether words that are given in sums are seen beforehand."""
+    """What cannot be looked at: whether words that are given in sums are seen beforehand, and
+    whether a density of very many channels integrates to 1."""
+    if isinstance(split, Split) and split.real and split.tokens.shape[1] > values.CHANNELS:
+        return (
+            f"whether the density of {split.tokens.shape[1]} channels integrates to 1 cannot be"
+            f" seen: of more than {values.CHANNELS} the points are too few",
+        )
     if not isinstance(split, Rows) or split.real:
         return ()
     with asking(model):

@@ -48,7 +48,8 @@ def header(section: Section) -> list[str]:
     epochs = f" = {section.budget / train:.2f} epochs of the training split" if train else ""
     lines += [
         f"- Corpus: **{name}**{level(corpus)}, sha256 {escape(section.sha256)} ({standard});"
-        f" train / valid / test: {splits(corpus['sentences'])} sentences,"
+        f" train / valid / test: {splits(corpus['sentences'])}"
+        f" {'sequences' if section.of_values else 'sentences'},"
         f" {splits(corpus['tokens'])} {tokens}"
         f"{'' if section.of_values else ' with end of sentence'}",
         values(corpus)
@@ -90,7 +91,8 @@ def values(corpus: Mapping[str, Any]) -> str:
     return (
         f"{told}. **NLL and D are those of a density**: they may be below 0, in other units of the"
         f" values they are other numbers, and there is no perplexity. How many steps a sequence has"
-        f" is given, not predicted"
+        f" is not counted. *Beyond* is beyond the length, and beyond the first three steps only in"
+        f" what the decoder loses later with another z: what z tells of these steps is not known"
     )
 
 

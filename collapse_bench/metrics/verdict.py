@@ -71,7 +71,8 @@ def verdict(scores: Scores, sentences: int, refined_use: float = 0.0) -> str:
     anywhere = metrics["shuffle_gap_any"] + 2 * errors["shuffle_gap_any"]
     saturated = _is_saturated(metrics, sentences)
 
-    if metrics["useful_information"] < COLLAPSED:
+    # Nothing tells more than its rate; estimates from few sentences may.
+    if min(metrics["useful_information"], rate) < COLLAPSED:
         if refined_use >= NOTABLE_USE:
             return "inference collapse"
         return "rate without use" if rate >= NOTABLE_RATE else "collapsed"

@@ -105,7 +105,7 @@ def mean_square(squares: Tensor, mask: Tensor) -> Tensor:
 
 
 class RunningSquare(nn.Module):
-    """The mean squared distance of the last hundred updates or so: the likeliest variance."""
+    """The mean squared distance in the last hundred passes of training or so, dropout included."""
 
     mean: Tensor
     updates: Tensor

@@ -161,7 +161,8 @@ class SequenceVAE(nn.Module):
         further = dict(self.further) | {n: part for n, part in parts.items() if n == owner}
         owners = self.owners | {slot: owner for slot in SLOTS if slot in parts}
         # A head whose z is of another size says so, to the remedies after it.
-        latent = getattr(parts.get("head"), "latent", self.dimensions.latent)
+        told = getattr(parts.get("head"), "latent", None)
+        latent = told if isinstance(told, int) else self.dimensions.latent
         return SequenceVAE(replace(self.dimensions, latent=latent), slots, further, owners)
 
     def parameters_of(self, slots: tuple[str, ...]) -> list[nn.Parameter]:

@@ -19,7 +19,6 @@ from collapse_bench.suite.definition import (
     budget_for,
 )
 
-
 BEFORE: dict[str, dict[str, Any]] = {
     "word_dropout": {"warmup": 0},
     "fitted_prior": {"network": "masked", "length": 8},

@@ -145,6 +145,14 @@ def _check_corpus(report: Report, root: Section, corpus: CorpusSettings) -> None
     if corpus.sentences and not {corpus.name, corpus.otherwise} & set(DRAWN):
         text = f"sentences is for {' or '.join(DRAWN)}, not for {corpus.name}; remove it"
         problem("sentences", text)
+    steps = corpus.steps or {"linear_gaussian": 1, "sine_maps": 24}.get(corpus.name, 1)
+    if "linear" in (root.get("architectures") or ()) and (corpus.name not in VALUES or steps > 1):
+        what = f"sequences of {steps} steps" if corpus.name in VALUES else "words"
+        report.add(
+            root.lines["architectures"],
+            f"suite: the architecture linear is for vectors, not for {what}; remove it, or take"
+            f" linear_gaussian with steps: 1",
+        )
     drawn = [name for name in DRAWN if name in VALUES]
     if corpus.steps and corpus.name not in drawn:
         problem("steps", f"steps is for {' and '.join(drawn)}, not for {corpus.name}; remove it")

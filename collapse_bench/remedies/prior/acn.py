@@ -33,9 +33,10 @@ class Network(nn.Module):
     def forward(self, c: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and scale."""
         seen: list[Tensor] = []
-        for layer in self.layers:
-            seen.append(layer(torch.cat([c, *seen[-1:]], -1)).tanh())
-        mean, log_scale = self.last(torch.cat(seen, -1)).chunk(2, -1)
+        with torch.autocast(c.device.type, enabled=False):  # it is a density
+            for layer in self.layers:
+                seen.append(layer(torch.cat([c, *seen[-1:]], -1)).tanh())
+            mean, log_scale = self.last(torch.cat(seen, -1)).chunk(2, -1)
         return mean, log_scale.exp()
 
 
