@@ -102,6 +102,11 @@ def parts_of(name, architecture):
     return load_remedy(name, find_class(name, FILES[name]).small, FILES).build(plain(architecture))
 
 
+def of(name):
+    """The architectures of sequences that a remedy is for."""
+    return [each for each in ARCHITECTURES if each in find_class(name, FILES[name]).architectures]
+
+
 @cache
 def touched(name):
     """The slots that a remedy fills, and `step` where it changes the step."""
@@ -133,11 +138,6 @@ def discarded(first, second, architecture):
         if slot in before and getattr(model, slot) not in set(part.modules())
     ]
     return slots[0] if slots else None
-
-
-def of(name):
-    """The architectures of sequences that a remedy is for."""
-    return [each for each in ARCHITECTURES if each in find_class(name, FILES[name]).architectures]
 
 
 def both_are_for(first, second, turn):
