@@ -201,9 +201,17 @@ def longest_chain(architecture):
         # Beside these none goes that asks for a normal.
         if FILES[name].parent.name == "codes" or name in NOT_NORMAL:
             continue
+        if name == "acn":  # which has a mean a sentence, where twr_vae asks for one a token
+            continue
         if not any(discarded(each, name, architecture) for each in chosen):
             chosen.append(name)
     return chosen
+
+
+def test_a_memory_of_sentences_is_for_no_tokens(corpus):
+    built = make("lstm", ["acn", "twr_vae"])
+    with pytest.raises(UserError, match="leave one of the two remedies out"):
+        built.steps(corpus, 1)
 
 
 def test_all_remedies_that_combine_in_one_chain(architecture, corpus):

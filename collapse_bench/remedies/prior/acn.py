@@ -48,8 +48,18 @@ class AssociativePrior(nn.Module):
         self.network, self.stored, self.neighbours = network, stored, neighbours
 
     def forward(self, q: Distribution, batch: Batch) -> Distribution:
-        """A prior over z, [B, D] or [B, n, d], for each of the B sentences."""
+        """A prior over z, [B, D] or [B, n, d], for each of the B sentences.
+
+        Raises:
+            UserError: it is asked for the posteriors of other things than sentences.
+        """
         shape, means = shape_of(q), as_normal(q).mean.detach().flatten(1)
+        if len(means) != len(batch.index):
+            raise UserError(
+                f"acn: has one stored mean a sentence and is asked for {len(means)} posteriors of"
+                f" {len(batch.index)} sentences, as twr_vae does for every token; leave one of the"
+                f" two remedies out"
+            )
         if self.training:
             near = self.stored.nearest(means, self.neighbours, batch.index)
             which = torch.randint(self.neighbours, (len(near), 1), device=near.device)
