@@ -77,8 +77,8 @@ class MultiRate(Remedy):
 
     Trained once, the model stands for a beta-VAE at each beta between `least` and `most`: `beta` is
     a dial that training ignores. What the encoder says of a sentence is scaled and shifted by a
-    small network of log beta. As a beta-VAE it guarantees nothing. Weights are selected at the
-    default beta.
+    small network of log beta. As a beta-VAE it guarantees nothing. The best weights, where these
+    are scored, are those at the default beta.
 
     Bae et al. tell every layer of encoder and decoder, by gates. Here the decoder is not told: what
     may scale z on its way into it learns to silence z before there is a use for it. And all that is

@@ -26,8 +26,8 @@ class FittedPrior(Remedy):
     autoregressive flow over the own one and begins near it, so that any will do, that of a latent
     sequence too. After `delta_vae`, with an LSTM or self-attention that reads the vectors before,
     it is the paper's auxiliary prior: the first one keeps the committed rate until the switch. The
-    bound stays one, of a model with another prior; the weights are selected as ever, so that a fit
-    that gains nothing is not kept. In any chain it belongs last: before a remedy with a step it may
+    bound stays one, of a model with another prior; where the best weights are scored, a fit that
+    gains nothing is not kept. In any chain it belongs last: before a remedy with a step it may
     never fit. Schedules of the others end at the switch, and their objectives have no part in the
     fit, which costs budget as training does. What it gains counts against `converged`.
 
