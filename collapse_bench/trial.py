@@ -8,7 +8,7 @@ from collapse_bench.corpus import Corpus, load_corpus
 from collapse_bench.errors import UserError
 from collapse_bench.evaluation import wider
 from collapse_bench.importing import place
-from collapse_bench.remedy import chain
+from collapse_bench.remedy import chain, find_class
 from collapse_bench.suite import VALUES, Cell, CorpusSettings
 from collapse_bench.training import Selection, TrainingRun, train
 
@@ -79,6 +79,27 @@ def check_steps(
             text = f"{kind}{error}{f' ({where})' if where else ''}"
             problems.setdefault(text, []).append(name)
     return _told(problems)
+
+
+def about_reference(chosen: Sequence[Cell], remedy_files: Mapping[str, Path]) -> str | None:
+    """What to warn of in the language model that gaps will be read from; None where all is well."""
+    models = [cell for cell in chosen if cell.sizes.latent == 0 and not cell.entry.told]
+    if not models:
+        return (
+            "without a language model nobody knows what an entry pays, and none will have a place:"
+            " add 'language_model: {latent: 0}' to entries"
+        )
+    reference, *others = (
+        any(find_class(each.name, remedy_files[each.name]).values for each in cell.entry.remedies)
+        for cell in (models[0], *chosen)
+    )
+    if reference or not any(others):
+        return None
+    return (
+        "the first language model has the variance 1, and gaps to it are of the variance as much as"
+        " of z: give the first one a learned variance, '{latent: 0, remedies:"
+        " [learned_decoder_variance]}'"
+    )
 
 
 def _tiny(cell: Cell) -> Corpus:

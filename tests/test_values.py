@@ -21,6 +21,7 @@ from collapse_bench.model.gaussian_readout import GaussianReadout
 from collapse_bench.plugins import built_in
 from collapse_bench.remedy import find_class
 from collapse_bench.suite import CorpusSettings, cells_of, load_suite
+from collapse_bench.trial import about_reference
 from collapse_bench.truth.linear import fitted_linear_vae
 from collapse_bench.truth.sequence import linear_sequence
 
@@ -477,6 +478,16 @@ def test_a_language_model_of_values_may_have_a_variance(tmp_path):
     (cell,) = cells_of(found)
     assert cell.sizes.latent == 0
     assert cell.entry.remedies[0].name == "learned_decoder_variance"
+
+
+@pytest.mark.parametrize(
+    ("reference", "warned"), [("", True), (", remedies: [learned_decoder_variance]", False)]
+)
+def test_a_reference_without_the_variance_of_others_is_warned_of(tmp_path, reference, warned):
+    text = SUITE + "corpus: {name: sine_maps}\narchitectures: [lstm]\n"
+    text += f"entries: {{a: {{latent: 0{reference}}}, b: [learned_decoder_variance]}}\n"
+    told = about_reference(cells_of(suite(tmp_path, text)), built_in())
+    assert ("variance 1" in (told or "")) == warned
 
 
 @pytest.mark.parametrize("steps", [2, None])

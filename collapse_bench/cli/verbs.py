@@ -3,7 +3,6 @@
 import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -13,7 +12,7 @@ from collapse_bench.errors import SuiteError, UserError
 if TYPE_CHECKING:
     from collapse_bench.cell import Job
     from collapse_bench.plugins import RemedyFiles
-    from collapse_bench.suite import Cell, Suite
+    from collapse_bench.suite import Suite
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -284,18 +283,6 @@ def verify(options: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def plain_reference(cells: Sequence["Cell"], files: Mapping[str, Path]) -> bool:
-    """Whether other entries have a variance that the reference of a page of values has not."""
-    from collapse_bench.description import describe
-
-    reference = next(cell for cell in cells if cell.sizes.latent == 0 and not cell.entry.told)
-    about = [
-        any(describe(each.name, files[each.name]).values for each in cell.entry.remedies)
-        for cell in (reference, *cells)
-    ]
-    return not about[0] and any(about)
-
-
 def check(options: argparse.Namespace) -> int:
     if options.suite.suffix == ".py":
         return _check_remedy(options)
@@ -304,7 +291,7 @@ def check(options: argparse.Namespace) -> int:
     suite, files = _load(options)
     cells = cells_of(suite)
 
-    from collapse_bench.trial import UNKNOWN, check_builds, check_steps
+    from collapse_bench.trial import UNKNOWN, about_reference, check_builds, check_steps
 
     sentences = UNKNOWN
     if suite.corpus.name in DRAWN:
@@ -325,17 +312,8 @@ def check(options: argparse.Namespace) -> int:
             raise SuiteError([f"{options.suite}: {problem}" for problem in problems])
     if problems := check_steps(cells, files, sentences):
         raise SuiteError([f"{options.suite}: {problem}" for problem in problems])
-    if not any(cell.sizes.latent == 0 and not cell.entry.told for cell in cells):
-        say(
-            f"{options.suite}: warning: without a language model nobody knows what an entry pays,"
-            " and none will have a place: add 'language_model: {latent: 0}' to entries"
-        )
-    elif plain_reference(cells, files):
-        say(
-            f"{options.suite}: warning: the first language model has the variance 1, and gaps to it"
-            " are of the variance as much as of z: give the first one a learned variance,"
-            " '{latent: 0, remedies: [learned_decoder_variance]}'"
-        )
+    if warning := about_reference(cells, files):
+        say(f"{options.suite}: warning: {warning}")
     unread = "" if read else "; its corpus was not read, the steps were on generated text"
     print(f"{options.suite}: fine, {len(cells)} cells{unread}")
     return 0
