@@ -47,6 +47,7 @@ from collapse_bench.training import (
     stream_seed,
     train,
 )
+from collapse_bench.writing import replacing
 
 TOLD = "told in advance"
 """In place of the verdict on an oracle, which had nothing to find out."""
@@ -220,6 +221,8 @@ def describe(job: Job) -> dict[str, Any]:
         "label_entropy": {},
         "verdict": None,
         "sentences_sha256": None,
+        "model_sha256": None,
+        "attempts": [],
         "validation": {"negative_elbo": None, "tokens": 0, "converged": False},
         "state": {},
         "cost": {
@@ -256,9 +259,10 @@ def _train_and_score(
     else:
         _take(job.trained_in, result, model)
     # Before anything can be found wrong with the numbers: they can be computed again from these.
-    record.write_model(job.folder, model.state_dict())
+    result["model_sha256"] = record.write_model(job.folder, model.state_dict())
     if job.corpus.vocabulary:
-        job.corpus.vocabulary.save(job.folder / record.VOCABULARY)
+        with replacing(job.folder / record.VOCABULARY) as temporary:
+            job.corpus.vocabulary.save(temporary)
     result |= bound_in_record(cell, model, corpus)
     arrays = evaluate_cell(cell, model, corpus)
     del model

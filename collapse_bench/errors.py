@@ -17,7 +17,17 @@ class SuiteError(UserError):
         super().__init__("\n".join(problems))
 
 
+class DamagedError(UserError):
+    """A file of a cell that is not what was written: cut short, decayed or edited."""
+
+
 class CorpusMissing(UserError):
     """A corpus that is not on this machine, with the places that were searched."""
 
     exit_code = 3
+
+
+class DiskError(UserError):
+    """A file that the system refuses to write, with what it said and how much room there is."""
+
+    exit_code = 5

@@ -1,9 +1,15 @@
-"""A finished cell on disk: one folder, whose record is written last and atomically."""
+"""A finished cell on disk: one folder, whose record is written last and atomically.
+
+A record carries its own SHA-256, and its bytes are those that its content is written in, so that no
+damage passes unnoticed. Whoever means to deceive makes another digest: against that a record is
+held against its arrays, see `evidence`.
+"""
 
 import hashlib
 import io
+import itertools
 import json
-import os
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,10 +19,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from collapse_bench.errors import UserError
+from collapse_bench.errors import DamagedError, UserError
+from collapse_bench.writing import replacing as replacing
+from collapse_bench.writing import telling
 
-SCHEMA = 3
-"""Raised when what a record holds changes; an older one has to be scored anew."""
+SCHEMA, OLDEST = 4, 3
+"""Of what is written, and the oldest that is read, which has no digest and is believed; one that is
+older still has to be scored anew."""
 
 FINISHED = ("done", "diverged")
 """Outcomes that a second run would only repeat; a failed or killed cell is run again."""
@@ -27,7 +36,18 @@ MODEL = "model.safetensors"
 VOCABULARY = "vocabulary.json"
 HISTORY = "history.jsonl"
 
+QUARANTINE = "quarantine"
+"""Folder of a suite to which damaged files of its cells are moved."""
+
+DIGEST = "sha256"
+"""The field of a record that holds the digest of all its others."""
+
 DAMAGED = "remove it and run the suite again"
+
+OTHER = (
+    "not the file that the record was made from: its SHA-256 differs, so it was cut short or "
+    "edited, or a scoring was interrupted"
+)
 
 CELL_ID = re.compile(r"[a-z0-9][a-z0-9_.+-]*-[0-9a-f]{8}")
 
@@ -39,19 +59,44 @@ def is_finished(folder: Path) -> bool:
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
-    """Write `record.json`; a reader sees the whole of it or none.
+    """Write `record.json` with its digest; a reader sees the whole of it or none.
 
     A cell that failed here and was finished by another run meanwhile keeps the record of that.
 
     Raises:
         ValueError: a number is not finite; a record says null where there is none.
+        DiskError: the system refuses to write.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(record, indent=1, allow_nan=False) + "\n"
+    text = text_of(record)
     if record.get("status") not in FINISHED and is_finished(folder):
         return
     with replacing(folder / RECORD) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def text_of(record: Mapping[str, Any], *, sort_keys: bool = False) -> str:
+    """What is in the file of a record: its digest last, or where it belongs among sorted keys.
+
+    Args:
+        record: with or without a digest, which is made anew; schema 3 has none.
+        sort_keys: whether it is to be published.
+
+    Raises:
+        ValueError: a number is not finite.
+    """
+    content = json.loads(json.dumps(record, allow_nan=False))  # keys and sequences as they are read
+    content.pop(DIGEST, None)
+    if record.get("schema") not in range(SCHEMA):
+        content[DIGEST] = digest_of_record(content)
+    return json.dumps(content, indent=1, sort_keys=sort_keys) + "\n"
+
+
+def digest_of_record(content: Mapping[str, Any]) -> str:
+    """SHA-256 of a record without its digest, as read from JSON: of its canonical form, with sorted
+    keys and no spaces."""
+    rest = {name: value for name, value in content.items() if name != DIGEST}
+    canonical = json.dumps(rest, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def write_arrays(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> str:
@@ -60,7 +105,6 @@ def write_arrays(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> str:
     Returns:
         SHA-256 of what was written, for the record.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
     with replacing(folder / SENTENCES) as temporary:
@@ -70,27 +114,30 @@ def write_arrays(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> str:
 
 def write_history(folder: Path, rows: Sequence[Mapping[str, float]]) -> None:
     """Write one line for each validation of the training."""
-    folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / HISTORY) as temporary:
         temporary.write_text(
             "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows), encoding="utf-8"
         )
 
 
-def write_model(folder: Path, weights: Mapping[str, Any]) -> None:
-    """Write the selected weights, tensors by name; a weight that parts share once for each."""
-    from safetensors.torch import save_file
+def write_model(folder: Path, weights: Mapping[str, Any]) -> str:
+    """Write the selected weights, tensors by name; a weight that parts share once for each.
 
-    folder.mkdir(parents=True, exist_ok=True)
+    Returns:
+        SHA-256 of what was written, for the record.
+    """
+    from safetensors.torch import save
+
+    # Tensors that share memory are refused, which is what weights of two slots do.
+    content = save({name: value.contiguous().clone() for name, value in weights.items()})
     with replacing(folder / MODEL) as temporary:
-        # Tensors that share memory are refused, which is what weights of two slots do.
-        save_file({name: value.contiguous().clone() for name, value in weights.items()}, temporary)
+        temporary.write_bytes(content)
+    return hashlib.sha256(content).hexdigest()
 
 
 def digest_of_model(folder: Path) -> str | None:
     """SHA-256 of a cell's weights; None where there are none."""
-    path = folder / MODEL
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
+    return _sha256(folder / MODEL)
 
 
 def read_model(folder: Path, model: Any) -> None:
@@ -110,24 +157,33 @@ def read_model(folder: Path, model: Any) -> None:
         ) from error
 
 
-def read_record(path: Path, oldest: int = SCHEMA) -> dict[str, Any]:
-    """One record.
+def read_record(path: Path, oldest: int = OLDEST) -> dict[str, Any]:
+    """One record, without the digest that it was held against.
 
     Args:
-        path: of its file.
+        path: of its file, of a cell or as published.
         oldest: schema that is still taken.
 
     Raises:
-        UserError: the file is not a record, or one of another schema.
+        UserError: the file cannot be read, or is a record of another schema.
+        DamagedError: it is not what was written, or no record at all.
     """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error}; {DAMAGED}") from error
+    try:
+        text = content.decode()
+        record = json.loads(text)
         schema = record["schema"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DamagedError(
             f"{path}: not a record ({type(error).__name__}: {error}); {DAMAGED}"
         ) from error
-    if not (isinstance(schema, int) and oldest <= schema <= SCHEMA):
+    # Before its schema is believed; an older record has nothing that it could be held against.
+    if DIGEST in record or schema == SCHEMA:
+        _check_digest(path, text, record)
+    if type(schema) is not int or not oldest <= schema <= SCHEMA:
         if schema in range(1, SCHEMA):
             way_out = (
                 f"score it anew with `python -m collapse_bench score --write model {path.parent}`"
@@ -135,13 +191,43 @@ def read_record(path: Path, oldest: int = SCHEMA) -> dict[str, Any]:
         else:
             way_out = "read it with the version that wrote it"
         raise UserError(
-            f"{path}: a record of schema {schema!r}, this version reads {SCHEMA}; {way_out}, or "
-            f"{DAMAGED}"
+            f"{path}: a record of schema {schema!r}, this version reads {OLDEST} to {SCHEMA};"
+            f" {way_out}, or {DAMAGED}"
         )
-    for name, value in (record.get("metrics") or {}).items():
-        if value is not None and type(value) not in (int, float):
-            raise UserError(f"{path}: the metric {name} must be a number, not {value!r}; {DAMAGED}")
+    for part, what in (("metrics", "metric"), ("standard_errors", "standard error of")):
+        _check_numbers(path, record.get(part) or {}, what)
+    record.pop(DIGEST, None)
     return dict(record)
+
+
+def _check_digest(path: Path, text: str, record: Mapping[str, Any]) -> None:
+    """Raise DamagedError unless a record is, to the last byte, what was written."""
+    if DIGEST not in record:
+        why = f"its {DIGEST} is missing"
+    elif record[DIGEST] != digest_of_record(record):
+        why = f"its SHA-256 is not the one that it carries as {DIGEST}"
+    elif text not in (json.dumps(record, indent=1, sort_keys=key) + "\n" for key in (False, True)):
+        why = "its numbers or spaces are not as they are written"
+    else:
+        return
+    raise DamagedError(f"{path}: damaged, or edited by hand: {why}; {DAMAGED}")
+
+
+def _check_numbers(path: Path, values: Any, what: str) -> None:
+    """Raise DamagedError unless every value of a part is a finite number or null."""
+    if not isinstance(values, dict):
+        raise DamagedError(f"{path}: each {what} must have a name, not {values!r}; {DAMAGED}")
+    for name, value in values.items():
+        if value is None:
+            continue
+        if type(value) not in (int, float):
+            raise DamagedError(
+                f"{path}: the {what} {name} must be a number, not {value!r}; {DAMAGED}"
+            )
+        if not math.isfinite(value):
+            raise DamagedError(
+                f"{path}: the {what} {name} must be finite, not {value!r}; {DAMAGED}"
+            )
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:
@@ -152,11 +238,12 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
         folder: `runs/<suite>` or `leaderboard/<suite>`, which may not exist.
 
     Raises:
-        UserError: one cannot be read, or is not called after its cell.
+        UserError: one cannot be read, is damaged, or is not called after its cell.
     """
     published = (path for path in folder.glob("*.json") if CELL_ID.fullmatch(path.stem))
     named = {path.with_suffix(""): path for path in published}
     named |= {path.parent: path for path in folder.glob(f"*/{RECORD}")}
+    named.pop(folder / QUARANTINE, None)
     records = []
     for name, path in sorted(named.items()):
         record = read_record(path)
@@ -177,7 +264,8 @@ def read_arrays(folder: Path, sha256: str | None = None) -> dict[str, NDArray[An
         sha256: what the record says of the file; None where it says nothing.
 
     Raises:
-        UserError: the file is missing, damaged, or not the one that the record was made from.
+        UserError: the file cannot be read.
+        DamagedError: it is not the one that the record was made from, or no arrays at all.
     """
     path = folder / SENTENCES
     way_out = (
@@ -185,41 +273,73 @@ def read_arrays(folder: Path, sha256: str | None = None) -> dict[str, NDArray[An
     )
     try:
         content = path.read_bytes()
-        if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
-            raise UserError(
-                f"{path}: not the file that the record was made from: its SHA-256 differs, so it "
-                f"was cut short or edited, or a scoring was interrupted; {way_out}"
-            )
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error}; {way_out}") from error
+    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+        raise DamagedError(f"{path}: {OTHER}; {way_out}")
+    try:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             return dict(arrays)
-    except UserError:
-        raise
     except Exception as error:
-        raise UserError(f"{path}: cannot be read: {error}; {way_out}") from error
+        raise DamagedError(f"{path}: cannot be read: {error}; {way_out}") from error
 
 
-class replacing:
-    """Hand out a temporary path and put the file in place when it is complete and on the disk."""
+def damaged(folder: Path) -> list[tuple[Path, str]]:
+    """Which files of a cell are not what was written, each with the reason.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    What a record tells no digest of is not held against one, and what has been removed is not
+    damaged.
 
-    def __enter__(self) -> Path:
-        return self.temporary
+    Args:
+        folder: the cell's.
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            for path in (self.temporary, self.path.parent) if kind is None else ():
-                descriptor = os.open(path, os.O_RDONLY)
-                try:
-                    os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)
-                if path == self.temporary:
-                    os.replace(self.temporary, self.path)
-        finally:
-            self.temporary.unlink(missing_ok=True)
+    Returns:
+        Record, arrays or model; of a damaged record that alone, since it tells nothing of the
+        others. Empty for a folder without a record.
+
+    Raises:
+        UserError: the record is one of another schema.
+    """
+    path = folder / RECORD
+    if not path.exists():
+        return []
+    try:
+        record = read_record(path)
+    except DamagedError as error:
+        return [(path, str(error))]
+    told = {SENTENCES: record.get("sentences_sha256"), MODEL: record.get("model_sha256")}
+    found = {folder / name: sha256 for name, sha256 in told.items() if sha256 is not None}
+    return [
+        (path, f"{path}: {OTHER}")
+        for path, sha256 in found.items()
+        if _sha256(path) not in (None, sha256)
+    ]
+
+
+def quarantine(path: Path) -> Path:
+    """Move a damaged file of a cell out of its way, to `<suite>/quarantine/<cell>-<file>`.
+
+    Args:
+        path: of the file, in the folder of its cell.
+
+    Returns:
+        Where it is now; a number is added where another file is called so.
+
+    Raises:
+        DiskError: the system refuses to move it.
+    """
+    folder = path.parent.parent / QUARANTINE
+    name = f"{path.parent.name}-{path.name}"
+    with telling(folder):
+        folder.mkdir(exist_ok=True)
+        taken = {each.name for each in folder.iterdir()}
+        names = (name if n == 1 else f"{name}-{n}" for n in itertools.count(1))
+        return path.rename(folder / next(each for each in names if each not in taken))
+
+
+def _sha256(path: Path) -> str | None:
+    """SHA-256 of a file; None where there is none."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
 
 
 SAME_ARRAYS, SAME_MODEL = 1e-9, 0.01

@@ -53,7 +53,7 @@ class Restored:
     device: str
 
 
-def read_finished(folder: Path, oldest: int = record.SCHEMA) -> dict[str, Any]:
+def read_finished(folder: Path, oldest: int = record.OLDEST) -> dict[str, Any]:
     """The record of a cell that has a result, or whose model was trained and not scored.
 
     Raises:
@@ -66,7 +66,7 @@ def read_finished(folder: Path, oldest: int = record.SCHEMA) -> dict[str, Any]:
         )
     result = record.read_record(path, oldest)
     unscored = result["status"] == "failed" and (folder / record.MODEL).exists()
-    if result["status"] != "done" and not (unscored and oldest < record.SCHEMA):
+    if result["status"] != "done" and not (unscored and oldest < record.OLDEST):
         reason = ((result.get("error") or "").strip().splitlines() or ["no reason recorded"])[-1]
         if unscored:
             way_out = (

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from collapse_bench.plugins import remedy_files
-from collapse_bench.suite import belongs, curves_of, load_suite
+from collapse_bench.suite import belongs_to, curves_of, load_suite
 
 SUITE = Path(__file__).with_name("quick-grid.yaml")
 CONTROL = "language_model"
@@ -43,10 +43,10 @@ def chosen(ends: dict[str, dict[str, Any]], values: list[str]) -> str:
 def main(runs: Path) -> None:
     """Print every cell of the grid, and mark what is chosen."""
     suite = load_suite(SUITE, remedy_files([]))
-    ends: dict[str, dict[str, Any]] = {}
+    belongs, ends = belongs_to(suite), dict[str, dict[str, Any]]()
     for path in sorted((runs / suite.name).glob("*/record.json")):
         record = json.loads(path.read_text(encoding="utf-8"))
-        if record["status"] == "done" and belongs(record, suite):
+        if record["status"] == "done" and belongs(record):
             if record["entry"] in ends:
                 sys.exit(f"{path}: a second cell of {record['entry']}; name a folder with one grid")
             history = (path.parent / "history.jsonl").read_text(encoding="utf-8").splitlines()

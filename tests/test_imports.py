@@ -48,10 +48,11 @@ MAY_IMPORT = {
         "honesty_controls", "truth", "diagnosis", "evaluation", "latent_model", "metrics", "model",
         "device",
     },
-    "record": {"errors"},
+    "writing": {"errors"},
+    "record": {"writing", "errors"},
     "cell": {
         "suite", "plugins", "remedy", "model", "corpus", "training", "evaluation", "metrics",
-        "record", "device", "provenance", "errors",
+        "record", "writing", "device", "provenance", "errors",
     },
     "rescoring": {
         "cell", "suite", "plugins", "remedy", "model", "corpus", "metrics", "record", "errors",

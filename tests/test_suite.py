@@ -22,7 +22,7 @@ from collapse_bench.suite import (
     RemedySettings,
     Suite,
     Sweep,
-    belongs,
+    belongs_to,
     cell_id,
     cells_of,
     curves_of,
@@ -329,13 +329,13 @@ def test_a_record_belongs_to_an_entry_whatever_its_budget_and_labels(load):
                 "corpus": {"name": "ptb", "sha256": "abc"},
                 "settings": identity(cell, "ptb", "abc", labels, budget),
             }
-            assert belongs(record, suite)
-            assert belongs(record, load(GOOD)) == (cell.entry.name not in (
+            assert belongs_to(suite)(record)
+            assert belongs_to(load(GOOD))(record) == (cell.entry.name not in (
                 "oracle", "long", "longer", "swept-0", "swept-1"))  # fmt: skip
             del record["settings"]["corpus"]["labels"]  # as before there was such a thing
-            assert belongs(record, suite) == (labels is None)
+            assert belongs_to(suite)(record) == (labels is None)
             del record["settings"]["training"]["threads"]
-            assert belongs(record, suite) == (labels is None)
+            assert belongs_to(suite)(record) == (labels is None)
 
 
 def test_a_record_belongs_to_an_entry_whatever_its_threads(load):
@@ -351,9 +351,9 @@ def test_a_record_belongs_to_an_entry_whatever_its_threads(load):
         "corpus": {"name": "ptb", "sha256": "abc"},
         "settings": identity(cell, "ptb", "abc", None, 4000),
     }
-    assert belongs(record, suite)
+    assert belongs_to(suite)(record)
     record["settings"]["training"]["threads"] = 2
-    assert not belongs(record, suite)
+    assert not belongs_to(suite)(record)
 
 
 def test_metrics_by_construction_are_metrics(tmp_path):

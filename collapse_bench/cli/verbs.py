@@ -145,12 +145,12 @@ def _threads_of_the_environment() -> int:
 def leaderboard(options: argparse.Namespace) -> int:
     from collapse_bench.leaderboard import write_leaderboard
     from collapse_bench.record import read_records
-    from collapse_bench.suite import belongs, cells_of, curves_of
+    from collapse_bench.suite import belongs_to, cells_of, curves_of
 
     suite, _ = _load(options)
     cells = cells_of(suite)
     everything = read_records(options.runs / suite.name)
-    records = [record for record in everything if belongs(record, suite)]
+    records = list(filter(belongs_to(suite), everything))
     if len(records) < len(everything):
         if (options.runs / suite.name).resolve() == (options.out / suite.name).resolve():
             left = sorted({r["cell"] for r in everything} - {r["cell"] for r in records})
@@ -213,7 +213,7 @@ def _score_one(folder: Path, options: argparse.Namespace, files: "RemedyFiles") 
     """Score a cell again; tell whether its record agrees, or was written."""
     from collapse_bench.device import resolve_device
     from collapse_bench.metrics import key_of
-    from collapse_bench.record import SCHEMA
+    from collapse_bench.record import OLDEST
     from collapse_bench.rescoring import (
         read_finished,
         remedies_of,
@@ -223,7 +223,7 @@ def _score_one(folder: Path, options: argparse.Namespace, files: "RemedyFiles") 
         score_model,
     )
 
-    result = read_finished(folder, oldest=1 if options.write == "model" else SCHEMA)
+    result = read_finished(folder, oldest=1 if options.write == "model" else OLDEST)
     if options.write:
         remedies = remedies_of(folder, result, files)
         if options.write == "arrays":

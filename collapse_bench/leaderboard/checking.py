@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from collapse_bench.errors import UserError
-from collapse_bench.record import SCHEMA
+from collapse_bench.record import OLDEST, SCHEMA
 
 BOUNDS = ("valid", "oracle", "conditional", "invalid")
 """What a cell's NLL may be, the worst last: a bound on -log p(x); one of a model that the suite
@@ -26,7 +26,7 @@ FINISHED_FIELDS = {"family": str, "bound": str, "bound_reasons": list, "metrics"
 def check(record: Mapping[str, Any]) -> None:
     """Raise UserError unless the record is one that this version can read."""
     cell = record.get("cell", "a record without a cell id")
-    if record.get("schema") != SCHEMA:
+    if record.get("schema") not in range(OLDEST, SCHEMA + 1):
         way_out = "use the version that wrote it"
         if record.get("schema") in range(1, SCHEMA):
             way_out = (
@@ -35,7 +35,7 @@ def check(record: Mapping[str, Any]) -> None:
             )
         raise UserError(
             f"{cell}: its record has schema {record.get('schema')!r}, but this collapse_bench knows"
-            f" schema {SCHEMA}; {way_out}, or run it again"
+            f" schemas {OLDEST} to {SCHEMA}; {way_out}, or run it again"
         )
     corpus = record.get("corpus")
     nested = corpus if isinstance(corpus, Mapping) else {}

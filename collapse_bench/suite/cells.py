@@ -1,9 +1,10 @@
 """The cells of a suite: each combination of an entry, an architecture and a seed."""
 
+import copy
 import fnmatch
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -128,13 +129,28 @@ def identity(
 def cell_id(
     cell: Cell, corpus_name: str, corpus_sha256: str, labels_sha256: str | None, budget: int
 ) -> str:
-    """Return the cell's id, which is also its folder: its name and a digest of its identity.
+    """Return the cell's id, which is also its folder: its name and a digest of its identity."""
+    settings = identity(cell, corpus_name, corpus_sha256, labels_sha256, budget)
+    return id_of(cell.entry.name, settings)
+
+
+def id_of(entry: str, settings: Mapping[str, Any]) -> str:
+    """Return the id of a cell of an entry from its identity, as a record carries it."""
+    return f"{entry}-{settings['architecture']}-{settings['seed']}-{digest_of(settings)}"
+
+
+def digest_of(settings: Mapping[str, Any]) -> str:
+    """Return the 8 hex digits in which an identity ends the id of its cell.
 
     What is as it was before there was a setting leaves no trace in it, so that such a cell is the
     same as then: no labels, nothing told, Adam, a linear decay and the best weights, one thread,
     operations that need not repeat, no captures, no refined posteriors, remedies as `BEFORE`.
+
+    Args:
+        settings: as `identity` gives them, or as a record carries them; an older one may lack what
+            there was not.
     """
-    settings = identity(cell, corpus_name, corpus_sha256, labels_sha256, budget)
+    settings = {name: copy.deepcopy(part) for name, part in settings.items()}
     for part, name, before in (
         (settings["corpus"], "labels", (None,)),
         (settings, "told", (None,)),
@@ -146,26 +162,40 @@ def cell_id(
         (settings["training"], "captured", (False,)),
         (settings["evaluation"], "refinement", (0,)),
     ):
-        if part[name] in before:
+        if name in part and part[name] in before:
             del part[name]
     for remedy in settings["remedies"]:
         for name, value in BEFORE.get(remedy["name"], {}).items():
             if remedy["settings"].get(name) == value:
                 del remedy["settings"][name]
     canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    digest = hashlib.sha256(canonical.encode()).hexdigest()[:8]
-    return f"{cell.entry.name}-{cell.architecture}-{cell.seed}-{digest}"
+    return hashlib.sha256(canonical.encode()).hexdigest()[:8]
 
 
-def belongs(record: Mapping[str, Any], suite: Suite) -> bool:
-    """Tell whether a record is of a cell as the suite defines it now, whatever its seed, budget and
-    threads, which `run` may change."""
-    threads = record["settings"]["training"].get("threads")
-    training = replace(suite.training, threads=threads)
-    for cell in cells_of(replace(suite, seeds=(record["seed"],), training=training)):
-        if (cell.entry.name, cell.architecture) == (record["entry"], record["architecture"]):
-            corpus = record["corpus"]
-            labels = record["settings"]["corpus"].get("labels")
+def belongs_to(suite: Suite) -> Callable[[Mapping[str, Any]], bool]:
+    """Return what tells whether a record is of a cell as the suite defines it now, whatever its
+    seed, budget and threads, which `run` may change.
+
+    Raises:
+        UserError: From what is returned: a record lacks what tells it.
+    """
+    cells = {(cell.entry.name, cell.architecture): cell for cell in cells_of(suite)}
+
+    def belongs(record: Mapping[str, Any]) -> bool:
+        try:
+            cell = cells.get((record["entry"], record["architecture"]))
+            if cell is None:
+                return False
+            told, corpus = record["settings"], record["corpus"]
+            training = replace(cell.training, threads=told["training"].get("threads"))
+            cell = replace(cell, seed=record["seed"], training=training)
+            labels = told["corpus"].get("labels")
             same = cell_id(cell, corpus["name"], corpus["sha256"], labels, record["budget"])
             return bool(same == record["cell"])
-    return False
+        except (AttributeError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{record.get('cell')}: its record does not tell of which cell it is"
+                f" ({type(error).__name__}: {error}); remove it and run the suite again"
+            ) from error
+
+    return belongs

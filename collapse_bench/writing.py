@@ -1,0 +1,113 @@
+"""Files that are written whole or not at all, and what a full disk says."""
+
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from collapse_bench.errors import DiskError
+
+TEMPORARY = re.compile(r"\..+\.\d+(\.[0-9a-f]{8})?\.tmp")
+"""What a file is called until it is complete: after itself, its process, and 8 random digits, since
+two machines may have a process of the same number."""
+
+DAY = 86400.0
+"""Seconds after which nobody is writing such a file any more."""
+
+_BY_NUMBER = re.compile(r"\(os error (\d+)\)")
+"""How libraries that are written in Rust tell what the system said."""
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Hand out a temporary path and put the file in place when it is complete and on the disk.
+
+    Whatever goes wrong, what was there before is as it was.
+
+    Args:
+        path: of the file; its folder is made if need be.
+
+    Raises:
+        DiskError: the system refuses to write, also where the body of the `with` is told so.
+    """
+    name = f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+    temporary = path.with_name(name)
+    try:
+        with telling(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            _to_the_disk(temporary)
+            os.replace(temporary, path)
+            _to_the_disk(path.parent)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def telling(path: Path) -> Iterator[None]:
+    """Turn what the system says about writing a file into words.
+
+    Raises:
+        DiskError: in place of an OSError, and of an error that a library makes of one.
+    """
+    try:
+        yield
+    except DiskError:
+        raise
+    except Exception as error:
+        if (said := _said(error)) is None:
+            raise
+        raise DiskError(
+            f"{path}: cannot be written: {said}; {_free(path)} bytes are free there; make room, or"
+            " the folder writable, and give the same command again: what was there before is as it"
+            " was"
+        ) from error
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Remove what writings that were cut off have left in a folder, older than a day.
+
+    Returns:
+        The files that were removed.
+    """
+    removed = []
+    for path in sorted(folder.glob(".*.tmp")):
+        # Another run may remove it first.
+        with suppress(OSError):
+            if TEMPORARY.fullmatch(path.name) and path.stat().st_mtime < time.time() - DAY:
+                path.unlink()
+                removed.append(path)
+    return removed
+
+
+def _to_the_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _said(error: BaseException | None) -> str | None:
+    """What the system said, by an error or by one that it was made of; None where it said
+    nothing."""
+    while error is not None:
+        if isinstance(error, OSError):
+            return error.strerror or str(error) or type(error).__name__
+        if told := _BY_NUMBER.search(str(error)):
+            return os.strerror(int(told[1]))
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return None
+
+
+def _free(path: Path) -> str:
+    """How many bytes are free where a file is to be."""
+    with suppress(OSError):
+        there = next(each for each in path.absolute().parents if each.exists())
+        return f"{shutil.disk_usage(there).free:,}"
+    return "an unknown number of"
