@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,13 @@ from collapse_bench import record
 from collapse_bench.corpus import Corpus, with_kinds
 from collapse_bench.device import (
     give_back_memory,
+    is_out_of_memory,
+    limit_memory,
     peak_gpu_memory_mib,
     peak_memory_mib,
     prepare,
 )
-from collapse_bench.errors import UserError
+from collapse_bench.errors import DiskError, UserError
 from collapse_bench.evaluation import bound_of, evaluate
 from collapse_bench.metrics import Arrays, score, verdict, versioned
 from collapse_bench.metrics.labels import entropy, has_label
@@ -43,6 +46,7 @@ from collapse_bench.training import (
     Checkpoints,
     DivergedError,
     Selection,
+    StoppedError,
     TrainingRun,
     stream_seed,
     train,
@@ -51,6 +55,10 @@ from collapse_bench.writing import replacing
 
 TOLD = "told in advance"
 """In place of the verdict on an oracle, which had nothing to find out."""
+
+
+OF_TRAINING = ("validation", "state", "environment")
+"""What a record says of a training, whichever cell's it was."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +76,9 @@ class Job:
         fresh: whether to begin anew though there are checkpoints.
         trained_in: folder of the cell whose model this one is, at another value of a dial; None
             where it is trained itself.
+        retry: which outcomes are run again; None is those that are without being asked for.
+        tried: attempts that had ended when the run was planned, by the cell's record.
+        memory: bytes that the process may have; None is no limit.
     """
 
     cell: Cell
@@ -83,12 +94,15 @@ class Job:
     suite_budget: int | None = None
     fresh: bool = False
     trained_in: Path | None = None
+    retry: str | None = None
+    tried: int = 0
+    memory: int | None = None
 
 
 Report = Callable[[dict[str, Any]], None]
 
 
-def run_cell(job: Job, report: Report) -> dict[str, Any]:
+def run_cell(job: Job, report: Report, stop: Event | None = None) -> dict[str, Any]:
     """Run a cell and write its folder; whatever goes wrong is an outcome with its traceback.
 
     A cell that was interrupted or failed goes on from its last checkpoint.
@@ -98,12 +112,19 @@ def run_cell(job: Job, report: Report) -> dict[str, Any]:
         report: called about once a second while training, with `tokens`, `loss` and `kl`; with
             `said`, a line for the user, where the cell goes on from a checkpoint; with `measuring`
             when the model has been evaluated, and what is left is the processor's.
+        stop: set by whoever wants a checkpoint, after the step that is being made, and an end.
 
     Returns:
         The record that was written.
+
+    Raises:
+        StoppedError: it was to stop and has, without a record.
+        DiskError: something could not be written; there is no record either.
     """
     prepare(job.cell.training.threads or 1, job.cell.training.deterministic)
-    checkpoints = Checkpoints(job.folder, checkpoint_of(job), lambda said: report({"said": said}))
+    checkpoints = Checkpoints(
+        job.folder, checkpoint_of(job), lambda said: report({"said": said}), stop
+    )
     result = describe(job)
     try:
         if job.code != CODE:
@@ -121,10 +142,14 @@ def run_cell(job: Job, report: Report) -> dict[str, Any]:
             checkpoints.remove()
         _train_and_score(job, report, checkpoints, result)
         result["status"] = "done"
+    except (StoppedError, DiskError):
+        raise  # no outcome of the cell's
     except DivergedError:
         result |= {"status": "diverged", "error": traceback.format_exc()}
-    except Exception:
-        result |= {"status": "failed", "error": traceback.format_exc()}
+    except (Exception, SystemExit) as error:
+        status = "out of memory" if is_out_of_memory(error) else "failed"
+        result |= {"status": status, "error": traceback.format_exc()}
+    limit_memory(None)
     cost = checkpoints.cost() | {
         "peak_memory_mib": peak_memory_mib(),
         "peak_gpu_memory_mib": peak_gpu_memory_mib(job.device),
@@ -222,7 +247,7 @@ def describe(job: Job) -> dict[str, Any]:
         "verdict": None,
         "sentences_sha256": None,
         "model_sha256": None,
-        "attempts": [],
+        "attempts": record.earlier_attempts(job.folder),
         "validation": {"negative_elbo": None, "tokens": 0, "converged": False},
         "state": {},
         "cost": {
@@ -254,10 +279,15 @@ def _train_and_score(
     result["levers"] = levers_of(remedies)
     result["by_construction"] = by_construction(remedies)
     result["cost"]["parameters"] = sum(p.numel() for p in model.parameters())
-    if job.trained_in is None:
-        _train(job, report, checkpoints, result, model, remedies)
-    else:
+    if job.trained_in is not None:
         _take(job.trained_in, result, model)
+    elif (before := _trained_before(job.folder)) is not None:
+        report({"said": "is evaluated again, its model is there"})
+        record.read_model(job.folder, model)
+        result |= {name: before[name] for name in (*OF_TRAINING, "cost")}
+        checkpoints.add(before["cost"])
+    else:
+        _train(job, report, checkpoints, result, model, remedies)
     # Before anything can be found wrong with the numbers: they can be computed again from these.
     result["model_sha256"] = record.write_model(job.folder, model.state_dict())
     if job.corpus.vocabulary:
@@ -322,7 +352,15 @@ def _take(trained: Path, result: dict[str, Any], model: SequenceVAE) -> None:
     record.read_model(trained, model)
     result["trained_as"] = told["cell"]
     result["trained_model"] = record.digest_of_model(trained)
-    result |= {name: told[name] for name in ("validation", "state", "environment")}
+    result |= {name: told[name] for name in OF_TRAINING}
+
+
+def _trained_before(folder: Path) -> dict[str, Any] | None:
+    """The record of a cell whose arrays have been lost, and whose model has not; else None."""
+    path = folder / record.RECORD
+    told = record.read_record(path) if path.exists() else {"status": "missing"}
+    lost = not (folder / record.SENTENCES).exists() and (folder / record.MODEL).exists()
+    return told if told["status"] == "done" and lost else None
 
 
 def evaluate_cell(cell: Cell, model: SequenceVAE, corpus: Corpus) -> dict[str, NDArray[Any]]:

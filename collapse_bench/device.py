@@ -136,3 +136,24 @@ def peak_gpu_memory_mib(device: str) -> float | None:
     if device == "cpu" or not torch.cuda.is_initialized():
         return None
     return torch.cuda.max_memory_allocated() / MIB
+
+
+def limit_memory(most: int | None) -> None:
+    """Let this process have so many bytes of its own at most; None takes the limit away.
+
+    What it asks for beyond that is refused, which ends a cell in words, where the system would end
+    the process. Counted is what it can write to, used or not, and not what its libraries are read
+    from. Where there is no such limit, nothing is limited.
+    """
+    if sys.platform == "linux":
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        resource.setrlimit(resource.RLIMIT_DATA, (hard if most is None else most, hard))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory, of the host or of a GPU, has run out."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and (
+        "can't allocate memory" in str(error) or "not enough memory" in str(error)
+    )

@@ -28,11 +28,21 @@ class Progress:
         self.finished = 0
         self.live = self.stream.isatty()
         self._bars: dict[str, tqdm[Any]] = {}
+        self._elsewhere: set[str] = set()
 
-    def skipped(self, job: "Job") -> None:
-        """A cell that an earlier run has finished."""
+    def skipped(self, job: "Job", record: Mapping[str, Any]) -> None:
+        """A cell that keeps the record of an earlier run, or of one beside this."""
         self.finished += 1
-        self._line(f"{self._count()} {job.cell.name}: finished before, kept")
+        told, times = "finished before, kept", 1 + len(record.get("attempts", []))
+        if record["status"] != "done":
+            told = f"{record['status']} before, in {times} attempts, kept; --retry runs it again"
+        self._line(f"{self._count()} {job.cell.name}: {told}")
+
+    def elsewhere(self, job: "Job", owner: str) -> None:
+        """A cell that another run is at; said once."""
+        if job.id not in self._elsewhere:
+            self._elsewhere.add(job.id)
+            self._line(f"{self._count()} {job.cell.name}: left to {owner}")
 
     def started(self, job: "Job") -> None:
         """A cell that begins."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import collapse_bench
 
 def provenance(code: str) -> dict[str, Any]:
     """Which code did something, for the record; `code` is its digest."""
-    return {"collapse_bench": collapse_bench.__version__, "commit": _commit(), "code": code}
+    return {"collapse_bench": collapse_bench.__version__, "commit": commit(), "code": code}
 
 
 def code_digest() -> str:
@@ -25,7 +26,8 @@ CODE = code_digest()
 """Of the code that this process has loaded, whatever is done to the files later."""
 
 
-def _commit() -> str | None:
+@cache
+def commit() -> str | None:
     """The commit of the code, with `+` where it has been changed since; None outside git."""
     root = Path(__file__).parents[1]
     if not (root / ".git").exists():

@@ -58,6 +58,30 @@ def is_finished(folder: Path) -> bool:
     return path.exists() and read_record(path)["status"] in FINISHED
 
 
+def earlier_attempts(folder: Path) -> list[dict[str, Any]]:
+    """What a new record of a cell tells of the attempts before it that left no result.
+
+    Args:
+        folder: the cell's, with the record of the last of them, if there has been one.
+    """
+    path = folder / RECORD
+    if not path.exists():
+        return []
+    told = read_record(path)
+    earlier: list[dict[str, Any]] = told.get("attempts", [])
+    if told["status"] == "done":
+        return earlier
+    environment = told["environment"]
+    last = {
+        "status": told["status"],
+        "error": told["error"],
+        "commit": environment["commit"],
+        "code": environment["code"],
+        "seconds": told["cost"]["seconds"],
+    }
+    return [*earlier, last]
+
+
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Write `record.json` with its digest; a reader sees the whole of it or none.
 

@@ -10,13 +10,14 @@ import pytest
 import torch
 from conftest import SIZES, TRAINING
 
-from collapse_bench import device, runner
+from collapse_bench import device
 from collapse_bench.cell import describe, run_cell
 from collapse_bench.device import full_float32, name_of_device, prepare, resolve_device
 from collapse_bench.errors import UserError
 from collapse_bench.progress import Progress
 from collapse_bench.record import RECORD, read_record, write_record
-from collapse_bench.runner import Worker, _outcome, plan
+from collapse_bench.runner import Ended, Local, Outcome, local, plan, run_jobs
+from collapse_bench.runner.local import Worker, _outcome
 from collapse_bench.suite import Cell, CorpusSettings, Entry, Evaluation, cell_id
 
 
@@ -110,8 +111,24 @@ def test_a_cell_whose_gpu_fails_has_a_record_that_says_so(gpu, broken, job):
 def test_the_parent_records_a_worker_that_died_without_asking_the_gpu(gpu, broken, job):
     planned = job("cuda")
     broken()
-    process = type("Dead", (), {"exitcode": -9})()
-    record = _outcome(Worker(planned, process, None))
+
+    class Dead:
+        """An engine whose only cell is dead."""
+
+        def room(self):
+            return True
+
+        def submit(self, job):
+            self.job = job
+
+        def events(self, seconds):
+            process = type("Process", (), {"exitcode": -9})()
+            return [Ended(self.job, _outcome(Worker(self.job, process, None)))]
+
+        def close(self, grace):
+            pass
+
+    (record,) = run_jobs([planned], Dead(), Progress(1, io.StringIO()))
     assert record["status"] == "killed"
     assert record["environment"]["device"] == "NVIDIA Imaginary"
 
@@ -123,6 +140,7 @@ def pretend(job, reports, log, seconds):
     """A cell that says that it measures, and ends once another one trains, or after a while."""
     with log.open("a") as file:
         file.write(f"{job.cell.seed} trains\n")
+    reports.send({"began": True})
     reports.send({"measuring": True})
     until = time.monotonic() + seconds
     while len(log.read_text().splitlines()) < 2 and time.monotonic() < until:
@@ -130,6 +148,7 @@ def pretend(job, reports, log, seconds):
     with log.open("a") as file:
         file.write(f"{job.cell.seed} ends\n")
     write_record(job.folder, describe(job) | {"status": "done", "verdict": "collapsed"})
+    reports.send({"ended": Outcome("recorded")})
 
 
 @pytest.mark.parametrize(
@@ -151,8 +170,8 @@ def test_on_a_gpu_a_cell_trains_while_another_is_measured(
         send.close()
         return Worker(job, process, receive)
 
-    monkeypatch.setattr(runner, "_start", start)
-    records = runner.run_jobs([first, second], 1, Progress(2, io.StringIO()))
+    monkeypatch.setattr(local, "_start", start)
+    records = run_jobs([first, second], Local(1), Progress(2, io.StringIO()))
     assert [record["status"] for record in records] == ["done", "done"]
     assert log.read_text().splitlines()[: len(order)] == order
 

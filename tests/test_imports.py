@@ -13,7 +13,9 @@ ROOT = Path(collapse_bench.__file__).parent
 
 MAY_IMPORT = {
     "__init__": {"diagnosis"},
-    "__main__": {"cli"},
+    "__main__": {"cli", "interruption"},
+    "interruption": set(),
+    "lease": {"writing", "errors"},
     "errors": set(),
     "rules": set(),
     "settings": {"errors", "rules"},
@@ -61,8 +63,8 @@ MAY_IMPORT = {
     "progress": {"cell", "metrics"},
     "forecast": {"cell", "suite", "device", "remedy", "training"},
     "runner": {
-        "cell", "progress", "suite", "corpus", "record", "errors", "device", "precision",
-        "provenance",
+        "cell", "progress", "suite", "corpus", "training", "record", "lease", "interruption",
+        "errors", "device", "precision", "provenance",
     },
     "trial": {
         "cell", "suite", "corpus", "remedy", "training", "evaluation", "importing", "errors",

@@ -2,11 +2,13 @@
 
 import argparse
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 from collapse_bench import __version__
-from collapse_bench.cli import verbs
+from collapse_bench.cli import running, verbs
 from collapse_bench.plugins import LEVERS
 from collapse_bench.rules import AtLeast, Rule, rule_of, way_out
 
@@ -31,13 +33,20 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="begin interrupted cells anew, not at their last checkpoints",
     )
-    run.set_defaults(verb=verbs.run)
+    run.add_argument(
+        "--timeout",
+        type=_seconds,
+        metavar="TIME",
+        help="that an attempt at a cell may take, such as 90s, 30m or 2h; over it the cell's"
+        " outcome is 'timeout', and the others go on",
+    )
+    run.set_defaults(verb=running.run)
 
     planning = added.add_parser(
         "plan", help="which cells of a suite are left, and how long they will train here"
     )
     _cells_arguments(planning)
-    planning.set_defaults(verb=verbs.plan)
+    planning.set_defaults(verb=running.plan)
 
     board = added.add_parser("leaderboard", help="records to tables and pictures")
     _suite_arguments(board)
@@ -140,6 +149,19 @@ def _cells_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="of a cell, in place of the suite's; where neither says, $OMP_NUM_THREADS or one",
     )
+    parser.add_argument(
+        "--memory",
+        type=_bytes,
+        metavar="SIZE",
+        help="that a cell's process may have, such as 800M or 4G; over it the cell's outcome is"
+        " 'out of memory', and the others go on (Linux)",
+    )
+    parser.add_argument(
+        "--retry",
+        choices=("failed", "killed", "diverged", "all"),
+        help="which outcomes to run again; killed also means those over a limit (without it cells"
+        " that failed or were killed are, once)",
+    )
     _device_argument(parser)
     _data_argument(parser)
 
@@ -186,6 +208,21 @@ def _seeds(text: str) -> tuple[int, ...]:
             f"must be different whole numbers from 0 on, such as 1,2, not {text!r}"
         )
     return seeds
+
+
+def _seconds(text: str) -> float:
+    return _with_unit(text, {"s": 1, "m": 60, "h": 3600}, "a time such as 90s, 30m or 2h")
+
+
+def _bytes(text: str) -> int:
+    return int(_with_unit(text, {"M": 2**20, "G": 2**30}, "a size such as 800M or 4G"))
+
+
+def _with_unit(text: str, units: Mapping[str, int], rule: str) -> float:
+    number, unit = text[:-1], text[-1:]
+    if unit not in units or not re.fullmatch(r"\d{1,6}(\.\d{1,3})?", number) or not float(number):
+        raise argparse.ArgumentTypeError(f"must be {rule}, not {text!r}")
+    return float(number) * units[unit]
 
 
 def _in_digits(rule: Rule, text: str) -> str:

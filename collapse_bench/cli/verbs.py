@@ -3,21 +3,19 @@
 import argparse
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from collapse_bench.errors import SuiteError, UserError
 
 if TYPE_CHECKING:
-    from collapse_bench.cell import Job
     from collapse_bench.plugins import RemedyFiles
     from collapse_bench.suite import Suite
 
 PACKAGE = Path(__file__).parents[1]
 
 
-def _load(options: argparse.Namespace) -> "tuple[Suite, RemedyFiles]":
+def load(options: argparse.Namespace) -> "tuple[Suite, RemedyFiles]":
     """A suite, and where the remedies are; those that cannot be used are told if it names none."""
     from collapse_bench.plugins import remedy_files
     from collapse_bench.suite import load_suite
@@ -42,112 +40,12 @@ def _tell_left_out(files: "RemedyFiles") -> None:
         say(f"left out: {why}")
 
 
-def plan(options: argparse.Namespace) -> int:
-    from collapse_bench.forecast import forecast, in_words
-    from collapse_bench.runner import is_kept
-
-    jobs, workers, device = _jobs(options)
-    left = [job for job in jobs if not is_kept(job)]
-    first = jobs[0]
-    print(f"{first.cell.suite} on {first.corpus.name}: {len(left)} of {len(jobs)} cells to run")
-    trained = [job for job in left if job.trained_in is None]
-    if trained:
-        told = forecast(trained, workers)
-        rates = ", ".join(f"{name} {rate:,.0f}" for name, rate in told.rates.items())
-        print(
-            f"they train for about {in_words(told.seconds)} on this machine, {workers} at a time on"
-            f" {device}; evaluation comes on top"
-        )
-        print(f"(tokens a second of one cell, timed alone: {rates})")
-    return 0
-
-
-def run(options: argparse.Namespace) -> int:
-    jobs, workers, device = _jobs(options)
-
-    from collapse_bench import runner
-    from collapse_bench.progress import Progress
-
-    options.out.mkdir(parents=True, exist_ok=True)
-    jobs = [replace(job, fresh=options.fresh) for job in jobs]
-    suite, corpus = jobs[0].cell.suite, jobs[0].corpus
-    threads = jobs[0].cell.training.threads or 1
-    budgets = sorted({job.budget for job in jobs})
-    tokens = " to ".join(f"{budget:,}" for budget in dict.fromkeys((budgets[0], budgets[-1])))
-    each = f", {threads} threads each" if threads > 1 else ""
-    print(
-        f"{suite}: {len(jobs)} {'cell' if len(jobs) == 1 else 'cells'} on {corpus.name},"
-        f" {tokens} tokens each, "
-        f"{min(workers, len(jobs))} at a time on {device}{each}; "
-        f"records in {options.out / suite}",
-        flush=True,
-    )
-    try:
-        records = runner.run_jobs(jobs, workers, Progress(len(jobs), verbose=options.verbose))
-    except runner.InterruptedRunError as interruption:
-        say("interrupted; finished cells are kept, the same command goes on with the others")
-        return 128 + interruption.signal_number
-    failed = [record for record in records if record["status"] != "done"]
-    for record in failed:
-        where = options.out / suite / record["cell"] / "record.json"
-        say(f"{record['status']}: {record['entry']}/{record['architecture']}/{record['seed']}, "
-             f"traceback in {where}")  # fmt: skip
-    return 1 if failed else 0
-
-
-def _jobs(options: argparse.Namespace) -> "tuple[list[Job], int, str]":
-    """The chosen cells of a suite, how many at a time, and on which device."""
-    from collapse_bench.suite import cells_of, select
-
-    suite, files = _load(options)
-    if options.seeds:
-        suite = replace(suite, seeds=options.seeds)
-    threads = options.threads or suite.training.threads or _threads_of_the_environment()
-    suite = replace(suite, training=replace(suite.training, threads=threads))
-    chosen = select(cells_of(suite), options.only)
-
-    from collapse_bench import runner
-    from collapse_bench.corpus import load_corpus
-    from collapse_bench.device import resolve_device
-    from collapse_bench.trial import check_builds
-
-    device = resolve_device(options.device)
-    at_once = max(1, runner.cores() // threads) if device == "cpu" else 1
-    corpus = load_corpus(suite.corpus, options.data, say=say)
-    if problems := check_builds(chosen, corpus, files):
-        raise SuiteError([f"{options.suite}: {problem}" for problem in problems])
-    jobs = runner.plan(
-        chosen,
-        corpus,
-        options.out,
-        budget=options.budget,
-        device=device,
-        remedy_files=files,
-    )
-    return jobs, options.workers or at_once, device
-
-
-def _threads_of_the_environment() -> int:
-    """What OMP_NUM_THREADS says of the outermost level, as `4` or `4,2`; one where it says nothing.
-
-    Raises:
-        UserError: it is no number.
-    """
-    told = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    if told and not (told.isdecimal() and int(told)):
-        raise UserError(
-            f"OMP_NUM_THREADS: must be a number of threads, 1 or more, not {told!r}; unset it, or"
-            " give --threads"
-        )
-    return int(told or 1)
-
-
 def leaderboard(options: argparse.Namespace) -> int:
     from collapse_bench.leaderboard import write_leaderboard
     from collapse_bench.record import read_records
     from collapse_bench.suite import belongs_to, cells_of, curves_of
 
-    suite, _ = _load(options)
+    suite, _ = load(options)
     cells = cells_of(suite)
     everything = read_records(options.runs / suite.name)
     records = list(filter(belongs_to(suite), everything))
@@ -288,7 +186,7 @@ def check(options: argparse.Namespace) -> int:
         return _check_remedy(options)
     from collapse_bench.suite import DRAWN, cells_of
 
-    suite, files = _load(options)
+    suite, files = load(options)
     cells = cells_of(suite)
 
     from collapse_bench.trial import UNKNOWN, about_reference, check_builds, check_steps

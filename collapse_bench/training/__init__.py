@@ -1,6 +1,6 @@
 """From a model to a trained one: one loop, one update, one budget and one rule of selection."""
 
-from collapse_bench.training.checkpoint import Checkpoints
+from collapse_bench.training.checkpoint import Checkpoints, StoppedError
 from collapse_bench.training.loop import train
 from collapse_bench.training.meter import BudgetSpentError, Meter
 from collapse_bench.training.optimizer import DivergedError
@@ -15,6 +15,7 @@ __all__ = [
     "DivergedError",
     "Meter",
     "Selection",
+    "StoppedError",
     "TrainingRun",
     "stream_seed",
     "train",

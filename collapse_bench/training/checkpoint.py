@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
+from threading import Event
 from typing import Any
 
 import torch
@@ -40,6 +41,10 @@ class RefusedError(Exception):
     """Why a checkpoint cannot be gone on from."""
 
 
+class StoppedError(Exception):
+    """The training was asked to stop, and has left a checkpoint."""
+
+
 class Checkpoints:
     """The last checkpoints of a cell, and what all attempts at it have cost together.
 
@@ -47,17 +52,23 @@ class Checkpoints:
         folder: the cell's.
         of: what a checkpoint has to be of, by name: another one is not gone on from.
         say: told in a line what is gone on from, and what is not and why.
+        stop: set by whoever wants a checkpoint and an end; None is nobody.
 
     Attributes:
         attempts: this one, and those that it goes on from.
     """
 
     def __init__(
-        self, folder: Path, of: Mapping[str, str], say: Callable[[str], None] = lambda text: None
+        self,
+        folder: Path,
+        of: Mapping[str, str],
+        say: Callable[[str], None] = lambda text: None,
+        stop: Event | None = None,
     ) -> None:
         self.folder = folder
         self.of = dict(of)
         self.say = say
+        self.stop = stop or Event()
         self.attempts = 1
         self._kept: list[Path] = []
         self._began = self._last = time.monotonic()
@@ -84,9 +95,7 @@ class Checkpoints:
                 f"{path}: does not fit this cell: {error}; begin it anew with `run --fresh`"
             ) from error
         self._kept = [path]
-        self.attempts += saved["cost"]["attempts"]
-        self._writing = saved["cost"]["checkpoint_seconds"]
-        self._began -= saved["cost"]["seconds"] + self._writing
+        self.add(saved["cost"])
         self.say(f"goes on from {run.meter.tokens:,} of {run.meter.budget:,} tokens")
         return step
 
@@ -97,7 +106,13 @@ class Checkpoints:
             run: between two steps, or at its end.
             selection: of the same run.
             validated: whether there has just been a validation.
+
+        Raises:
+            StoppedError: the training is to stop; there is a checkpoint of this moment.
         """
+        if self.stop.is_set():
+            self.write(run, selection)
+            raise StoppedError
         waited = time.monotonic() - self._last
         if waited >= max(self._took / SHARE, SOONEST if validated else EVERY):
             self.write(run, selection)
@@ -132,9 +147,15 @@ class Checkpoints:
             "checkpoint_seconds": self._writing,
         }
 
+    def add(self, cost: Mapping[str, Any]) -> None:
+        """Count what attempts that this one goes on from have cost, as `cost` tells it."""
+        self.attempts += cost["attempts"]
+        self._writing += cost["checkpoint_seconds"]
+        self._began -= cost["seconds"] + cost["checkpoint_seconds"]
+
     def remove(self) -> None:
-        """Delete all checkpoints of the cell, and what is left of one whose writing was cut off."""
-        for pattern in (NAMES, f".{NAMES}.*.tmp"):
+        """Delete all checkpoints of the cell, and what is left of a writing that was cut off."""
+        for pattern in (NAMES, ".*.tmp"):
             for path in self.folder.glob(pattern):
                 path.unlink(missing_ok=True)
 

@@ -160,7 +160,7 @@ def cells(point: Point, limit: float) -> dict[str, Any]:
             chosen, corpus, Path(folder), budget=None, device="cpu", remedy_files=remedy_files()
         )
         began = time.perf_counter()
-        records = runner.run_jobs(jobs, WORKERS, Progress(len(jobs), io.StringIO()))
+        records = runner.run_jobs(jobs, runner.Local(WORKERS), Progress(len(jobs), io.StringIO()))
         seconds = time.perf_counter() - began
     if errors := [record["error"] for record in records if record["status"] != "done"]:
         raise RuntimeError(errors[0])

@@ -8,7 +8,7 @@ from smoke import tell_records
 
 from collapse_bench.plugins import remedy_files
 from collapse_bench.progress import Progress
-from collapse_bench.runner import plan, run_jobs
+from collapse_bench.runner import Local, plan, run_jobs
 
 NAMES, BUDGET = ("vae/lstm/1", "word_dropout/transformer/1"), 1_500_000
 
@@ -23,5 +23,5 @@ def run(setting: Setting, tell: Tell) -> None:
         chosen, setting.corpus, runs,
         budget=setting.of_size(BUDGET, 300), device=setting.device, remedy_files=remedy_files(),
     )  # fmt: skip
-    run_jobs(jobs, setting.of_size(2, 1), Progress(len(jobs)))
+    run_jobs(jobs, Local(setting.of_size(2, 1)), Progress(len(jobs)))
     tell_records(runs / PAPER.stem, tell)

@@ -19,7 +19,7 @@ from typing import Any
 from harness import PRELOADED, Tell
 from setting import ARCHITECTURES, Setting, average_batches, new_run, synchronize
 
-from collapse_bench.runner import die_with_parent
+from collapse_bench.runner.local import die_with_parent
 from collapse_bench.training import TrainingRun
 
 CELLS, SECONDS, PATIENCE = (1, 2, 4, 8, 16), 4.0, 45.0

@@ -1,0 +1,116 @@
+"""The verbs that train: what is to be done, doing it, and how far it is."""
+
+import argparse
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from collapse_bench.cli.verbs import load, say
+from collapse_bench.errors import SuiteError, UserError
+
+if TYPE_CHECKING:
+    from collapse_bench.cell import Job
+
+
+def plan(options: argparse.Namespace) -> int:
+    from collapse_bench.forecast import forecast, in_words
+    from collapse_bench.runner import is_due
+
+    jobs, workers, device = _jobs(options)
+    left = [job for job in jobs if is_due(job)]
+    first = jobs[0]
+    print(f"{first.cell.suite} on {first.corpus.name}: {len(left)} of {len(jobs)} cells to run")
+    trained = [job for job in left if job.trained_in is None]
+    if trained:
+        told = forecast(trained, workers)
+        rates = ", ".join(f"{name} {rate:,.0f}" for name, rate in told.rates.items())
+        print(
+            f"they train for about {in_words(told.seconds)} on this machine, {workers} at a time on"
+            f" {device}; evaluation comes on top"
+        )
+        print(f"(tokens a second of one cell, timed alone: {rates})")
+    return 0
+
+
+def run(options: argparse.Namespace) -> int:
+    jobs, workers, device = _jobs(options)
+
+    from collapse_bench.progress import Progress
+    from collapse_bench.runner import InterruptedRunError, Local, run_jobs
+
+    jobs = [replace(job, fresh=options.fresh) for job in jobs]
+    suite, corpus = jobs[0].cell.suite, jobs[0].corpus
+    threads = jobs[0].cell.training.threads or 1
+    budgets = sorted({job.budget for job in jobs})
+    tokens = " to ".join(f"{budget:,}" for budget in dict.fromkeys((budgets[0], budgets[-1])))
+    each = f", {threads} threads each" if threads > 1 else ""
+    print(
+        f"{suite}: {len(jobs)} {'cell' if len(jobs) == 1 else 'cells'} on {corpus.name},"
+        f" {tokens} tokens each, "
+        f"{min(workers, len(jobs))} at a time on {device}{each}; "
+        f"records in {options.out / suite}",
+        flush=True,
+    )
+    progress = Progress(len(jobs), verbose=options.verbose)
+    try:
+        records = run_jobs(jobs, Local(workers), progress, options.timeout)
+    except InterruptedRunError as interruption:
+        say("interrupted; finished cells are kept, the same command goes on with the others")
+        return 128 + interruption.signal_number
+    failed = [record for record in records if record["status"] != "done"]
+    for record in failed:
+        where = options.out / suite / record["cell"] / "record.json"
+        say(f"{record['status']}: {record['entry']}/{record['architecture']}/{record['seed']}, "
+             f"traceback in {where}")  # fmt: skip
+    return 1 if failed else 0
+
+
+def _jobs(options: argparse.Namespace) -> "tuple[list[Job], int, str]":
+    """The chosen cells of a suite, how many at a time, and on which device."""
+    from collapse_bench.suite import cells_of, select
+
+    suite, files = load(options)
+    if options.out.exists() and not options.out.is_dir():
+        raise UserError(f"--out: must be a folder, and {options.out} is a file; name another one")
+    if options.seeds:
+        suite = replace(suite, seeds=options.seeds)
+    threads = options.threads or suite.training.threads or _threads_of_the_environment()
+    suite = replace(suite, training=replace(suite.training, threads=threads))
+    chosen = select(cells_of(suite), options.only)
+
+    from collapse_bench import runner
+    from collapse_bench.corpus import load_corpus
+    from collapse_bench.device import resolve_device
+    from collapse_bench.trial import check_builds
+
+    device = resolve_device(options.device)
+    at_once = max(1, runner.cores() // threads) if device == "cpu" else 1
+    corpus = load_corpus(suite.corpus, options.data, say=say)
+    if problems := check_builds(chosen, corpus, files):
+        raise SuiteError([f"{options.suite}: {problem}" for problem in problems])
+    jobs = runner.plan(
+        chosen,
+        corpus,
+        options.out,
+        budget=options.budget,
+        device=device,
+        remedy_files=files,
+        retry=options.retry,
+        memory=options.memory,
+    )
+    return jobs, options.workers or at_once, device
+
+
+def _threads_of_the_environment() -> int:
+    """What OMP_NUM_THREADS says of the outermost level, as `4` or `4,2`; one where it says nothing.
+
+    Raises:
+        UserError: it is no number.
+    """
+    told = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    if told and not (told.isdecimal() and int(told)):
+        raise UserError(
+            f"OMP_NUM_THREADS: must be a number of threads, 1 or more, not {told!r}; unset it, or"
+            " give --threads"
+        )
+    return int(told or 1)

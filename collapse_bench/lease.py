@@ -1,0 +1,240 @@
+"""Who works on a cell: a lock that the system keeps, and a lease that tells other processes.
+
+The lock ends with the process that holds it, however that ends. It holds between the processes of
+one machine, and between machines where their shared folder carries locks. Where it does not, the
+lease keeps them apart: its owner writes it anew every few seconds, and one that has not done so for
+a while is taken for dead.
+"""
+
+import json
+import os
+import platform
+import secrets
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any, Self
+
+from filelock import FileLock, Timeout
+
+from collapse_bench.errors import UserError
+from collapse_bench.writing import telling
+
+LEASE = "lease.json"
+LOCKS = ".locks"
+"""Folder of a suite's locks, one for each cell: a cell's own folder may be moved and removed."""
+
+BEAT, EXPIRY = 10.0, 120.0
+"""Seconds after which an owner says that it lives, and after which one that has not is dead. The
+clocks of machines that share a folder have to agree to less than that."""
+
+PATIENCE = 0.5
+"""Seconds to wait for a lock: another process that only looks has it for a moment."""
+
+STOLEN = 75
+"""What a process exits with whose cell has been taken over; `os.EX_TEMPFAIL`."""
+
+
+@dataclass(frozen=True)
+class Lease:
+    """What an owner tells of itself and of its cell.
+
+    Attributes:
+        token: drawn for each attempt.
+        host: name of its machine.
+        machine: the same for all processes among which a lock is sure to hold.
+        process: its number there.
+        began: when, in seconds since 1970.
+        code: digest of the package's source.
+        commit: of the code, None outside git.
+        budget: decoded tokens that the cell trains for.
+        tokens: decoded by now, in this attempt and those that it goes on from.
+        tokens_a_second: in this attempt; None until that is known.
+        phase: `training` or `evaluating`.
+        stopped: whether the owner has left the cell unfinished and said so.
+        age: seconds since the lease was written.
+    """
+
+    token: str
+    host: str
+    machine: str
+    process: int
+    began: float
+    code: str
+    commit: str | None
+    budget: int
+    tokens: int = 0
+    tokens_a_second: float | None = None
+    phase: str = "training"
+    stopped: bool = False
+    age: float = field(default=0.0, compare=False)
+
+    @property
+    def owner(self) -> str:
+        return f"process {self.process} on {self.host}"
+
+    @property
+    def alive(self) -> bool:
+        """Whether its owner may still be at the cell, as far as a file can tell."""
+        if self.stopped or self.age > EXPIRY:
+            return False
+        return self.machine != this_machine() or _exists(self.process)
+
+
+class BusyError(Exception):
+    """Another process works on the cell.
+
+    Attributes:
+        lease: of that one, None where it has not written it yet.
+    """
+
+    def __init__(self, lease: Lease | None) -> None:
+        super().__init__(lease.owner if lease else "another process")
+        self.lease = lease
+
+
+def this_machine() -> str:
+    """A name that the processes of a machine share, also from within containers, until it is
+    started again."""
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return platform.node()
+
+
+def read_lease(folder: Path) -> Lease | None:
+    """The lease in a cell's folder; None where there is none, or none that can be read."""
+    path = folder / LEASE
+    try:
+        age = time.time() - path.stat().st_mtime
+        return replace(Lease(**json.loads(path.read_text(encoding="utf-8"))), age=age)
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+@contextmanager
+def hold(folder: Path, *, code: str, commit: str | None, budget: int) -> Iterator["Holding"]:
+    """Be the one that works on a cell.
+
+    Args:
+        folder: the cell's, made if need be.
+        code: digest of the package's source.
+        commit: of the code.
+        budget: decoded tokens of the cell.
+
+    Raises:
+        BusyError: another process works on it.
+        UserError: the file system has no locks.
+        DiskError: nothing can be written there.
+    """
+    path = folder.parent / LOCKS / f"{folder.name}.lock"
+    with telling(path):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(exist_ok=True)
+            lock = FileLock(path)
+            lock.acquire(timeout=PATIENCE, poll_interval=0.05)
+        except Timeout:
+            raise BusyError(read_lease(folder)) from None
+        except NotImplementedError as error:
+            raise UserError(
+                f"{path}: this file system has no locks, so two runs could train one cell twice;"
+                f" give a folder on another one with --out"
+            ) from error
+    try:
+        other = read_lease(folder)
+        # On this machine the lock is enough: whoever held it before is gone.
+        if other and other.alive and other.machine != this_machine():
+            raise BusyError(other)
+        with Holding(folder, code=code, commit=commit, budget=budget) as holding:
+            yield holding
+    finally:
+        lock.release()
+
+
+class Holding:
+    """The lease of this process on a cell; as a context, written anew every `BEAT` seconds.
+
+    A process that finds another one's lease in place of its own ends itself: it was suspended for
+    so long that its cell has been taken over.
+    """
+
+    def __init__(self, folder: Path, *, code: str, commit: str | None, budget: int) -> None:
+        self._path = folder / LEASE
+        self._lease = Lease(
+            token=secrets.token_hex(8),
+            host=platform.node(),
+            machine=this_machine(),
+            process=os.getpid(),
+            began=time.time(),
+            code=code,
+            commit=commit,
+            budget=budget,
+        )
+        self._over = Event()
+        self._thread = Thread(target=self._beat, daemon=True)
+        self._first: tuple[float, int] | None = None
+
+    def __enter__(self) -> Self:
+        with telling(self._path):
+            self._write()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+        with suppress(OSError):
+            if self._lease.stopped:
+                self._write()
+            elif self._is_ours():
+                self._path.unlink()
+
+    def tell(self, told: Mapping[str, Any]) -> None:
+        """Note what the next beat will say of a report of the cell."""
+        if "tokens" in told:
+            now = time.monotonic()
+            self._first = self._first or (now, told["tokens"])
+            seconds, tokens = now - self._first[0], told["tokens"] - self._first[1]
+            rate = round(tokens / seconds, 1) if seconds > 1 else None
+            self._lease = replace(self._lease, tokens=told["tokens"], tokens_a_second=rate)
+        if "measuring" in told:
+            self._lease = replace(self._lease, phase="evaluating")
+            self._check()
+
+    def stopped(self) -> None:
+        """Note that the cell is left unfinished, so that another process need not wait."""
+        self._lease = replace(self._lease, stopped=True)
+
+    def _beat(self) -> None:
+        while not self._over.wait(BEAT):
+            self._check()
+            with suppress(OSError):  # a full disk ends no training: the lock still holds
+                self._write()
+
+    def _check(self) -> None:
+        if not self._is_ours():
+            os._exit(STOLEN)
+
+    def _is_ours(self) -> bool:
+        found = read_lease(self._path.parent)
+        return found is None or found.token == self._lease.token
+
+    def _write(self) -> None:
+        told = {name: value for name, value in asdict(self._lease).items() if name != "age"}
+        # Not brought to the disk at once: after a crash of the machine it tells nothing any more.
+        temporary = self._path.with_name(f".{LEASE}.{self._lease.token}.tmp")
+        temporary.write_text(json.dumps(told), encoding="utf-8")
+        temporary.replace(self._path)
+
+
+def _exists(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

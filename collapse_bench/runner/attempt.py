@@ -1,0 +1,47 @@
+"""One attempt at a cell, by whatever process an engine has for it."""
+
+from threading import Event
+
+from collapse_bench import lease, record
+from collapse_bench.cell import Job, Report, run_cell
+from collapse_bench.device import limit_memory
+from collapse_bench.errors import DiskError
+from collapse_bench.provenance import commit
+from collapse_bench.runner.engine import Outcome
+from collapse_bench.runner.plan import is_due
+from collapse_bench.training import StoppedError
+
+
+def attempt(job: Job, report: Report, stop: Event) -> Outcome:
+    """Run a cell that is due and that nobody else works on, and leave its record.
+
+    What is damaged in its folder is put aside first, so that nothing is built on it.
+
+    Args:
+        job: the cell.
+        report: told what `run_cell` tells, and `began` before it.
+        stop: set by whoever wants a checkpoint and an end.
+    """
+    try:
+        with lease.hold(job.folder, code=job.code, commit=commit(), budget=job.budget) as holding:
+            for path, why in record.damaged(job.folder):
+                report({"said": f"{why}; it is now {record.quarantine(path)}"})
+            if not is_due(job):
+                return Outcome("kept")
+            limit_memory(job.memory)
+            report({"began": True})
+
+            def tell(told: dict[str, object]) -> None:
+                holding.tell(told)
+                report(told)
+
+            try:
+                run_cell(job, tell, stop)
+            except StoppedError:
+                holding.stopped()
+                return Outcome("stopped")
+    except lease.BusyError as busy:
+        return Outcome("busy", str(busy))
+    except DiskError as error:
+        return Outcome("disk", str(error))
+    return Outcome("recorded")

@@ -1,0 +1,138 @@
+"""Which cells a run has, and which of them are due."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from collapse_bench import record
+from collapse_bench.cell import Job
+from collapse_bench.corpus import Corpus
+from collapse_bench.device import name_of_device
+from collapse_bench.errors import DamagedError, UserError
+from collapse_bench.precision import resolve_precision
+from collapse_bench.provenance import CODE
+from collapse_bench.suite import Cell, cell_id, trained_as
+
+RETRY = {
+    "failed": ("failed",),
+    "killed": ("killed", "timeout", "out of memory"),
+    "diverged": ("diverged",),
+}
+RETRY["all"] = tuple(status for statuses in RETRY.values() for status in statuses)
+"""What `--retry` runs again: cells of these outcomes."""
+
+ONCE = ("failed", "killed")
+"""Outcomes after which a cell is run again without being asked to, once with the same code."""
+
+
+def plan(
+    chosen: Sequence[Cell],
+    corpus: Corpus,
+    out: Path,
+    *,
+    budget: int | None,
+    device: str,
+    remedy_files: Mapping[str, Path],
+    retry: str | None = None,
+    memory: int | None = None,
+) -> list[Job]:
+    """The jobs of a run, finished cells included.
+
+    Args:
+        chosen: the cells.
+        corpus: loaded once, shared by all.
+        out: folder of all runs; a cell is kept in `<out>/<suite>/<cell id>`.
+        budget: decoded tokens, in place of the suite's and of every entry's; None keeps those.
+        device: `cpu` or `cuda`.
+        remedy_files: where each remedy is.
+        retry: which outcomes to run again, a key of `RETRY`; None is `ONCE`.
+        memory: bytes that a cell's process may have; None is no limit.
+
+    Raises:
+        UserError: the device cannot be used, or not compute in the precision that a cell asks for;
+            or a cell shares a training that is neither there nor chosen.
+    """
+    code, device_name = CODE, name_of_device(device)
+    jobs = []
+    for each in chosen:
+        each = replace(each, training=replace(each.training, threads=each.training.threads or 1))
+        precision = {}
+        for part in ("training", "evaluation"):
+            try:
+                precision[part] = resolve_precision(getattr(each, part).precision, device)
+            except UserError as error:
+                raise UserError(f"{part}.precision: {error}") from None
+        tokens = budget or each.budget_for(corpus.name)
+
+        def identifier(cell: Cell, tokens: int = tokens) -> str:
+            return cell_id(cell, corpus.name, corpus.sha256, corpus.labels_sha256, tokens)
+
+        trained = trained_as(each)
+        folder = out / each.suite / identifier(each)
+        jobs.append(
+            Job(
+                each,
+                identifier(each),
+                folder,
+                corpus,
+                tokens,
+                device,
+                device_name,
+                precision,
+                dict(remedy_files),
+                code,
+                suite_budget=budget or each.training.budget_for(corpus.name),
+                trained_in=None if trained is None else out / each.suite / identifier(trained),
+                retry=retry,
+                tried=attempts(_record_of(folder)),
+                memory=memory,
+            )
+        )
+    planned = {job.folder for job in jobs}
+    for job in jobs:
+        lender = job.trained_in
+        if lender is not None and not (lender in planned or record.is_finished(lender)):
+            shared = trained_as(job.cell)
+            raise UserError(
+                f"{job.cell.name}: shares the training of {shared and shared.name}, which has not"
+                f" finished and is not chosen: choose both"
+            )
+    return jobs
+
+
+def is_due(job: Job) -> bool:
+    """Whether a cell has to be run: it has no result that is kept, and nobody has made another
+    attempt at it since the run was planned."""
+    told = _record_of(job.folder)
+    if told is None:
+        return True
+    if attempts(told) != job.tried:
+        return False
+    status = told["status"]
+    if status == "done":
+        # Its arrays or its model have been lost; a record that has neither beside it was published.
+        if (job.folder / record.SENTENCES).exists() != (job.folder / record.MODEL).exists():
+            return True
+        # It shares the training of another cell, which has been trained again since.
+        return job.trained_in is not None and (
+            told.get("trained_model") != record.digest_of_model(job.trained_in)
+        )
+    if job.retry is not None:
+        return status in RETRY[job.retry]
+    same_code = [each for each in told.get("attempts", []) if each["code"] == job.code]
+    return status in ONCE and not (same_code and told["environment"]["code"] == job.code)
+
+
+def attempts(told: Mapping[str, Any] | None) -> int:
+    """How many attempts at a cell have ended, by its record."""
+    return 0 if told is None else 1 + len(told.get("attempts", []))
+
+
+def _record_of(folder: Path) -> dict[str, Any] | None:
+    """The record of a cell; None where there is none that can be believed."""
+    path = folder / record.RECORD
+    try:
+        return record.read_record(path) if path.exists() else None
+    except DamagedError:
+        return None

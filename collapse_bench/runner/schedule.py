@@ -1,0 +1,220 @@
+"""Which cell begins when, and what becomes of each: the same wherever cells are computed."""
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from collapse_bench import cell as cells
+from collapse_bench import lease, record
+from collapse_bench.cell import Job
+from collapse_bench.errors import DiskError
+from collapse_bench.interruption import GRACE, InterruptedRunError, noted
+from collapse_bench.progress import Progress
+from collapse_bench.provenance import commit
+from collapse_bench.runner.engine import Ended, Engine, Outcome, Reported
+from collapse_bench.runner.plan import is_due
+
+LOOK = 3.0
+"""Seconds after which it is looked again whether another run is done with a cell."""
+
+ROOM = 2**26
+"""Bytes that have to be free for a cell to begin: more than the largest of the bench's own writes
+at its published sizes."""
+
+
+def run_jobs(
+    jobs: Sequence[Job], engine: Engine, progress: Progress, timeout: float | None = None
+) -> list[dict[str, Any]]:
+    """Run every cell that is due, and wait for those that other runs are at.
+
+    Args:
+        jobs: as `plan` gives them.
+        engine: where; closed at the end.
+        progress: told of every start, report and end.
+        timeout: seconds that an attempt at a cell may take; None is no limit.
+
+    Returns:
+        The records of all jobs, in their order.
+
+    Raises:
+        InterruptedRunError: on SIGINT or SIGTERM, after every cell has been stopped.
+        DiskError: nothing more can be written; cells that were running have been waited for.
+    """
+    run = _Run(engine, progress, timeout, list(jobs))
+    with noted() as caught:
+        try:
+            run.keep()
+            while run.unfinished:
+                if caught:
+                    raise InterruptedRunError(caught[0])
+                run.begin()
+                for event in engine.events(1.0):
+                    run.hear(event)
+                run.end_overdue()
+        finally:
+            engine.close(GRACE if caught else 0)
+            progress.close()
+    if run.full:
+        raise DiskError(run.full)
+    return [_record_of(job) for job in jobs]
+
+
+@dataclass
+class _Running:
+    """A cell that is being computed.
+
+    Attributes:
+        began: when, once it has told that it has.
+        overdue: whether it has been ended for its time.
+    """
+
+    job: Job
+    began: float | None = None
+    overdue: bool = False
+
+
+@dataclass
+class _Run:
+    """The cells of a run, by what is to be done about them.
+
+    Attributes:
+        waiting: those that have not begun, in their order.
+        running: those that the engine has, by folder.
+        elsewhere: those that another run is at, by folder, and when to look again.
+        damaged: folders of those that something is wrong with, whatever their records say.
+        full: why nothing can be written any more; empty as long as it can.
+    """
+
+    engine: Engine
+    progress: Progress
+    timeout: float | None
+    waiting: list[Job]
+    running: dict[Path, _Running] = field(default_factory=dict)
+    elsewhere: dict[Path, tuple[Job, float]] = field(default_factory=dict)
+    damaged: set[Path] = field(default_factory=set)
+    full: str = ""
+
+    @property
+    def unfinished(self) -> bool:
+        return bool(self.running or (not self.full and (self.waiting or self.elsewhere)))
+
+    def keep(self) -> None:
+        """Tell of the cells that have a result, and let the others wait."""
+        self.damaged = {job.folder for job in self.waiting if record.damaged(job.folder)}
+        due = [job for job in self.waiting if self._is_due(job)]
+        anew = {job.folder for job in due}
+        for job in list(self.waiting):
+            if job.folder not in anew and job.trained_in not in anew:
+                self.waiting.remove(job)
+                self.progress.skipped(job, _record_of(job))
+
+    def begin(self) -> None:
+        """Submit the cells that there is room for."""
+        now = time.monotonic()
+        for left, look in list(self.elsewhere.values()):
+            if look <= now:
+                del self.elsewhere[left.folder]
+                self.waiting.append(left)
+        while not self.full and (job := self._ready()) is not None:
+            # Another run may have finished it since this one was planned.
+            if not self._is_due(job):
+                self.waiting.remove(job)
+                self.progress.skipped(job, _record_of(job))
+                continue
+            other = lease.read_lease(job.folder)
+            if other and other.alive:
+                self.waiting.remove(job)
+                self._leave_to(job, other.owner)
+                continue
+            if not self.engine.room():
+                return
+            self.full = _no_room(job.folder)
+            if not self.full:
+                self.waiting.remove(job)
+                self.running[job.folder] = _Running(job)
+                self.engine.submit(job)
+
+    def hear(self, event: Reported | Ended) -> None:
+        """Note what has happened to a cell, and pass it on."""
+        job = event.job
+        if isinstance(event, Reported):
+            if "began" in event.told:
+                self.running[job.folder].began = time.monotonic()
+                self.progress.started(job)
+            else:
+                self.progress.reported(job, event.told)
+            return
+        ended, outcome = self.running.pop(job.folder), event.outcome
+        self.damaged.discard(job.folder)
+        if ended.overdue and outcome.kind == "killed":
+            outcome = Outcome("killed", f"the cell took longer than {self.timeout:g} s")
+        match outcome.kind:
+            case "recorded":
+                self.progress.ended(job, _record_of(job))
+            case "kept":
+                self.progress.skipped(job, _record_of(job))
+            case "busy":
+                self._leave_to(job, outcome.why)
+            case "stopped":
+                self.waiting.insert(0, job)
+            case "disk":
+                self.full = outcome.why
+            case "killed" | "failed":
+                status = "timeout" if ended.overdue else outcome.kind
+                self._leave_record(job, {"status": status, "error": outcome.why})
+
+    def end_overdue(self) -> None:
+        """End the cells that have taken too long."""
+        if self.timeout is None:
+            return
+        for each in self.running.values():
+            if each.began is not None and time.monotonic() > each.began + self.timeout:
+                each.overdue = True
+                self.engine.kill(each.job)
+
+    def _is_due(self, job: Job) -> bool:
+        return job.folder in self.damaged or is_due(job)
+
+    def _ready(self) -> Job | None:
+        """The next cell that waits for no other one's training."""
+        unfinished = (
+            {job.folder for job in self.waiting} | self.running.keys() | self.elsewhere.keys()
+        )
+        return next((job for job in self.waiting if job.trained_in not in unfinished), None)
+
+    def _leave_to(self, job: Job, owner: str) -> None:
+        self.progress.elsewhere(job, owner)
+        self.elsewhere[job.folder] = (job, time.monotonic() + LOOK)
+
+    def _leave_record(self, job: Job, told: dict[str, Any]) -> None:
+        """Write the record of a cell whose process could not; not over that of another run."""
+        try:
+            with lease.hold(job.folder, code=job.code, commit=commit(), budget=job.budget):
+                if is_due(job):
+                    record.write_record(job.folder, cells.describe(job) | told)
+        except lease.BusyError as busy:
+            self._leave_to(job, str(busy))
+        except DiskError as error:
+            self.full = str(error)
+        else:
+            self.progress.ended(job, _record_of(job))
+
+
+def _record_of(job: Job) -> dict[str, Any]:
+    return record.read_record(job.folder / record.RECORD)
+
+
+def _no_room(folder: Path) -> str:
+    """Why a cell cannot be written; empty where it can."""
+    there = next(each for each in folder.absolute().parents if each.exists())
+    free = shutil.disk_usage(there).free
+    if free >= ROOM:
+        return ""
+    return (
+        f"{there}: {free:,} bytes are free, a cell needs {ROOM:,}: no more cells were begun. Make"
+        f" room and run the same command again, or go on in a copy of the folder elsewhere with"
+        f" --out"
+    )
