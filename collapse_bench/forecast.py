@@ -67,10 +67,3 @@ def tokens_a_second(job: Job) -> float:
         step(run.draw())
     wait_for(job.device)
     return (run.meter.tokens - tokens) / (time.perf_counter() - began)
-
-
-def in_words(seconds: float) -> str:
-    """A time as one would say it: `40 min`, `2 h 10 min`."""
-    minutes = max(1, round(seconds / 60))
-    hours, rest = divmod(minutes, 60)
-    return f"{hours} h {rest} min" if hours else f"{rest} min"

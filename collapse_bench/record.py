@@ -35,6 +35,8 @@ SENTENCES = "sentences.npz"
 MODEL = "model.safetensors"
 VOCABULARY = "vocabulary.json"
 HISTORY = "history.jsonl"
+CHECKPOINTS = "checkpoint-*.pt"
+"""In place of the star stands how many tokens had been decoded, in twelve digits."""
 
 QUARANTINE = "quarantine"
 """Folder of a suite to which damaged files of its cells are moved."""

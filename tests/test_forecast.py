@@ -5,7 +5,7 @@ import re
 import pytest
 
 from collapse_bench.cli import main
-from collapse_bench.forecast import in_words
+from collapse_bench.durations import in_words
 
 SUITE = """
 corpus: {name: text, path: texts}

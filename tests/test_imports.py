@@ -61,6 +61,8 @@ MAY_IMPORT = {
         "diagnosis", "device", "precision", "provenance",
     },
     "progress": {"cell", "metrics"},
+    "durations": set(),
+    "status": {"lease", "record", "suite", "durations", "errors"},
     "forecast": {"cell", "suite", "device", "remedy", "training"},
     "runner": {
         "cell", "progress", "suite", "corpus", "training", "record", "lease", "interruption",

@@ -2,18 +2,25 @@
 
 import argparse
 import os
+import shutil
+import sys
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from collapse_bench.cli.verbs import load, say
 from collapse_bench.errors import SuiteError, UserError
 
+CLEAR = "\x1b[H\x1b[J"
+"""What has a terminal begin anew."""
+
 if TYPE_CHECKING:
     from collapse_bench.cell import Job
 
 
 def plan(options: argparse.Namespace) -> int:
-    from collapse_bench.forecast import forecast, in_words
+    from collapse_bench.durations import in_words
+    from collapse_bench.forecast import forecast
     from collapse_bench.runner import is_due
 
     jobs, workers, device = _jobs(options)
@@ -36,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
     jobs, workers, device = _jobs(options)
 
     from collapse_bench.progress import Progress
-    from collapse_bench.runner import InterruptedRunError, Local, run_jobs
+    from collapse_bench.runner import InterruptedRunError, Local, of_other_code, run_jobs
 
     jobs = [replace(job, fresh=options.fresh) for job in jobs]
     suite, corpus = jobs[0].cell.suite, jobs[0].corpus
@@ -51,6 +58,8 @@ def run(options: argparse.Namespace) -> int:
         f"records in {options.out / suite}",
         flush=True,
     )
+    for line in of_other_code(jobs):
+        say(line)
     progress = Progress(len(jobs), verbose=options.verbose)
     try:
         records = run_jobs(jobs, Local(workers), progress, options.timeout)
@@ -63,6 +72,21 @@ def run(options: argparse.Namespace) -> int:
         say(f"{record['status']}: {record['entry']}/{record['architecture']}/{record['seed']}, "
              f"traceback in {where}")  # fmt: skip
     return 1 if failed else 0
+
+
+def status(options: argparse.Namespace) -> int:
+    from collapse_bench.status import UNFINISHED, status_of, table
+
+    suite, _ = load(options)
+    while True:
+        states = status_of(suite, options.out / suite.name)
+        width = shutil.get_terminal_size((200, 0)).columns
+        lines = "\n".join(table(states, width))
+        follows = options.watch and sys.stdout.isatty()
+        print(f"{CLEAR}{lines}" if follows else lines, flush=True)
+        if not options.watch or not any(each.state in UNFINISHED for each in states):
+            return 0
+        time.sleep(options.watch)
 
 
 def _jobs(options: argparse.Namespace) -> "tuple[list[Job], int, str]":

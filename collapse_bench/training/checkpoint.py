@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from collapse_bench.errors import UserError
-from collapse_bench.record import replacing
+from collapse_bench.record import CHECKPOINTS, replacing
 from collapse_bench.remedy import Step
 from collapse_bench.training.run import TrainingRun
 from collapse_bench.training.selection import Selection
@@ -29,9 +29,6 @@ SHARE = 0.005
 
 KEPT = 2
 """Checkpoints of a cell: one can be damaged."""
-
-NAMES = "checkpoint-*.pt"
-"""Of the files; in place of the star stands how many tokens had been decoded, in twelve digits."""
 
 DIGEST = 64
 """Characters of a SHA-256."""
@@ -122,7 +119,7 @@ class Checkpoints:
 
         A checkpoint that cannot be written is told of and costs no result.
         """
-        path = self.folder / NAMES.replace("*", f"{run.meter.tokens:012}")
+        path = self.folder / CHECKPOINTS.replace("*", f"{run.meter.tokens:012}")
         if path in self._kept:
             return
         began = time.monotonic()
@@ -130,7 +127,7 @@ class Checkpoints:
             saved = {"run": run.state_dict(), "selection": selection.state_dict()}
             write_checkpoint(path, {"of": self.of, "cost": self.cost(), **saved})
             self._kept = [*self._kept, path][-KEPT:]
-            for other in set(self.folder.glob(NAMES)) - set(self._kept):
+            for other in set(self.folder.glob(CHECKPOINTS)) - set(self._kept):
                 other.unlink(missing_ok=True)
         except Exception as error:  # a full disk, or what JSON does not know in `run.state`
             self.say(f"no checkpoint at {run.meter.tokens:,} tokens: {error}")
@@ -155,14 +152,14 @@ class Checkpoints:
 
     def remove(self) -> None:
         """Delete all checkpoints of the cell, and what is left of a writing that was cut off."""
-        for pattern in (NAMES, ".*.tmp"):
+        for pattern in (CHECKPOINTS, ".*.tmp"):
             for path in self.folder.glob(pattern):
                 path.unlink(missing_ok=True)
 
     def _newest(self) -> tuple[Path | None, dict[str, Any]]:
         """The newest checkpoint that is whole and of this cell."""
         refused = False
-        for path in sorted(self.folder.glob(NAMES), reverse=True):
+        for path in sorted(self.folder.glob(CHECKPOINTS), reverse=True):
             try:
                 return path, read_checkpoint(path, self.of)
             except FileNotFoundError:  # another run of the suite has written a newer one
