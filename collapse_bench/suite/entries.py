@@ -34,6 +34,8 @@ _ENTRY: Schema = {
         Setting("told", Told, None, required=False),
     )
 }
+MAX_REMEDIES = 50
+
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.+-]{0,63}")
 _NAME_RULE = "1 to 64 characters of a-z, 0-9, _ . + -, the first a letter or digit"
 
@@ -158,6 +160,10 @@ def _of_remedies(
     report: Report, name: str, value: Items, remedies: Mapping[str, Path]
 ) -> list[Entry]:
     """Return the entry of a list of remedies, or one for each value of its sweep."""
+    if len(value) > MAX_REMEDIES:
+        text = f"must not have more than {MAX_REMEDIES} remedies, not {len(value)}"
+        report.add(value.line, f"{owner_of(name)}: {text}")
+        return [Entry(name)]
     items = zip(value, value.lines, strict=True)
     choices = [_remedy(report, name, *item, remedies) for item in items]
     knobs = list(_knobs(value))
