@@ -66,7 +66,7 @@ MAY_IMPORT = {
     "progress": {"cell", "metrics"},
     "durations": set(),
     "status": {"lease", "record", "suite", "durations", "errors"},
-    "forecast": {"cell", "suite", "device", "remedy", "training"},
+    "forecast": {"cell", "suite", "device", "remedy", "training", "record"},
     "runner": {
         "cell", "progress", "suite", "corpus", "training", "record", "lease", "interruption",
         "errors", "device", "precision", "provenance",

@@ -131,9 +131,9 @@ def test_the_last_line_is_about_all():
     ]
     told = "4 cells: 2 training, 1 waiting, 1 done; about 3 min of training left at 20 tokens/s"
     assert summary(cells) == told
-    lines = table(cells, 60)
+    lines = table(cells, 59)
     assert lines[-1] == told
-    assert lines[1].split() == ["a/lstm/1", "training", "400", "40%", "10", "1", "min", "proces"]
+    assert lines[1].split() == ["a/lstm/1", "training", "400", "40%", "10", "1", "min", "process"]
 
 
 def test_the_verb_shows_it_and_follows_until_there_is_nothing_to_follow(finished, capsys):

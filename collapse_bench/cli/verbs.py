@@ -205,7 +205,7 @@ def check(options: argparse.Namespace) -> int:
                 with_kinds(corpus)
             except UserError as error:
                 raise UserError(f"{options.suite}: {error}") from None
-        if problems := check_builds(cells, corpus, files):
+        if problems := check_builds(cells, corpus, files).problems:
             raise SuiteError([f"{options.suite}: {problem}" for problem in problems])
     if problems := check_steps(cells, files, sentences):
         raise SuiteError([f"{options.suite}: {problem}" for problem in problems])

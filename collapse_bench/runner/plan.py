@@ -37,6 +37,7 @@ def plan(
     remedy_files: Mapping[str, Path],
     retry: str | None = None,
     memory: int | None = None,
+    parameters: Mapping[tuple[str, str], int] | None = None,
 ) -> list[Job]:
     """The jobs of a run, finished cells included.
 
@@ -49,6 +50,7 @@ def plan(
         remedy_files: where each remedy is.
         retry: which outcomes to run again, a key of `RETRY`; None is `ONCE`.
         memory: bytes that a cell's process may have; None is no limit.
+        parameters: of the models, by entry and architecture, where they have been counted.
 
     Raises:
         UserError: the device cannot be used, or not compute in the precision that a cell asks for;
@@ -88,6 +90,7 @@ def plan(
                 retry=retry,
                 tried=attempts(_record_of(folder)),
                 memory=memory,
+                parameters=(parameters or {}).get((each.entry.name, each.architecture), 0),
             )
         )
     planned = {job.folder for job in jobs}
