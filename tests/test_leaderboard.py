@@ -265,9 +265,15 @@ def test_a_page_without_a_finished_cell_is_written(tmp_path):
     ("records", "words"),
     [
         ([], ["no records of suite 'tiny'", "collapse_bench run"]),
-        ([record(schema=1)], ["vae-lstm-1-00c0ffee", "schema 1", "schema 3", "--write model CELL"]),
-        ([record(schema=2)], ["vae-lstm-1-00c0ffee", "schema 2", "schema 3", "--write model CELL"]),
-        ([record(schema=4)], ["schema 4", "use the version that wrote it"]),
+        (
+            [record(schema=1)],
+            ["vae-lstm-1-00c0ffee", "schema 1", "schemas 3 to 4", "--write model CELL"],
+        ),
+        (
+            [record(schema=2)],
+            ["vae-lstm-1-00c0ffee", "schema 2", "schemas 3 to 4", "--write model CELL"],
+        ),
+        ([record(schema=5)], ["schema 5", "use the version that wrote it"]),
         ([record(kl="0.1")], ["vae-lstm-1-00c0ffee", f"{key_of('kl')!r}", "'0.1'", "arrays CELL"]),
         ([record(nll=True)], ["vae-lstm-1-00c0ffee", f"{key_of('nll')!r}", "True"]),
         ([record(standard_errors={"kl": [1]})], ["standard error", f"{key_of('kl')!r}", "[1]"]),
