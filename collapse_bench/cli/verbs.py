@@ -107,9 +107,12 @@ def _hold(records: list[dict[str, Any]], folder: Path) -> list[str]:
         What is wrong: cell, field, both values, and the way out.
     """
     from collapse_bench.evidence import hold
-    from collapse_bench.record import RECORD
+    from collapse_bench.record import RECORD, SENTENCES
 
     problems, alone = [], 0
+    with_arrays = sum((folder / record["cell"] / SENTENCES).exists() for record in records)
+    if with_arrays:  # seconds each where there are thousands of sentences
+        say(f"{with_arrays} of {len(records)} records are held against their arrays")
     for record in records:
         cell = folder / record["cell"]
         way_out = f"put back {cell}.json as it was published, or remove it"
