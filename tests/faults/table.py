@@ -2,13 +2,14 @@
 
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 
 HEAD = """\
 # Faults
 
 What is done to the bench on purpose, and what comes of it; written by `make faults`, which fails
-where something else comes of it than the tests of this folder say. One row a test.
+where something else comes of it than the tests of this folder say.
 
 | what is done | how often | what was seen |
 |---|--:|---|
@@ -16,8 +17,11 @@ where something else comes of it than the tests of this folder say. One row a te
 
 
 def table(rows: list[dict[str, str | int]]) -> str:
-    """The page, its rows in alphabetical order: tests end in any."""
-    lines = sorted(f"| {row['what']} | {row['tried']:,} | {row['seen']} |\n" for row in rows)
+    """The page, in alphabetical order, since tests end in any; rows that say the same are one."""
+    tried: Counter[tuple[str, str]] = Counter()
+    for row in rows:
+        tried[str(row["what"]), str(row["seen"])] += int(row["tried"])
+    lines = [f"| {what} | {tried[what, seen]:,} | {seen} |\n" for what, seen in sorted(tried)]
     return HEAD + "".join(lines)
 
 
