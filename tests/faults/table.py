@@ -9,7 +9,7 @@ HEAD = """\
 # Faults
 
 What is done to the bench on purpose, and what comes of it; written by `make faults`, which fails
-where something else comes of it than the tests of this folder say. 
+where something else comes of it than the tests of this folder say.
 
 | what is done | how often | what was seen |
 |---|--:|---|
