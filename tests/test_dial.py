@@ -8,6 +8,7 @@ import torch
 from conftest import make
 from safetensors.numpy import load_file, save_file
 
+from collapse_bench.cell import describe, run_cell
 from collapse_bench.cli import main
 from collapse_bench.diagnosis.dial import Setting, align, draw
 from collapse_bench.errors import SuiteError, UserError
@@ -16,8 +17,16 @@ from collapse_bench.laws.law import subject
 from collapse_bench.laws.training import its_dial_changes_no_training
 from collapse_bench.metrics import key_of
 from collapse_bench.plugins import remedy_files
-from collapse_bench.record import MODEL, RECORD, digest_of_model, read_records, text_of
+from collapse_bench.record import (
+    MODEL,
+    RECORD,
+    digest_of_model,
+    read_records,
+    text_of,
+    write_record,
+)
 from collapse_bench.remedy import find_class
+from collapse_bench.runner import is_due, plan
 from collapse_bench.suite import cells_of, load_suite, trained_as
 
 SUITE = """\
@@ -152,6 +161,33 @@ def test_a_cell_is_evaluated_anew_where_the_model_that_it_shares_is_another(tmp_
     assert capsys.readouterr().out.count("finished before, kept") == 1
     shared = [r for r in read_records(out / "dialled") if r["trained_as"]]
     assert {r["trained_model"] for r in shared} == {digest_of_model(lender)}
+
+
+@pytest.mark.parametrize("retry", [None, "killed", "all"])
+def test_what_failed_for_want_of_a_training_is_due_once_that_is_there(corpus, tmp_path, retry):
+    def planned():
+        cells = [c for c in cells_of(given) if c.entry.name in ("all-0.5", "all-1.0")]
+        return sorted(
+            plan(
+                cells, corpus, tmp_path, budget=300, device="cpu", remedy_files=files, retry=retry
+            ),
+            key=lambda job: job.trained_in is not None,
+        )
+
+    files = remedy_files()
+    given = load_suite(suite(tmp_path, ALL), files)
+    trained, shares = planned()
+    write_record(trained.folder, describe(trained) | {"error": "ended by signal 9"})
+    for _ in range(2):
+        assert (
+            "is killed; run the two together" in run_cell(planned()[1], lambda told: None)["error"]
+        )
+    trained, shares = planned()
+    assert is_due(shares) == (retry == "all"), "the other one is not there yet"
+    run_cell(trained, lambda told: None)
+    assert is_due(planned()[1])
+    assert run_cell(planned()[1], lambda told: None)["status"] == "done"
+    assert not is_due(planned()[1])
 
 
 def test_what_shares_a_training_that_diverged_has_diverged(tmp_path):

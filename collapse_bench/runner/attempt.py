@@ -1,5 +1,6 @@
 """One attempt at a cell, by whatever process an engine has for it."""
 
+from pathlib import Path
 from threading import Event
 
 from collapse_bench import lease, record
@@ -24,7 +25,7 @@ def attempt(job: Job, report: Report, stop: Event) -> Outcome:
     """
     try:
         with lease.hold(job.folder, code=job.code, commit=commit(), budget=job.budget) as holding:
-            for path, why in record.damaged(job.folder):
+            for path, why in _to_put_aside(job.folder):
                 report({"said": f"{why}; it is now {record.quarantine(path)}"})
             if not is_due(job):
                 return Outcome("kept")
@@ -45,3 +46,16 @@ def attempt(job: Job, report: Report, stop: Event) -> Outcome:
     except DiskError as error:
         return Outcome("disk", str(error))
     return Outcome("recorded")
+
+
+def _to_put_aside(folder: Path) -> list[tuple[Path, str]]:
+    """The damaged files of a cell, each with the reason.
+
+    Where arrays and model are, the record goes, too, and before them: one that has neither beside
+    it is taken for one that was published, which would keep a cell that has lost all.
+    """
+    found = record.damaged(folder)
+    if len(found) > 1:
+        path = folder / record.RECORD
+        return [(path, f"{path}: what it was made from is damaged"), *found]
+    return found

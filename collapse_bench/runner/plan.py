@@ -122,6 +122,8 @@ def is_due(job: Job) -> bool:
         return job.trained_in is not None and (
             told.get("trained_model") != record.digest_of_model(job.trained_in)
         )
+    if status == "failed" and _waited_for(job, told):
+        return True
     if job.retry is not None:
         return status in RETRY[job.retry]
     same_code = [each for each in told.get("attempts", []) if each["code"] == job.code]
@@ -153,6 +155,15 @@ def of_other_code(jobs: Sequence[Job]) -> list[str]:
             f" on from only by the code that wrote it: check that one out to go on"
         )
     return said
+
+
+def _waited_for(job: Job, told: Mapping[str, Any]) -> bool:
+    """Whether a cell failed because the training that it shares had not finished, and it has since:
+    the failure was that of the other cell."""
+    if job.trained_in is None or told.get("trained_model") is not None:
+        return False
+    other = _record_of(job.trained_in)
+    return other is not None and other["status"] in record.FINISHED
 
 
 def attempts(told: Mapping[str, Any] | None) -> int:

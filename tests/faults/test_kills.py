@@ -1,0 +1,180 @@
+"""A suite that is killed at any moment, again and again, ends as one that was not."""
+
+import os
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import toy
+from drivers import Run, Server, processes_in, start_alone
+from scale import count, told
+
+BUDGET, SEEDS = 6000, range(1, count(2, 4))
+"""Cells of one or two seconds each: four in the short form, twelve in the full."""
+
+MINUTES = float(os.environ.get("COLLAPSE_BENCH_FAULTS_MINUTES", "30"))
+"""After which a test here begins nothing more; it tells how far it came."""
+
+CODES = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}
+
+LATE = 10.0
+"""Seconds in which a run has to end, and what it has started. It takes half of that at most, but on
+a machine that has other things to do; the table of figures tells what was seen."""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with Server() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def reference(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing happened to."""
+    folder = toy.write(tmp_path_factory.mktemp("whole") / "run", BUDGET, SEEDS)
+    run = server.start(folder, *toy.ARGUMENTS)
+    assert code_of(run, 300) == 0, run.output()
+    assert len(toy.records(folder)) == 4 * len(SEEDS)
+    toy.assert_whole(folder)
+    return folder
+
+
+def code_of(run: Run, seconds: float) -> int:
+    """The exit code of a run that ends by itself."""
+    ended = run.ended(seconds)
+    assert ended is not None, run.output()
+    return ended[0]
+
+
+def end_of(run: Run, number: int, sent: float) -> float:
+    """How many seconds after a signal a run was gone, and all that it had started; checks that it
+    said how it ended, and that every file is whole.
+
+    A run that had come to its end by then has no cell that is left to do.
+    """
+    ended = run.ended(LATE)
+    assert ended is not None, f"still there {LATE:g} s after a signal\n{run.output()}"
+    code, at = ended
+    if code != CODES[signal.Signals(number)]:
+        assert code in (0, 1), run.output()
+        cells = len(toy.records(run.folder))
+        assert cells == 4 * len(SEEDS), f"{code}, and {cells} cells\n{run.output()}"
+    assert "Traceback" not in run.output(), run.output()
+    until = time.monotonic() + LATE
+    while (left := processes_in(run.folder)) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not left, f"{left} are left {LATE:g} s after the run"
+    toy.assert_whole(run.folder)
+    return at - sent
+
+
+def spread(seconds: list[float]) -> str:
+    """Of times: the median, the nineteenth of twenty, the longest, and how many are over 5 s."""
+    if not seconds:
+        return "none"
+    ordered = sorted(seconds)
+    median, late = ordered[len(ordered) // 2], ordered[int(0.95 * (len(ordered) - 1))]
+    over = sum(each > 5 for each in ordered)
+    return f"{median:.2f} s, 95 % {late:.2f} s, at most {ordered[-1]:.2f} s, {over} over 5 s"
+
+
+def test_a_suite_that_is_killed_again_and_again_ends_as_one_that_was_not(
+    server: Server, reference: Path, tmp_path: Path
+) -> None:
+    draw, kills, times = random.Random(7), Counter[str](), list[float]()
+    suites, until = 0, time.monotonic() + 60 * MINUTES
+    while kills.total() < count(6, 500) and time.monotonic() < until:
+        folder = toy.write(tmp_path / f"{suites}", BUDGET, SEEDS)
+        _to_its_end(server, folder, draw, kills, times)
+        toy.assert_same(reference, folder)
+        suites += 1
+    by = ", ".join(f"{n} {what}" for what, n in sorted(kills.items()))
+    seen = f"{suites} suites equal to the last bit ({by}); ended by a signal in {spread(times)}"
+    print(seen)
+    told("a suite is killed at random moments until it is done", kills.total(), seen)
+
+
+def _to_its_end(
+    server: Server, folder: Path, draw: random.Random, kills: Counter[str], times: list[float]
+) -> None:
+    """Run a suite and kill it at random until all of its cells are done."""
+    retry: tuple[str, ...] = ()
+    mine, most = 0, count(6, 40)
+    while True:
+        run = server.start(folder, *toy.ARGUMENTS, *retry)
+        worker_killed = False
+        while True:
+            finished = toy.stamps(folder)
+            ended = run.ended(draw.uniform(0.2, 3.0) if mine < most else 300)
+            if ended is not None:
+                break
+            assert mine < most, f"has not ended\n{run.output()}"
+            number = draw.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+            whom = draw.choice(["process", "group", "worker"])
+            sent = run.kill(whom, number)
+            if sent is None:
+                continue
+            kills[f"{number.name} {whom}"] += 1
+            mine += 1
+            worker_killed = worker_killed or (whom == "worker" and number == signal.SIGKILL)
+            if whom != "worker":
+                seconds = end_of(run, number, sent)
+                times += [] if number == signal.SIGKILL else [seconds]
+            _assert_kept(folder, finished)
+            if whom != "worker":
+                break
+        _assert_kept(folder, finished)
+        statuses = {name: told["status"] for name, told in toy.records(folder).items()}
+        if ended is None:
+            continue
+        assert "Traceback (most" not in run.output(), run.output()
+        if set(statuses.values()) == {"done"} and len(statuses) == 4 * len(SEEDS):
+            assert ended[0] == 0
+            return
+        assert ended[0] == 1, f"{ended} {statuses}\n{run.output()}"
+        # What a killed worker leaves is run again once without being asked to.
+        assert worker_killed or not retry, f"{statuses}\n{run.output()}"
+        retry = ("--retry", "killed")
+
+
+def _assert_kept(folder: Path, finished: dict[str, tuple[int, int, bytes]]) -> None:
+    """No finished cell has been touched."""
+    toy.assert_whole(folder)
+    now = toy.stamps(folder)
+    for name, stamp in finished.items():
+        assert now.get(name) == stamp, f"{name} had finished and was written again"
+
+
+def test_a_run_that_is_told_to_end_does_so_whatever_it_is_at(
+    server: Server, reference: Path, tmp_path: Path
+) -> None:
+    """Every fourth begins as a user's does, and with it its fork server."""
+    draw, times, codes = random.Random(11), list[float](), Counter[int]()
+    until = time.monotonic() + 60 * MINUTES
+    for n in range(count(5, 200)):
+        if time.monotonic() > until:
+            break
+        folder = toy.write(tmp_path / f"{n}", BUDGET, SEEDS)
+        alone = n % 4 == 3
+        run = start_alone(folder, *toy.ARGUMENTS) if alone else server.start(folder, *toy.ARGUMENTS)
+        number = draw.choice([signal.SIGTERM, signal.SIGINT])
+        whom = draw.choice(["process", "group"])
+        twice = n % 5 == 4
+        if run.ended(draw.uniform(0.5, 12.0 if alone else 1.5 + 2.5 * len(SEEDS))):
+            continue
+        sent = run.kill(whom, number)
+        assert sent is not None
+        if twice:
+            time.sleep(0.1)
+            sent = run.kill(whom, number)
+        seconds = end_of(run, number, sent)
+        assert not twice or seconds < LATE / 2
+        times.append(seconds)
+        codes[run.ended(0)[0]] += 1
+    seen = f"ended in {spread(times)}; exit codes {dict(sorted(codes.items()))}"
+    print(seen)
+    told("SIGTERM or SIGINT at a random moment, every fifth twice", len(times), seen)
