@@ -75,8 +75,8 @@ def hold(record: Mapping[str, Any], folder: Path) -> Evidence:
         return _hold(record, folder)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{record.get('cell')}: its record lacks what every record has"
-            f" ({type(error).__name__}: {error}); remove it and run the suite again"
+            f"{record.get('cell')}: its record cannot be held against anything, since it lacks what"
+            f" every record has ({type(error).__name__}: {error}); remove it, run the suite again"
         ) from error
 
 

@@ -210,6 +210,15 @@ def test_a_record_that_lacks_a_part_is_told(cells, part):
         held(cells["vae"])
 
 
+@pytest.mark.parametrize("part", ["settings", "corpus", "budget", "metrics"])
+def test_no_page_is_made_of_a_record_that_lacks_a_part(bench, cells, tmp_path, part):
+    forge(cells["vae"] / RECORD, lambda record: record.pop(part))
+    assert bench("leaderboard", "trial.yaml") in (1, 2)
+    assert part in bench.err
+    assert cells["vae"].name in bench.err
+    assert not (tmp_path / "leaderboard").exists()
+
+
 # The leaderboard
 
 
