@@ -106,11 +106,9 @@ def text_of(record: Mapping[str, Any], *, sort_keys: bool = False) -> str:
     Raises:
         ValueError: a number is not finite.
     """
-    content = json.loads(json.dumps(record, allow_nan=False))  # keys and sequences as they are read
-    content.pop(DIGEST, None)
-    if record.get("schema") not in range(SCHEMA):
-        content[DIGEST] = seal.digest_of(content)
-    return seal.laid_out(content, sort_keys=sort_keys)
+    content = {name: value for name, value in record.items() if name != DIGEST}
+    make = seal.laid_out if record.get("schema") in range(SCHEMA) else seal.sealed
+    return make(content, sort_keys=sort_keys)
 
 
 def write_arrays(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> str:
@@ -206,7 +204,7 @@ def read_record(path: Path, oldest: int = OLDEST) -> dict[str, Any]:
         ) from error
     # Before its schema is believed; an older record has nothing that it could be held against.
     sealed = DIGEST in record or schema == SCHEMA
-    if sealed and (why := seal.broken(text, record)):
+    if sealed and (why := seal.broken(text)):
         raise DamagedError(f"{path}: damaged, or edited by hand: {why}; {DAMAGED}")
     if type(schema) is not int or not oldest <= schema <= SCHEMA:
         if schema in range(1, SCHEMA):
