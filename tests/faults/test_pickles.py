@@ -34,7 +34,7 @@ READ: dict[str, tuple[str, Callable[[Path], object]]] = {
 
 OPEN = {
     ("sentences.npz", "a member that is a pickle"),  # is handed on as bytes
-    ("sentences.npz", "a compressed gigabyte"),  # is read
+    ("sentences.npz", "zeros, compressed"),  # is read
     ("record.json", "a hundred thousand brackets"),  # ends in a RecursionError
     ("record.json", "metrics that are a list"),  # ends in an AttributeError
 }
