@@ -82,7 +82,7 @@ class Checkpoints:
             return run.start()
         try:
             selection.load_state_dict(saved["selection"])
-            step = run.start(saved["run"])
+            step = run.start(dict(saved["run"]))  # None would begin anew
             self.attempts += saved["cost"]["attempts"]
             self._writing = saved["cost"]["checkpoint_seconds"]
             self._began -= saved["cost"]["seconds"] + self._writing
