@@ -9,6 +9,7 @@ import itertools
 import json
 import math
 import re
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -299,8 +300,14 @@ def read_arrays(folder: Path, sha256: str | None = None) -> dict[str, NDArray[An
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
         raise DamagedError(f"{path}: {OTHER}; {way_out}")
     try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:  # a little file may be of a gigabyte
+            if any(each.file_size != each.compress_size for each in archive.infolist()):
+                raise ValueError("it is compressed, as no arrays of a cell are")
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            return dict(arrays)
+            found = dict(arrays)
+        if others := [name for name, each in found.items() if not isinstance(each, np.ndarray)]:
+            raise ValueError(f"it holds what is no array, {others[0]!r}")
+        return found
     except Exception as error:
         raise DamagedError(f"{path}: cannot be read: {error}; {way_out}") from error
 

@@ -65,7 +65,7 @@ def cells(bench, tmp_path):
     """The folder of each entry's cell."""
     return {
         path.name.partition("-lstm")[0]: path
-        for path in (tmp_path / "runs" / "trial").iterdir()
+        for path in (tmp_path / "runs" / "trial").glob("*-lstm*")
     }  # fmt: skip
 
 
