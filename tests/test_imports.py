@@ -57,19 +57,18 @@ MAY_IMPORT = {
         "suite", "plugins", "remedy", "model", "corpus", "training", "evaluation", "metrics",
         "record", "writing", "device", "provenance", "errors",
     },
-    "evidence": {"cell", "suite", "metrics", "record", "errors"},
+    "evidence": {"cell", "suite", "metrics", "record", "writing", "errors"},
     "rescoring": {
         "evidence", "cell", "suite", "plugins", "remedy", "model", "corpus", "metrics", "record",
-        "errors",
-        "diagnosis", "device", "precision", "provenance",
+        "errors", "diagnosis", "device", "precision", "provenance",
     },
     "progress": {"cell", "metrics"},
     "durations": set(),
     "status": {"lease", "record", "suite", "durations", "errors"},
     "forecast": {"cell", "suite", "device", "remedy", "training", "record"},
     "runner": {
-        "cell", "progress", "suite", "corpus", "training", "record", "lease", "interruption",
-        "errors", "device", "precision", "provenance",
+        "cell", "progress", "suite", "corpus", "training", "record", "evidence", "lease",
+        "interruption", "errors", "device", "precision", "provenance",
     },
     "trial": {
         "cell", "suite", "corpus", "remedy", "training", "evaluation", "importing", "errors",

@@ -3,7 +3,7 @@
 from pathlib import Path
 from threading import Event
 
-from collapse_bench import lease, record
+from collapse_bench import evidence, lease, record
 from collapse_bench.cell import Job, Report, run_cell
 from collapse_bench.device import limit_memory
 from collapse_bench.errors import DiskError
@@ -37,7 +37,8 @@ def attempt(job: Job, report: Report, stop: Event) -> Outcome:
                 report(told)
 
             try:
-                run_cell(job, tell, stop)
+                if run_cell(job, tell, stop)["status"] == "done":
+                    evidence.note(job.folder)
             except StoppedError:
                 holding.stopped()
                 return Outcome("stopped")
