@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BENCH = .venv/bin/python -m collapse_bench
 
-.PHONY: venv run test verify bench growth gpu lint
+.PHONY: venv run test faults verify bench growth gpu lint
 
 venv: .venv/installed
 
@@ -23,6 +23,12 @@ run: venv
 # One process a core, each of one thread (tests/conftest.py).
 test: venv
 	.venv/bin/python -m pytest --numprocesses auto --dist worksteal
+
+# All of what `make test` tries a part of: hostile input, kills, full disks; with tests/faults/faults.md.
+faults: venv
+	rows=$$(mktemp); COLLAPSE_BENCH_FAULTS=full COLLAPSE_BENCH_FAULTS_ROWS=$$rows \
+		.venv/bin/python -m pytest tests/faults --numprocesses auto --dist worksteal; status=$$?; \
+	.venv/bin/python tests/faults/table.py $$rows > tests/faults/faults.md; rm $$rows; exit $$status
 
 # The measurements against models whose answers are known; fails where one is off.
 verify: venv

@@ -79,6 +79,7 @@ class Job:
         retry: which outcomes are run again; None is those that are without being asked for.
         tried: attempts that had ended when the run was planned, by the cell's record.
         memory: bytes that the process may have; None is no limit.
+        parameters: of the model; 0 where they have not been counted.
     """
 
     cell: Cell
@@ -97,6 +98,20 @@ class Job:
     retry: str | None = None
     tried: int = 0
     memory: int | None = None
+    parameters: int = 0
+
+    @property
+    def leaves(self) -> int:
+        """Bytes that the cell leaves on the disk, about: weights, and arrays of some 300 bytes a
+        test sentence, five of its latent and one of its draws."""
+        latent, samples = self.cell.sizes.latent, self.cell.evaluation.samples
+        return 4 * self.parameters + len(self.corpus.test) * (300 + 4 * (5 * latent + samples))
+
+    @property
+    def writes(self) -> int:
+        """Bytes that it writes meanwhile, about: two checkpoints and a third before the first is
+        deleted, each with the weights, the best of them and two averages of each gradient."""
+        return 3 * 4 * 4 * self.parameters
 
 
 Report = Callable[[dict[str, Any]], None]

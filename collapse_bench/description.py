@@ -4,6 +4,7 @@ import ast
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -67,18 +68,24 @@ class Description:
 
 
 def describe(name: str, path: Path) -> Description:
-    """Return what a remedy's file says of it.
+    """Return what a remedy's file says of it; it is shared, so look only.
 
     Raises:
         UserError: The file cannot be read, lacks the remedy's class, or has something in it that
             can only be known by running it.
     """
+    # The tree is the same one until the file changes. A suite may name a remedy thousands of times.
+    return _described(name, path, parsed(path))
+
+
+@lru_cache(maxsize=256)
+def _described(name: str, path: Path, tree: ast.Module) -> Description:
     settings = schema_of_file(path, class_name(name))
     node = definition_of(path, class_name(name))
     assert node is not None  # or the schema could not have been read
     if found := unannotated(node, CLASS_VARIABLES):
         raise UserError(no_setting(path, *found))
-    source, _, about = (ast.get_docstring(parsed(path)) or "").partition("\n")
+    source, _, about = (ast.get_docstring(tree) or "").partition("\n")
     text, explained = _parts(ast.get_docstring(node) or "")
     says: dict[str, Any] = {
         each: class_variable_of_file(path, class_name(name), each) for each in READ

@@ -1,12 +1,15 @@
-"""How long the cells of a suite will train on this machine, from a few updates of plain models."""
+"""What the cells of a suite will take on this machine: time, room on the disk, memory."""
 
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Any
 
+from collapse_bench import record
 from collapse_bench.cell import Job, build
-from collapse_bench.device import prepare, wait_for
+from collapse_bench.device import peak_memory_mib, prepare, wait_for
 from collapse_bench.remedy import chain
 from collapse_bench.suite import Cell
 from collapse_bench.training import TrainingRun
@@ -20,33 +23,56 @@ class Forecast:
     """What is left of a suite.
 
     Attributes:
-        seconds: that they train, so many at a time.
-        rates: decoded tokens a second of one cell, by architecture and kind of model.
+        seconds: that its cells take, so many at a time.
+        evaluated: whether evaluation is in that, as finished cells of the suite have taken it.
+        rates: decoded tokens a second of one cell, by kind of model.
+        finished: cells of the suite whose records the rates are from; 0 where models were timed.
+        memory_mib: most that a cell has held, or a model as it was timed.
     """
 
     seconds: float
+    evaluated: bool
     rates: Mapping[str, float]
+    finished: int
+    memory_mib: float
 
 
-def forecast(jobs: Sequence[Job], workers: int) -> Forecast:
-    """Time a language model and a plain VAE of each architecture, and count the jobs' budgets.
+def forecast(jobs: Sequence[Job], left: Sequence[Job], workers: int) -> Forecast:
+    """Count the budgets of cells that are left at the speed of those that have finished here.
 
-    A remedy counts as the plain VAE does; one that decodes twice pays for both out of its budget.
+    Where none has, or one kind is missing, a language model or a plain VAE of the architecture is
+    timed for a moment. Then a remedy counts as the plain VAE does; one that decodes twice pays for
+    both out of its budget.
 
     Args:
-        jobs: those that are to be trained.
+        jobs: all of a run.
+        left: those of them that are to be trained.
         workers: cells at a time.
     """
+    finished = [(job, told) for job in jobs if (told := _finished_here(job))]
     rates: dict[str, float] = {}
+    for name in {_kind(job) for job, _ in finished}:
+        rates[name] = fmean(_rate(told) for job, told in finished if _kind(job) == name)
+    of_cell = {_entry(job): _rate(told) for job, told in finished}
+    memory = max((told["cost"]["peak_memory_mib"] for _, told in finished), default=0.0)
     seconds = 0.0
-    for job in jobs:
-        kind = "language model" if job.cell.sizes.latent == 0 else "VAE"
-        name = f"{job.cell.architecture} {kind}"
-        if name not in rates:
-            rates[name] = tokens_a_second(job)
-        seconds += job.budget / rates[name]
-    at_once = max(1, min(workers, len(jobs)))
-    return Forecast(seconds / at_once, rates)
+    for job in left:
+        if _kind(job) not in rates:
+            rates[_kind(job)] = tokens_a_second(job)
+            memory = max(memory, peak_memory_mib())
+        seconds += job.budget / of_cell.get(_entry(job), rates[_kind(job)])
+    evaluations = [
+        told["cost"]["seconds"] - told["cost"]["training_seconds"] for _, told in finished
+    ]
+    if evaluations:
+        seconds += fmean(evaluations) * len(left)
+    at_once = max(1, min(workers, len(left)))
+    return Forecast(seconds / at_once, bool(evaluations), rates, len(finished), memory)
+
+
+def room(jobs: Sequence[Job], workers: int) -> int:
+    """Bytes of disk that cells will need at most: what all leave, and what some write meanwhile."""
+    return sum(job.leaves for job in jobs) + sum(sorted(job.writes for job in jobs)[-workers:])
 
 
 def tokens_a_second(job: Job) -> float:
@@ -69,8 +95,24 @@ def tokens_a_second(job: Job) -> float:
     return (run.meter.tokens - tokens) / (time.perf_counter() - began)
 
 
-def in_words(seconds: float) -> str:
-    """A time as one would say it: `40 min`, `2 h 10 min`."""
-    minutes = max(1, round(seconds / 60))
-    hours, rest = divmod(minutes, 60)
-    return f"{hours} h {rest} min" if hours else f"{rest} min"
+def _kind(job: Job) -> str:
+    model = "language model" if job.cell.sizes.latent == 0 else "VAE"
+    return f"{job.cell.architecture} {model}"
+
+
+def _entry(job: Job) -> tuple[str, str]:
+    return job.cell.entry.name, job.cell.architecture
+
+
+def _finished_here(job: Job) -> dict[str, Any] | None:
+    """The record of a cell that was trained as the cells of this run will be; else None."""
+    path = job.folder / record.RECORD
+    if job.trained_in is not None or not path.exists():
+        return None
+    told = record.read_record(path)
+    alike = told["status"] == "done" and told["environment"]["device"] == job.device_name
+    return told if alike and told["cost"]["training_seconds"] else None
+
+
+def _rate(told: Mapping[str, Any]) -> float:
+    return float(told["cost"]["tokens_decoded"] / told["cost"]["training_seconds"])

@@ -27,7 +27,7 @@ LEASE = "lease.json"
 LOCKS = ".locks"
 """Folder of a suite's locks, one for each cell: a cell's own folder may be moved and removed."""
 
-BEAT, EXPIRY = 10.0, 120.0
+BEAT, EXPIRY = 5.0, 120.0
 """Seconds after which an owner says that it lives, and after which one that has not is dead. The
 clocks of machines that share a folder have to agree to less than that."""
 

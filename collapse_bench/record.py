@@ -1,8 +1,6 @@
 """A finished cell on disk: one folder, whose record is written last and atomically.
 
-A record carries its own SHA-256, and its bytes are those that its content is written in, so that no
-damage passes unnoticed. Whoever means to deceive makes another digest: against that a record is
-held against its arrays, see `evidence`.
+A record carries its own SHA-256 and those of arrays and model beside it, see `seal`.
 """
 
 import hashlib
@@ -12,14 +10,15 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from collapse_bench import seal
 from collapse_bench.errors import DamagedError, UserError
+from collapse_bench.seal import DIGEST
 from collapse_bench.writing import replacing as replacing
 from collapse_bench.writing import telling
 
@@ -35,12 +34,11 @@ SENTENCES = "sentences.npz"
 MODEL = "model.safetensors"
 VOCABULARY = "vocabulary.json"
 HISTORY = "history.jsonl"
+CHECKPOINTS = "checkpoint-*.pt"
+"""In place of the star stands how many tokens had been decoded, in twelve digits."""
 
 QUARANTINE = "quarantine"
 """Folder of a suite to which damaged files of its cells are moved."""
-
-DIGEST = "sha256"
-"""The field of a record that holds the digest of all its others."""
 
 DAMAGED = "remove it and run the suite again"
 
@@ -111,16 +109,8 @@ def text_of(record: Mapping[str, Any], *, sort_keys: bool = False) -> str:
     content = json.loads(json.dumps(record, allow_nan=False))  # keys and sequences as they are read
     content.pop(DIGEST, None)
     if record.get("schema") not in range(SCHEMA):
-        content[DIGEST] = digest_of_record(content)
-    return json.dumps(content, indent=1, sort_keys=sort_keys) + "\n"
-
-
-def digest_of_record(content: Mapping[str, Any]) -> str:
-    """SHA-256 of a record without its digest, as read from JSON: of its canonical form, with sorted
-    keys and no spaces."""
-    rest = {name: value for name, value in content.items() if name != DIGEST}
-    canonical = json.dumps(rest, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
+        content[DIGEST] = seal.digest_of(content)
+    return seal.laid_out(content, sort_keys=sort_keys)
 
 
 def write_arrays(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> str:
@@ -164,21 +154,31 @@ def digest_of_model(folder: Path) -> str | None:
     return _sha256(folder / MODEL)
 
 
-def read_model(folder: Path, model: Any) -> None:
+def read_model(folder: Path, model: Any, sha256: str | None = None) -> None:
     """Load the weights of a finished cell into a model of the same build.
 
-    Raises:
-        UserError: the file is missing, damaged, or of another build.
-    """
-    from safetensors.torch import load_file
+    Args:
+        folder: the cell's.
+        model: of its build.
+        sha256: what the record says of the file; None where it says nothing.
 
+    Raises:
+        UserError: the file is missing, or of another build.
+        DamagedError: it is not the one that the record was made from.
+    """
+    from safetensors.torch import load
+
+    path = folder / MODEL
     try:
-        model.load_state_dict(load_file(folder / MODEL))
+        content = path.read_bytes()
+        if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+            raise DamagedError(f"{path}: {OTHER}; run the suite again")
+        model.load_state_dict(load(content))
+    except DamagedError:
+        raise
     except Exception as error:
         first = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"{folder / MODEL}: cannot be loaded: {first}; run the suite again"
-        ) from error
+        raise UserError(f"{path}: cannot be loaded: {first}; run the suite again") from error
 
 
 def read_record(path: Path, oldest: int = OLDEST) -> dict[str, Any]:
@@ -205,8 +205,9 @@ def read_record(path: Path, oldest: int = OLDEST) -> dict[str, Any]:
             f"{path}: not a record ({type(error).__name__}: {error}); {DAMAGED}"
         ) from error
     # Before its schema is believed; an older record has nothing that it could be held against.
-    if DIGEST in record or schema == SCHEMA:
-        _check_digest(path, text, record)
+    sealed = DIGEST in record or schema == SCHEMA
+    if sealed and (why := seal.broken(text, record)):
+        raise DamagedError(f"{path}: damaged, or edited by hand: {why}; {DAMAGED}")
     if type(schema) is not int or not oldest <= schema <= SCHEMA:
         if schema in range(1, SCHEMA):
             way_out = (
@@ -222,19 +223,6 @@ def read_record(path: Path, oldest: int = OLDEST) -> dict[str, Any]:
         _check_numbers(path, record.get(part) or {}, what)
     record.pop(DIGEST, None)
     return dict(record)
-
-
-def _check_digest(path: Path, text: str, record: Mapping[str, Any]) -> None:
-    """Raise DamagedError unless a record is, to the last byte, what was written."""
-    if DIGEST not in record:
-        why = f"its {DIGEST} is missing"
-    elif record[DIGEST] != digest_of_record(record):
-        why = f"its SHA-256 is not the one that it carries as {DIGEST}"
-    elif text not in (json.dumps(record, indent=1, sort_keys=key) + "\n" for key in (False, True)):
-        why = "its numbers or spaces are not as they are written"
-    else:
-        return
-    raise DamagedError(f"{path}: damaged, or edited by hand: {why}; {DAMAGED}")
 
 
 def _check_numbers(path: Path, values: Any, what: str) -> None:
@@ -268,16 +256,27 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
     named = {path.with_suffix(""): path for path in published}
     named |= {path.parent: path for path in folder.glob(f"*/{RECORD}")}
     named.pop(folder / QUARANTINE, None)
-    records = []
-    for name, path in sorted(named.items()):
-        record = read_record(path)
-        if record.get("cell") != name.name:
-            raise UserError(
-                f"{name}: holds the record of the cell {record.get('cell')}, so it is a copy"
-                f" or has been renamed; move it out of {folder}, or give it the name of its cell"
-            )
-        records.append(record)
-    return records
+    return [_read_named(path, name) for name, path in sorted(named.items())]
+
+
+def read_published(path: Path) -> dict[str, Any]:
+    """A record as it is published, `<cell>.json`.
+
+    Raises:
+        UserError: it cannot be read, is damaged, or is not called after its cell.
+    """
+    return _read_named(path, path.with_suffix(""))
+
+
+def _read_named(path: Path, name: Path) -> dict[str, Any]:
+    """A record whose folder, or whose file, has the name of its cell."""
+    record = read_record(path)
+    if record.get("cell") != name.name:
+        raise UserError(
+            f"{name}: holds the record of the cell {record.get('cell')}, so it is a copy or has"
+            f" been renamed; move it out of {name.parent}, or give it the name of its cell"
+        )
+    return record
 
 
 def read_arrays(folder: Path, sha256: str | None = None) -> dict[str, NDArray[Any]]:
@@ -364,35 +363,3 @@ def quarantine(path: Path) -> Path:
 def _sha256(path: Path) -> str | None:
     """SHA-256 of a file; None where there is none."""
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
-
-
-SAME_ARRAYS, SAME_MODEL = 1e-9, 0.01
-"""Nats or units by which a number may differ from the record's, from the arrays relative to its
-size: the arithmetic of another machine. From the model a tenth of its standard error will do, too:
-products in bfloat16 or with other threads may make a sentence stop its draws a round later."""
-
-
-@dataclass(frozen=True)
-class Line:
-    """A metric of a record, or a word of it, and what it is when computed again; None where it is
-    unknown."""
-
-    name: str
-    recorded: float | str | None
-    from_arrays: float | str | None
-    from_model: float | str | None
-    error: float = 0.0
-
-    @property
-    def agrees(self) -> bool:
-        """Whether both numbers are what the record says; of words the one from the arrays if they
-        tell it, since a verdict from the model may be of numbers at the edge of another."""
-        recorded, one, other = self.recorded, self.from_arrays, self.from_model
-        if isinstance(one, str) or isinstance(other, str):
-            return recorded == (other if one is None else one)
-        if not isinstance(recorded, int | float) or one is None or other is None:
-            return False
-        off = abs(one - recorded), abs(other - recorded)
-        return off[0] <= SAME_ARRAYS * max(1.0, abs(recorded)) and off[1] <= max(
-            SAME_MODEL, 0.1 * self.error
-        )

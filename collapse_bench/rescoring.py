@@ -20,7 +20,8 @@ from collapse_bench.corpus import Corpus, load_corpus
 from collapse_bench.corpus.vocabulary import Vocabulary
 from collapse_bench.device import name_of_device, prepare
 from collapse_bench.diagnosis import Diagnosis, dial, examine
-from collapse_bench.errors import UserError
+from collapse_bench.errors import CorpusMissing, UserError
+from collapse_bench.evidence import Line, scores_of
 from collapse_bench.metrics import ArraysError, IdentityError, key_of
 from collapse_bench.model import SequenceVAE
 from collapse_bench.plugins import fingerprint
@@ -133,13 +134,14 @@ def restore(
         device: where the model is to be, `cpu` or `cuda`.
 
     Raises:
-        UserError: weights, vocabulary, a remedy or the corpus is missing or another one.
+        UserError: weights, vocabulary, a remedy or the corpus is another one, or missing.
+        CorpusMissing: the corpus is not on this machine.
     """
     settings, names = result["settings"], result["corpus"]
     remedies_of(folder, result, remedy_files)
     own = names["name"] in ("text", "values") and not names.get("hub")
     if own and data is None:
-        raise UserError(
+        raise CorpusMissing(
             f"{folder}: trained on a corpus of one's own; name the folder of its training,"
             f" validation and test files with --data DIR"
         )
@@ -194,7 +196,7 @@ def restore(
     name_of_device(device)  # whether it can be used at all
     corpus = seen_by(cell, corpus)
     model, _ = build(cell, corpus, remedy_files)
-    record.read_model(folder, model)
+    record.read_model(folder, model, result.get("model_sha256"))
     model.to(device)
     return Restored(cell, model, corpus, device)
 
@@ -209,17 +211,27 @@ def _check_vocabulary(path: Path, vocabulary: Vocabulary) -> None:
         raise UserError(f"{path}: not the vocabulary of this corpus; run the suite again")
 
 
-def rescore(folder: Path, restored: Restored, result: Mapping[str, Any]) -> list[record.Line]:
+def rescore(
+    folder: Path,
+    restored: Restored,
+    result: Mapping[str, Any],
+    from_arrays: Mapping[str, Any] | None,
+) -> list[Line]:
     """Every metric of a record beside what it is now, from the arrays and from the model; and the
     words that are told of them.
 
+    Args:
+        folder: the cell's.
+        restored: its model and corpus.
+        result: its record.
+        from_arrays: what the record has to say of its arrays, as `hold` finds it; None where they
+            are missing.
+
     Raises:
-        UserError: the arrays are missing, damaged or not those of the record.
+        UserError: the model gives numbers that contradict each other.
     """
     told = restored.cell.entry.told is not None
     with _naming(folder):
-        arrays = record.read_arrays(folder, _digest(result))
-        from_arrays = in_record(result["latent"], arrays, told=told)
         again = evaluate_cell(restored.cell, restored.model, restored.corpus)
         from_model = in_record(result["latent"], again, told=told)
     from_model |= bound_in_record(restored.cell, restored.model, restored.corpus)
@@ -228,15 +240,21 @@ def rescore(folder: Path, restored: Restored, result: Mapping[str, Any]) -> list
         {name: value for name, value in result[part].items() if type(value) in (int, float)}
         for part in ("metrics", "standard_errors")
     )
-    of_arrays, of_model = from_arrays["metrics"], from_model["metrics"]
+    there, found = from_arrays is not None, from_arrays or {"metrics": {}}
+    of_arrays, of_model = found["metrics"], from_model["metrics"]
     numbers = [
-        record.Line(
-            name, recorded.get(name), of_arrays.get(name), of_model.get(name), errors.get(name, 0.0)
+        Line(
+            name,
+            recorded.get(name),
+            of_arrays.get(name),
+            of_model.get(name),
+            errors.get(name, 0.0),
+            there,
         )
         for name in dict.fromkeys([*result["metrics"], *of_arrays, *of_model])
     ]
     words = [
-        record.Line(name, result.get(name), from_arrays.get(name), from_model.get(name))
+        Line(name, result.get(name), found.get(name), from_model.get(name), arrays=there)
         for name in ("family", "verdict", "bound")
     ]
     return numbers + words
@@ -259,6 +277,7 @@ def score_model(
     result["corpus"] = corpus.record() | result["corpus"]
     result.setdefault("suite_budget", result["budget"])
     result["sentences_sha256"] = record.write_arrays(folder, arrays)
+    result["model_sha256"] = record.digest_of_model(folder)
     scored = {
         "device": name_of_device(restored.device),
         "precision": resolve_precision(cell.evaluation.precision, restored.device),
@@ -277,9 +296,7 @@ def score_arrays(
     Raises:
         UserError: the arrays are missing, damaged or not those of the record.
     """
-    with _naming(folder):
-        arrays = record.read_arrays(folder, _digest(result))
-        result |= in_record(result["latent"], arrays, told=result.get("bound") == "oracle")
+    result |= scores_of(result, folder)
     before = result.get("scored", {})
     known = {name: before[name] for name in ("device", "precision") if name in before}
     return _write(folder, result, remedies, known)
@@ -289,6 +306,9 @@ def _write(
     folder: Path, result: dict[str, Any], remedies: Sequence[Remedy], scored: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Write the record; `scored` is what is known of device and precision of the arrays."""
+    # What an older record does not tell yet, and what only a published one tells.
+    result = {"model_sha256": None, "attempts": []} | result
+    result.pop("held", None)
     result |= {
         "schema": record.SCHEMA,
         "status": "done",

@@ -157,8 +157,12 @@ def unknown(kind: str, name: str, legal: Iterable[str]) -> str:
 
 def shown(value: object) -> str:
     """Return a value as it is shown in a message, cut where it is long."""
-    text = "null" if value is None else repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return cut("null" if value is None else repr(value))
+
+
+def cut(text: str, most: int = 60) -> str:
+    """Return a text that is no longer than `most` characters."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def _nearest(name: str, legal: Iterable[str]) -> str:

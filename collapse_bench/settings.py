@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
 from collapse_bench.errors import UserError
-from collapse_bench.rules import Above, AtLeast, Between, rule_of, shown, unknown, way_out
+from collapse_bench.rules import Above, AtLeast, Between, cut, rule_of, shown, unknown, way_out
 
 __all__ = [
     "Above",
@@ -24,6 +24,7 @@ __all__ = [
     "Setting",
     "check",
     "class_variable_of_file",
+    "cut",
     "parsed",
     "problems_of",
     "resolve",

@@ -1,6 +1,7 @@
 """The entries of a suite tried before it is run: whether they build, and train for a few steps."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from collapse_bench import cell as cells
@@ -20,9 +21,20 @@ UNKNOWN = 10**5
 memory of all of them has room for."""
 
 
-def check_builds(
-    chosen: Sequence[Cell], corpus: Corpus, remedy_files: Mapping[str, Path]
-) -> list[str]:
+@dataclass(frozen=True)
+class Built:
+    """What came of building each model of a suite.
+
+    Attributes:
+        problems: what its author can mend, each once, with the entries and architectures.
+        parameters: of each model, by entry and architecture; where it could be built.
+    """
+
+    problems: list[str]
+    parameters: Mapping[tuple[str, str], int]
+
+
+def check_builds(chosen: Sequence[Cell], corpus: Corpus, remedy_files: Mapping[str, Path]) -> Built:
     """Build each model of a suite, and say what its author can mend.
 
     Whatever else goes wrong is left to the cells, where it harms no other.
@@ -30,19 +42,20 @@ def check_builds(
     Args:
         chosen: cells; those that differ in the seed alone are taken once.
         remedy_files: where each remedy is.
-
-    Returns:
-        What went wrong, each once, with the entries and architectures in which it did.
     """
     problems: dict[str, list[str]] = {}
+    parameters: dict[tuple[str, str], int] = {}
     for name, each in _without_seeds(chosen).items():
         try:
-            cells.build(each, cells.seen_by(each, corpus), remedy_files)
+            model, _ = cells.build(each, cells.seen_by(each, corpus), remedy_files)
         except UserError as error:
             problems.setdefault(str(error), []).append(name)
         except Exception:  # the cell's own outcome
             continue
-    return _told(problems)
+        else:
+            count = sum(weight.numel() for weight in model.parameters())
+            parameters[each.entry.name, each.architecture] = count
+    return Built(_told(problems), parameters)
 
 
 def check_steps(
@@ -56,7 +69,7 @@ def check_steps(
         sentences: of the training split that the suite is for, which a remedy is built for.
 
     Returns:
-        As `check_builds` does.
+        What went wrong, each once, with the entries and architectures in which it did.
     """
     problems: dict[str, list[str]] = {}
     for name, each in _without_seeds(chosen).items():

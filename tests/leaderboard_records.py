@@ -7,6 +7,7 @@ from collapse_bench.leaderboard.page import render
 from collapse_bench.leaderboard.section import sections_of
 from collapse_bench.metrics import METRICS as CATALOGUE
 from collapse_bench.metrics import key_of
+from collapse_bench.record import SCHEMA
 
 METRICS = {
     "nll": 104.0,
@@ -35,7 +36,7 @@ def record(entry="vae", seed=1, architecture="lstm", corpus=(), status="done", *
     errors = changes.pop("standard_errors", {})
     levers = changes.pop("levers", [])
     return {
-        "schema": 3,
+        "schema": SCHEMA,
         "suite": "tiny",
         "cell": f"{entry}-{architecture}-{seed}-00c0ffee",
         "entry": entry,

@@ -1,6 +1,5 @@
 """A dial: a setting that training ignores, so that one training serves all of its values."""
 
-import json
 import re
 
 import numpy as np
@@ -18,7 +17,14 @@ from collapse_bench.laws.law import subject
 from collapse_bench.laws.training import its_dial_changes_no_training
 from collapse_bench.metrics import key_of
 from collapse_bench.plugins import remedy_files
-from collapse_bench.record import MODEL, RECORD, digest_of_model, read_records, write_record
+from collapse_bench.record import (
+    MODEL,
+    RECORD,
+    digest_of_model,
+    read_records,
+    text_of,
+    write_record,
+)
 from collapse_bench.remedy import find_class
 from collapse_bench.runner import is_due, plan
 from collapse_bench.suite import cells_of, load_suite, trained_as
@@ -191,7 +197,7 @@ def test_what_shares_a_training_that_diverged_has_diverged(tmp_path):
     for record in read_records(out / "dialled"):
         told = out / "dialled" / record["cell"] / RECORD
         if record["trained_as"] is None:
-            told.write_text(json.dumps(record | {"status": "diverged"}))
+            told.write_text(text_of(record | {"status": "diverged"}))
         else:
             told.unlink()
     assert main(command) == 1

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from collapse_bench.cli import main
-from collapse_bench.forecast import in_words
+from collapse_bench.durations import in_words
 
 SUITE = """
 corpus: {name: text, path: texts}
@@ -36,7 +36,9 @@ def test_what_is_left_is_counted_and_timed(folder, capsys, monkeypatch):
     (folder / "mine.yaml").write_text(SUITE.replace("BUDGET", "50000000"))
     assert main(["plan", "mine.yaml", "--workers", "1"]) == 0
     said = capsys.readouterr().out
-    assert "mine on text: 2 of 2 cells to run" in said
+    assert "mine on text: 2 of 2 cells to run, 0 are kept; 100,000,000 tokens to train" in said
+    assert re.search(r"^memory: about [1-9][\d,]* MiB a cell", said, re.MULTILINE)
+    assert re.search(r"^disk: about \d+ MiB needed, [\d,]+ MiB free$", said, re.MULTILINE)
     rates = [int(rate.replace(",", "")) for rate in re.findall(r"model ([\d,]+)|VAE ([\d,]+)", said)
              for rate in rate if rate]  # fmt: skip
     expected = sum(5e7 / rate for rate in rates)
@@ -51,13 +53,26 @@ def test_nothing_is_timed_where_nothing_is_left(folder, capsys):
     assert main(["run", "mine.yaml", "--workers", "1"]) == 0
     capsys.readouterr()
     assert main(["plan", "mine.yaml"]) == 0
-    assert capsys.readouterr().out == "mine on text: 0 of 2 cells to run\n"
+    told = "mine on text: 0 of 2 cells to run, 2 are kept; 0 tokens to train\n"
+    assert capsys.readouterr().out == told
+
+
+def test_what_has_finished_tells_how_long_the_others_will_take(folder, capsys, monkeypatch):
+    (folder / "mine.yaml").write_text(SUITE.replace("BUDGET", "200") + "seeds: [1, 2]\n")
+    assert main(["run", "mine.yaml", "--seeds", "1"]) == 0
+    capsys.readouterr()
+    monkeypatch.setattr("collapse_bench.forecast.tokens_a_second", None)
+    assert main(["plan", "mine.yaml", "--workers", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "2 of 4 cells to run, 2 are kept; 400 tokens to train" in said
+    assert "as 2 finished cells were" in said
+    assert "evaluation comes on top" not in said
 
 
 def test_a_budget_of_less_than_an_update_can_be_timed(folder, capsys, monkeypatch):
     monkeypatch.setattr("collapse_bench.forecast.TIMED", 0.1)
     assert main(["plan", "mine.yaml", "--budget", "1"]) == 0
-    assert "train for about 1 min" in capsys.readouterr().out
+    assert "they take about 1 min" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

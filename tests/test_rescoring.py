@@ -23,10 +23,12 @@ from collapse_bench.plugins import fingerprint, remedy_files
 from collapse_bench.record import (
     HISTORY,
     MODEL,
+    OLDEST,
     RECORD,
     SCHEMA,
     SENTENCES,
     VOCABULARY,
+    digest_of_model,
     read_record,
     text_of,
 )
@@ -206,10 +208,15 @@ def test_an_edited_word_differs_on_its_line(folder, bench, name, word):
 
 
 def test_a_metric_of_another_version_or_without_a_number_differs(folder, bench):
-    edit(folder, lambda record: record["metrics"].update({"nll@0": record["metrics"].pop("nll@2")}))
+    def rename(record):
+        for part in ("metrics", "standard_errors"):
+            record[part]["nll@0"] = record[part].pop("nll@2")
+
+    edit(folder, rename)
     said = bench("score", folder)
     assert said.code == 1
     assert set(said.differing) == {"nll@0", "nll@2"}
+    assert "not held: nll@0, nll@2, which the record has not or this version has not" in said.out
     assert re.search(r"nll@0 +[\d.]+ +- +-  differs", said.out)
     assert re.search(r"nll@2 +- +[\d.]+ +[\d.]+  differs", said.out)
 
@@ -220,6 +227,11 @@ def test_other_weights_than_those_that_were_scored_differ(folder, bench):
         weights["readout.weight"].shape, generator=torch.Generator().manual_seed(1)
     )
     save_file(weights, folder / MODEL)
+    before = contents(folder)
+    for verb in (["score"], ["score", "--write", "model"], ["diagnose"]):
+        refused(bench(*verb, folder), folder / MODEL, "SHA-256", "run the suite again")
+    assert contents(folder) == before
+    edit(folder, lambda record: record.update(model_sha256=digest_of_model(folder)))
     said = bench("score", folder)
     assert said.code == 1
     assert "nll@2" in said.differing
@@ -258,12 +270,45 @@ def test_arrays_that_were_cut_short_are_refused(folder, bench, kept, digest):
         assert bench("score", folder).code == 0
 
 
-def test_missing_arrays_are_refused_and_made_again(folder, bench):
+def test_a_cell_without_arrays_is_held_against_its_model_and_they_are_made_again(folder, bench):
     (folder / SENTENCES).unlink()
-    said = refused(bench("score", folder), folder / SENTENCES)
-    refused(bench("score", "--write", "arrays", folder), folder / SENTENCES)
+    said = bench("score", folder)
+    assert said.code == 0
+    assert "held: digest, cell id, settings, verdict, metrics and bound from the model" in said.out
+    told = f"not held: metrics and standard errors, since {SENTENCES} is not here; make"
+    assert told in said.out
+    said = refused(bench("score", "--write", "arrays", folder), folder / SENTENCES)
+    edit(folder, lambda record: record["metrics"].update({"kl@1": 99.0}))
+    differs = bench("score", folder)
+    assert differs.code == 1
+    assert "kl@1" in differs.differing
     follow(bench, said)
-    assert bench("score", folder).code == 0
+    assert not bench("score", folder).differing
+    assert "not held" not in bench("score", folder).out
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut"])
+def test_a_damaged_record_is_refused_whatever_is_asked(folder, bench, damage):
+    whole = (folder / RECORD).read_bytes()
+    changed = whole.replace(b"kl@1", b"kl@2") if damage == "flip" else whole[:-1]
+    (folder / RECORD).write_bytes(changed)
+    for verb in (["score"], ["score", "--write", "model"], ["diagnose"]):
+        refused(bench(*verb, folder), folder / RECORD, "damaged", "run the suite again")
+    assert (folder / RECORD).read_bytes() == changed
+
+
+def test_an_edited_standard_error_differs(folder, bench):
+    edit(folder, lambda record: record["standard_errors"].update({"nll@2": 1e-6}))
+    said = bench("score", folder)
+    assert said.code == 1
+    assert said.differing == ["standard_errors.nll@2"]
+
+
+def test_an_edited_setting_differs_by_the_id(folder, bench):
+    edit(folder, lambda record: record["settings"]["training"].update(clip=1.0))
+    said = bench("score", folder)
+    assert said.code == 1
+    assert said.differing == ["cell"]
 
 
 @pytest.mark.parametrize("name", ["distortion", "log_weights", "posterior_mean"])
@@ -364,6 +409,25 @@ def test_a_record_of_the_first_schema_is_refused_and_then_upgraded(folder, bench
     assert bench("score", folder).code == 0
 
 
+def test_a_record_of_the_schema_before_is_scored_and_written_as_one_of_this(folder, bench):
+    def older(record):
+        record.update(schema=OLDEST)
+        for name in ("sha256", "model_sha256", "attempts"):
+            del record[name]
+
+    good = read_record(folder / RECORD)
+    for source, model in (("arrays", None), ("model", good["model_sha256"])):
+        edit(folder, older)
+        said = bench("score", folder)
+        assert said.code == 0
+        assert f"not held: digest, since a record of schema {OLDEST} has none" in said.out
+        assert bench("score", "--write", source, folder).code == 0
+        again = read_record(folder / RECORD)
+        assert (again["schema"], again["attempts"]) == (SCHEMA, [])
+        assert again["model_sha256"] == model
+        assert again["metrics"] == pytest.approx(good["metrics"], abs=1e-5)
+
+
 @pytest.mark.parametrize("schema", [0, SCHEMA + 1, str(SCHEMA), None, 2.5])
 def test_a_record_of_an_unknown_schema_is_refused_whatever_is_asked(folder, bench, schema):
     edit(folder, lambda record: record.update(schema=schema))
@@ -374,9 +438,18 @@ def test_a_record_of_an_unknown_schema_is_refused_whatever_is_asked(folder, benc
 # What a cell's model needs
 
 
-def test_a_missing_model_is_told(folder, bench):
+def test_a_cell_without_its_model_is_held_against_its_arrays(folder, bench):
     (folder / MODEL).unlink()
-    refused(bench("score", folder), folder / MODEL, "run the suite again")
+    said = bench("score", folder)
+    assert said.code == 0
+    assert f"not held: the model's numbers, since {MODEL} is not here" in said.out
+    assert "metrics, standard errors, family, verdict, label entropy" in said.out
+    edit(folder, lambda record: record["metrics"].update({"kl@1": 99.0}))
+    said = bench("score", folder)
+    assert said.code == 1
+    assert said.differing == ["metrics.kl@1"]
+    for verb in (["score", "--write", "model"], ["diagnose"]):
+        refused(bench(*verb, folder), folder / MODEL, "run the suite again")
 
 
 @pytest.mark.parametrize("change", ["cut", "other sizes", "other names"])
@@ -389,7 +462,9 @@ def test_a_model_that_cannot_be_loaded_is_told(folder, bench, change):
         kept = weights.pop("readout.weight")
         weights["readout.weight" if change == "other sizes" else "other"] = kept[:-1].contiguous()
         save_file(weights, path)
-    refused(bench("score", folder), path, "run the suite again")
+    refused(bench("score", folder), path, "SHA-256", "run the suite again")
+    edit(folder, lambda record: record.update(model_sha256=None))
+    refused(bench("score", folder), path, "cannot be loaded", "run the suite again")
 
 
 def test_a_missing_vocabulary_is_told(folder, bench):
@@ -420,9 +495,14 @@ def test_a_corpus_of_ones_own_is_the_folder_that_data_names(tmp_path, bench):
     said = bench("score", folder, "--data", tmp_path / "nowhere")
     assert said.code == 3
     assert str(tmp_path / "nowhere") in said.err
+    for verb in (["score", "--write", "model"], ["diagnose"]):
+        said = bench(*verb, folder)
+        assert said.code == 3
+        assert "--data" in said.err
     said = bench("score", folder)
-    assert said.code in (2, 3)
-    assert "--data" in said.err
+    assert said.code == 0
+    assert "not held: the model's numbers, since its corpus is not here" in said.out
+    assert "--data" in said.out
 
 
 def test_other_labels_than_those_that_were_scored_are_refused(tmp_path, bench):

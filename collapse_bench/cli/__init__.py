@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         0 all is well; 1 cells failed, or numbers do not agree; 2 bad suite or usage; 3 corpus
-        missing; 128 + n on signal n.
+        missing; 5 a file cannot be written; 128 + n on signal n.
     """
     _survive_the_terminal()
     parser = build_parser()

@@ -48,6 +48,21 @@ def build_parser() -> argparse.ArgumentParser:
     _cells_arguments(planning)
     planning.set_defaults(verb=running.plan)
 
+    states = added.add_parser("status", help="how far each cell of a suite is, and who is at it")
+    _suite_arguments(states)
+    states.add_argument(
+        "--out", type=Path, default=Path("runs"), help="folder of all runs (%(default)s)"
+    )
+    states.add_argument(
+        "--watch",
+        type=_seconds,
+        nargs="?",
+        const=2.0,
+        metavar="TIME",
+        help="follow it, looking again after so long (2s), until every cell has an outcome",
+    )
+    states.set_defaults(verb=running.status)
+
     board = added.add_parser("leaderboard", help="records to tables and pictures")
     _suite_arguments(board)
     board.add_argument("--runs", type=Path, default=Path("runs"), help="(%(default)s)")

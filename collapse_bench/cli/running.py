@@ -2,33 +2,53 @@
 
 import argparse
 import os
+import shutil
+import sys
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from collapse_bench.cli.verbs import load, say
 from collapse_bench.errors import SuiteError, UserError
 
+CLEAR = "\x1b[H\x1b[J"
+"""What has a terminal begin anew."""
+
 if TYPE_CHECKING:
     from collapse_bench.cell import Job
 
 
 def plan(options: argparse.Namespace) -> int:
-    from collapse_bench.forecast import forecast, in_words
-    from collapse_bench.runner import is_due
+    from collapse_bench.durations import in_words
+    from collapse_bench.forecast import forecast, room
+    from collapse_bench.runner import is_due, of_other_code
 
-    jobs, workers, device = _jobs(options)
+    jobs, workers, _ = _jobs(options)
     left = [job for job in jobs if is_due(job)]
+    tokens = sum(job.budget for job in left if job.trained_in is None)
     first = jobs[0]
-    print(f"{first.cell.suite} on {first.corpus.name}: {len(left)} of {len(jobs)} cells to run")
+    print(
+        f"{first.cell.suite} on {first.corpus.name}: {len(left)} of {len(jobs)} cells to run,"
+        f" {len(jobs) - len(left)} are kept; {tokens:,} tokens to train"
+    )
+    for line in of_other_code(jobs):
+        say(line)
     trained = [job for job in left if job.trained_in is None]
     if trained:
-        told = forecast(trained, workers)
+        told = forecast(jobs, trained, workers)
         rates = ", ".join(f"{name} {rate:,.0f}" for name, rate in told.rates.items())
+        with_evaluation = "" if told.evaluated else "; evaluation comes on top"
+        measured = f"as {told.finished} finished cells were" if told.finished else "timed alone"
         print(
-            f"they train for about {in_words(told.seconds)} on this machine, {workers} at a time on"
-            f" {device}; evaluation comes on top"
+            f"they take about {in_words(told.seconds)} on this machine, {workers} at a time on"
+            f" {first.device_name}{with_evaluation}"
         )
-        print(f"(tokens a second of one cell, timed alone: {rates})")
+        print(f"(tokens a second of one cell, {measured}: {rates})")
+        print(f"memory: about {told.memory_mib:,.0f} MiB a cell, at least")
+    if left:
+        there = next(each for each in first.folder.absolute().parents if each.exists())
+        free = shutil.disk_usage(there).free / 2**20
+        print(f"disk: about {room(left, workers) / 2**20:,.0f} MiB needed, {free:,.0f} MiB free")
     return 0
 
 
@@ -36,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
     jobs, workers, device = _jobs(options)
 
     from collapse_bench.progress import Progress
-    from collapse_bench.runner import InterruptedRunError, Local, run_jobs
+    from collapse_bench.runner import InterruptedRunError, Local, of_other_code, run_jobs
 
     jobs = [replace(job, fresh=options.fresh) for job in jobs]
     suite, corpus = jobs[0].cell.suite, jobs[0].corpus
@@ -51,6 +71,8 @@ def run(options: argparse.Namespace) -> int:
         f"records in {options.out / suite}",
         flush=True,
     )
+    for line in of_other_code(jobs):
+        say(line)
     progress = Progress(len(jobs), verbose=options.verbose)
     try:
         records = run_jobs(jobs, Local(workers), progress, options.timeout)
@@ -63,6 +85,21 @@ def run(options: argparse.Namespace) -> int:
         say(f"{record['status']}: {record['entry']}/{record['architecture']}/{record['seed']}, "
              f"traceback in {where}")  # fmt: skip
     return 1 if failed else 0
+
+
+def status(options: argparse.Namespace) -> int:
+    from collapse_bench.status import UNFINISHED, status_of, table
+
+    suite, _ = load(options)
+    while True:
+        states = status_of(suite, options.out / suite.name)
+        width = shutil.get_terminal_size((200, 0)).columns
+        lines = "\n".join(table(states, width))
+        follows = options.watch and sys.stdout.isatty()
+        print(f"{CLEAR}{lines}" if follows else lines, flush=True)
+        if not options.watch or not any(each.state in UNFINISHED for each in states):
+            return 0
+        time.sleep(options.watch)
 
 
 def _jobs(options: argparse.Namespace) -> "tuple[list[Job], int, str]":
@@ -86,8 +123,9 @@ def _jobs(options: argparse.Namespace) -> "tuple[list[Job], int, str]":
     device = resolve_device(options.device)
     at_once = max(1, runner.cores() // threads) if device == "cpu" else 1
     corpus = load_corpus(suite.corpus, options.data, say=say)
-    if problems := check_builds(chosen, corpus, files):
-        raise SuiteError([f"{options.suite}: {problem}" for problem in problems])
+    built = check_builds(chosen, corpus, files)
+    if built.problems:
+        raise SuiteError([f"{options.suite}: {problem}" for problem in built.problems])
     jobs = runner.plan(
         chosen,
         corpus,
@@ -97,6 +135,7 @@ def _jobs(options: argparse.Namespace) -> "tuple[list[Job], int, str]":
         remedy_files=files,
         retry=options.retry,
         memory=options.memory,
+        parameters=built.parameters,
     )
     return jobs, options.workers or at_once, device
 

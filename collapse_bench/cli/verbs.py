@@ -59,6 +59,10 @@ def leaderboard(options: argparse.Namespace) -> int:
             )
         say(f"{len(everything) - len(records)} records of earlier settings are left out")
     records = _with_present_labels(records, suite)
+    if problems := _hold(records, options.runs / suite.name):
+        for problem in problems:
+            say(f"error: {problem}")
+        return 1
     expected = [(cell.entry.name, cell.architecture, cell.seed) for cell in cells]
     page = write_leaderboard(suite.name, expected, records, options.out, curves_of(suite))
     if not any(record["status"] == "done" for record in records):
@@ -96,58 +100,56 @@ def _with_present_labels(records: list[dict[str, Any]], suite: "Suite") -> list[
     return kept
 
 
+def _hold(records: list[dict[str, Any]], folder: Path) -> list[str]:
+    """Hold every record against what is at hand; note in it if these are its arrays.
+
+    Returns:
+        What is wrong: cell, field, both values, and the way out.
+    """
+    from collapse_bench.evidence import hold
+    from collapse_bench.record import RECORD, SENTENCES
+
+    problems, alone = [], 0
+    with_arrays = sum((folder / record["cell"] / SENTENCES).exists() for record in records)
+    if with_arrays:  # seconds each where there are thousands of sentences
+        say(f"{with_arrays} of {len(records)} records are held against their arrays")
+    for record in records:
+        cell = folder / record["cell"]
+        way_out = f"put back {cell}.json as it was published, or remove it"
+        if (cell / RECORD).exists():
+            way_out = (
+                "write it anew from the cell's arrays with `python -m collapse_bench score --write"
+                f" arrays {cell}`, or remove {cell} and run the suite again"
+            )
+        try:
+            evidence = hold(record, cell)
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        problems += [f"{record['cell']}: {each}; {way_out}" for each in evidence.differences]
+        if evidence.from_arrays is not None:
+            record["held"] = "arrays"
+        elif record["status"] == "done":
+            alone += 1
+    if alone:
+        say(
+            f"{alone} of {len(records)} records could only be held against themselves: their arrays"
+            " are not here"
+        )
+    return problems
+
+
 def score(options: argparse.Namespace) -> int:
+    from collapse_bench.cli.scoring import score_one
+
     codes, files = {0}, _files(options)
     for folder in options.cells:
         try:
-            codes.add(0 if _score_one(folder, options, files) else 1)
+            codes.add(0 if score_one(folder, options, files) else 1)
         except UserError as error:  # the other cells are none the worse for it
             say(f"error: {error}")
             codes.add(error.exit_code)
     return max(codes)
-
-
-def _score_one(folder: Path, options: argparse.Namespace, files: "RemedyFiles") -> bool:
-    """Score a cell again; tell whether its record agrees, or was written."""
-    from collapse_bench.device import resolve_device
-    from collapse_bench.metrics import key_of
-    from collapse_bench.record import OLDEST
-    from collapse_bench.rescoring import (
-        read_finished,
-        remedies_of,
-        rescore,
-        restore,
-        score_arrays,
-        score_model,
-    )
-
-    result = read_finished(folder, oldest=1 if options.write == "model" else OLDEST)
-    if options.write:
-        remedies = remedies_of(folder, result, files)
-        if options.write == "arrays":
-            result = score_arrays(folder, result, remedies)
-        else:
-            device = resolve_device(options.device)
-            restored = restore(folder, result, files, options.data, say, device)
-            result = score_model(folder, result, restored, remedies)
-        useful = result["metrics"][key_of("useful_beyond")]
-        told = f"{result['verdict']}, bound {result['bound']}, useful beyond {useful:.2f}"
-        print(f"{folder}: {told}", flush=True)
-        return True
-    device = resolve_device(options.device)
-    lines = rescore(folder, restore(folder, result, files, options.data, say, device), result)
-    agree = all(line.agrees for line in lines)
-    print(f"{folder}: {'agrees' if agree else 'DIFFERS'}")
-    print(f"  {'metric':36} {'record':>14} {'from arrays':>14} {'from model':>14}")
-    for line in lines:
-        numbers = [
-            f"{'-' if value is None else value:>14}"
-            if value is None or isinstance(value, str)
-            else f"{value:14.6f}"
-            for value in (line.recorded, line.from_arrays, line.from_model)
-        ]
-        print(f"  {line.name:36} {' '.join(numbers)}{'' if line.agrees else '  differs'}")
-    return agree
 
 
 def diagnose(options: argparse.Namespace) -> int:
@@ -206,7 +208,7 @@ def check(options: argparse.Namespace) -> int:
                 with_kinds(corpus)
             except UserError as error:
                 raise UserError(f"{options.suite}: {error}") from None
-        if problems := check_builds(cells, corpus, files):
+        if problems := check_builds(cells, corpus, files).problems:
             raise SuiteError([f"{options.suite}: {problem}" for problem in problems])
     if problems := check_steps(cells, files, sentences):
         raise SuiteError([f"{options.suite}: {problem}" for problem in problems])

@@ -117,5 +117,17 @@ class Vocabulary:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read what `save` wrote."""
-        return cls(Tokenizer.from_str(path.read_text(encoding="utf-8")))
+        """Read what `save` wrote.
+
+        Raises:
+            UserError: The file cannot be read, or holds something else.
+        """
+        try:
+            return cls(Tokenizer.from_str(path.read_text(encoding="utf-8")))
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # where the library's Rust panics, it is no Exception
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(
+                f"{path}: is not a vocabulary that this bench wrote: {first}"
+            ) from error

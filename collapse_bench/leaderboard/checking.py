@@ -13,6 +13,9 @@ tells something in advance; one whose prior looks at the sentence or at other da
 FAMILIES = ("normal", "flow", "sphere", "codes", "other")
 """Of posteriors."""
 
+HELD = ("arrays",)
+"""Against what a published record was held."""
+
 FIELDS = dict.fromkeys(("cell", "entry", "architecture", "status"), str)
 NUMBERS = dict.fromkeys(("seed", "budget", "suite_budget", "latent"), int)
 CORPUS_FIELDS: dict[str, type] = {
@@ -59,6 +62,8 @@ def check(record: Mapping[str, Any]) -> None:
     if record["status"] == "done":
         _check_word(cell, record, "bound", BOUNDS)
         _check_word(cell, record, "family", FAMILIES)
+    if record.get("held") is not None:
+        _check_word(cell, record, "held", HELD)
     _check_numbers(cell, record)
 
 

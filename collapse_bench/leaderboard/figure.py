@@ -117,7 +117,7 @@ def draw(sections: Sequence[Section], curves: Mapping[str, Sequence[str]], path:
             for place, architecture in enumerate(section.architectures):
                 members = [r for r in [*compared, *told] if r.architecture == architecture]
                 name_used(below[place], members)
-        figure.savefig(path, metadata={"Software": None})
+        figure.savefig(path, format="png", metadata={"Software": None})
 
 
 def rate_panel(

@@ -67,6 +67,7 @@ def header(section: Section) -> list[str]:
         f"- Evaluation: {settings(section.records, 'evaluation')}",
         f"- Machine: {environment(section.records)}",
         f"- Scored by: {scored(section.records)}",
+        *held(section),
     ]
     if not any(row.is_language_model for row in section.rows):
         lines.append(
@@ -232,6 +233,25 @@ def scored(records: Sequence[Record]) -> str:
         listed(each.get(name) for each in told) for name in ("collapse_bench", "commit")
     )
     return f"collapse_bench {version} (commit {commit})"
+
+
+def held(section: Section) -> list[str]:
+    """How many finished records were held against their arrays, those shown apart too; the records
+    tell it themselves, since who makes the page again may not have the arrays."""
+    done = [record for row in section.rows for record in row.done]
+    without = [record for record in done if record.get("held") is None]
+    of, when = len(done), "when this page was first made"
+    if not done:
+        return []
+    if not without:
+        return [f"- Records: {of} of {of} were held against their arrays {when}"]
+    if len(without) == of:
+        return [f"- Records: **none of {of}** was held against its arrays {when}"]
+    names = (f"{r['entry']}/{r['architecture']}/{r['seed']}" for r in without)
+    return [
+        f"- Records: **{of - len(without)} of {of}** were held against their arrays {when}, and not"
+        f" {', '.join(map(escape, names))}"
+    ]
 
 
 def listed(values: Iterable[object]) -> str:

@@ -11,14 +11,18 @@ NONE = "–"
 
 
 def clean(text: str) -> str:
-    """One line without control, direction or unassigned characters."""
-    line = " ".join(str(text).split())
-    return "".join(c for c in line if not unicodedata.category(c).startswith("C"))
+    """One line without control, direction or unassigned characters; ? where nothing is left."""
+    shown = "".join(
+        c for c in str(text) if c.isspace() or not unicodedata.category(c).startswith("C")
+    )
+    return " ".join(shown.split()) or "?"
 
 
 def escape(text: str) -> str:
     """Text of a record as markdown that shows it and does nothing else."""
     marked = re.sub(r"([\\|<>&\[\]()!`*~$#@]|:(?=//)|(?<=www)\.)", r"\\\1", clean(text))
+    # What would begin a list where a line begins with it.
+    marked = re.sub(r"^([0-9]*)([-+.])(?= |$)", r"\1\\\2", marked)
     # Inside a word an underscore means nothing, and names are easier to read without backslashes.
     return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", marked)
 

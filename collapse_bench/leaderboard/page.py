@@ -33,7 +33,8 @@ from collapse_bench.leaderboard.table import (
     told_of_what,
     unfinished,
 )
-from collapse_bench.record import CELL_ID
+from collapse_bench.record import CELL_ID, text_of
+from collapse_bench.writing import replacing
 
 TAKEN_APART = "Beyond and trivial"
 PICTURE = "rate against distortion, and what is used beyond length and first words against cost"
@@ -67,7 +68,7 @@ def write_leaderboard(
             " --runs in which folder they are"
         )
     # The page is made from what is published beside it, so that it can be made from that again.
-    texts = [json.dumps(record, indent=1, sort_keys=True) + "\n" for record in records]
+    texts = [text_of(record, sort_keys=True) for record in records]
     records = [json.loads(text) for text in texts]
     sections = sections_of(expected, records)
     if bad := sorted(r["cell"] for r in records if not CELL_ID.fullmatch(r["cell"])):
@@ -79,10 +80,13 @@ def write_leaderboard(
         if CELL_ID.fullmatch(stale):
             (folder / f"{stale}.json").unlink()
     for record, text in zip(records, texts, strict=True):
-        (folder / f"{record['cell']}.json").write_text(text, encoding="utf-8")
-    draw(sections, curves, out / f"{suite_name}.png")
+        with replacing(folder / f"{record['cell']}.json") as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    with replacing(out / f"{suite_name}.png") as temporary:
+        draw(sections, curves, temporary)
     page = out / f"{suite_name}.md"
-    page.write_text(render(suite_name, sections, curves), encoding="utf-8")
+    with replacing(page) as temporary:
+        temporary.write_text(render(suite_name, sections, curves), encoding="utf-8")
     return page
 
 

@@ -199,7 +199,7 @@ def other_versions(record: Record) -> list[str]:
 
 
 def _superseded(key: str, metrics: Mapping[str, Any]) -> str | None:
-    name = str(key).partition("@")[0]
+    name = str(key).rpartition("@")[0] or str(key)
     try:
         return None if key_of(name) in metrics else name
     except KeyError:  # a metric that there is no more

@@ -62,7 +62,7 @@ def diagnostics(rows: Sequence[Row]) -> list[str]:
 def attributes(rows: Sequence[Row]) -> list[str]:
     """What z tells of each known attribute of a sentence; empty where none is known."""
     found = sorted({key for row in rows for record in row.done for key in record["metrics"]})
-    names = [str(key).partition("@")[0] for key in found if str(key).startswith(ABOUT)]
+    names = [str(key).rpartition("@")[0] for key in found if str(key).startswith(ABOUT)]
     names = [name for name in dict.fromkeys(names) if key_of(name) in found]
     if not names:
         return []

@@ -6,7 +6,7 @@ plan -> schedule -> engine (local, ray, slurm) -> attempt -> the cell's record
 from collapse_bench.interruption import InterruptedRunError
 from collapse_bench.runner.engine import Ended, Engine, Outcome, Reported
 from collapse_bench.runner.local import ENVIRONMENT, Local, cores
-from collapse_bench.runner.plan import is_due, plan
+from collapse_bench.runner.plan import is_due, of_other_code, plan
 from collapse_bench.runner.schedule import run_jobs
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Reported",
     "cores",
     "is_due",
+    "of_other_code",
     "plan",
     "run_jobs",
 ]

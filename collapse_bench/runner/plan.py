@@ -10,6 +10,7 @@ from collapse_bench.cell import Job
 from collapse_bench.corpus import Corpus
 from collapse_bench.device import name_of_device
 from collapse_bench.errors import DamagedError, UserError
+from collapse_bench.lease import read_lease
 from collapse_bench.precision import resolve_precision
 from collapse_bench.provenance import CODE
 from collapse_bench.suite import Cell, cell_id, trained_as
@@ -36,6 +37,7 @@ def plan(
     remedy_files: Mapping[str, Path],
     retry: str | None = None,
     memory: int | None = None,
+    parameters: Mapping[tuple[str, str], int] | None = None,
 ) -> list[Job]:
     """The jobs of a run, finished cells included.
 
@@ -48,6 +50,7 @@ def plan(
         remedy_files: where each remedy is.
         retry: which outcomes to run again, a key of `RETRY`; None is `ONCE`.
         memory: bytes that a cell's process may have; None is no limit.
+        parameters: of the models, by entry and architecture, where they have been counted.
 
     Raises:
         UserError: the device cannot be used, or not compute in the precision that a cell asks for;
@@ -87,6 +90,7 @@ def plan(
                 retry=retry,
                 tried=attempts(_record_of(folder)),
                 memory=memory,
+                parameters=(parameters or {}).get((each.entry.name, each.architecture), 0),
             )
         )
     planned = {job.folder for job in jobs}
@@ -124,6 +128,33 @@ def is_due(job: Job) -> bool:
         return status in RETRY[job.retry]
     same_code = [each for each in told.get("attempts", []) if each["code"] == job.code]
     return status in ONCE and not (same_code and told["environment"]["code"] == job.code)
+
+
+def of_other_code(jobs: Sequence[Job]) -> list[str]:
+    """What it means that the package has been edited since some of the cells were trained, in
+    words; nothing where all have been, or none is of other code."""
+    due = [job for job in jobs if is_due(job)]
+    commits: dict[str, int] = {}
+    for job in jobs:
+        told = _record_of(job.folder)
+        if due and told and told["status"] == "done" and told["environment"]["code"] != job.code:
+            commit = told["environment"]["commit"] or "an unknown commit"
+            commits[commit] = commits.get(commit, 0) + 1
+    leases = [(job, read_lease(job.folder)) for job in due]
+    begun = sum(lease is not None and lease.code != job.code for job, lease in leases)
+    said = []
+    if commits:
+        of = ", ".join(f"{n} of {commit}" for commit, n in sorted(commits.items()))
+        said.append(
+            f"finished cells were trained by other code ({of}): they are kept, and their records"
+            f" say by which; remove the folders of those that are to be trained anew"
+        )
+    if begun:
+        said.append(
+            f"interrupted cells of other code: {begun}; they begin anew, since a checkpoint is gone"
+            f" on from only by the code that wrote it: check that one out to go on"
+        )
+    return said
 
 
 def _waited_for(job: Job, told: Mapping[str, Any]) -> bool:

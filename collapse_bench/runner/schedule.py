@@ -20,9 +20,9 @@ from collapse_bench.runner.plan import is_due
 LOOK = 3.0
 """Seconds after which it is looked again whether another run is done with a cell."""
 
-ROOM = 2**26
-"""Bytes that have to be free for a cell to begin: more than the largest of the bench's own writes
-at its published sizes."""
+ROOM = 2**24
+"""Bytes that have to be free for a cell to begin, beside those that it and the others that run are
+known to need: for records, pages and what else has this disk."""
 
 
 def run_jobs(
@@ -131,7 +131,7 @@ class _Run:
                 continue
             if not self.engine.room():
                 return
-            self.full = _no_room(job.folder)
+            self.full = _no_room(job, [each.job for each in self.running.values()])
             if not self.full:
                 self.waiting.remove(job)
                 self.running[job.folder] = _Running(job)
@@ -207,14 +207,15 @@ def _record_of(job: Job) -> dict[str, Any]:
     return record.read_record(job.folder / record.RECORD)
 
 
-def _no_room(folder: Path) -> str:
-    """Why a cell cannot be written; empty where it can."""
-    there = next(each for each in folder.absolute().parents if each.exists())
+def _no_room(job: Job, running: Sequence[Job]) -> str:
+    """Why a cell cannot be written beside those that run; empty where it can."""
+    there = next(each for each in job.folder.absolute().parents if each.exists())
     free = shutil.disk_usage(there).free
-    if free >= ROOM:
+    need = ROOM + sum(each.leaves + each.writes for each in (job, *running))
+    if free >= need:
         return ""
     return (
-        f"{there}: {free:,} bytes are free, a cell needs {ROOM:,}: no more cells were begun. Make"
-        f" room and run the same command again, or go on in a copy of the folder elsewhere with"
-        f" --out"
+        f"{there}: {free:,} bytes are free, and {job.cell.name} needs {need:,} with what runs: no"
+        f" more cells were begun. Make room and run the same command again, or go on in a copy of"
+        f" the folder elsewhere with --out"
     )

@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -34,6 +34,8 @@ _ENTRY: Schema = {
         Setting("told", Told, None, required=False),
     )
 }
+MAX_REMEDIES = 50
+
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.+-]{0,63}")
 _NAME_RULE = "1 to 64 characters of a-z, 0-9, _ . + -, the first a letter or digit"
 
@@ -67,6 +69,7 @@ def _with_training(
 ) -> Iterator[Entry]:
     """Yield the entries, those whose dial is turned with the one that has it at its default; report
     where there is none, since that is the one that is trained."""
+    by_content = {_but_for_its_name(entry): entry for entry in reversed(expanded)}
     dials = {name: found for name in remedies_of(expanded) if (found := _dial(name, remedies))}
     for entry in expanded:
         trained = tuple(
@@ -80,14 +83,9 @@ def _with_training(
         if trained == entry.remedies:
             yield entry
             continue
-        same = [
-            other
-            for other in expanded
-            if replace(other, name="", sweep=None)
-            == replace(entry, name="", sweep=None, remedies=trained)
-        ]
+        same = by_content.get(_but_for_its_name(replace(entry, remedies=trained)))
         if same:
-            yield replace(entry, trained_as=same[0])
+            yield replace(entry, trained_as=same)
             continue
         turned = next(each for each, at in zip(entry.remedies, trained, strict=True) if each != at)
         dial = dials[turned.name]
@@ -99,6 +97,11 @@ def _with_training(
             f" {dial.name} take {_written(dial.default)}, too, such as {{sweep:"
             f" [{_written(dial.default)}, ...]}}",
         )
+
+
+def _but_for_its_name(entry: Entry) -> str:
+    """Return what entries have in common that are trained in the same way."""
+    return json.dumps(asdict(replace(entry, name="", sweep=None)), sort_keys=True)
 
 
 def _dial(name: str, remedies: Mapping[str, Path]) -> Setting | None:
@@ -157,6 +160,10 @@ def _of_remedies(
     report: Report, name: str, value: Items, remedies: Mapping[str, Path]
 ) -> list[Entry]:
     """Return the entry of a list of remedies, or one for each value of its sweep."""
+    if len(value) > MAX_REMEDIES:
+        text = f"must not have more than {MAX_REMEDIES} remedies, not {len(value)}"
+        report.add(value.line, f"{owner_of(name)}: {text}")
+        return [Entry(name)]
     items = zip(value, value.lines, strict=True)
     choices = [_remedy(report, name, *item, remedies) for item in items]
     knobs = list(_knobs(value))

@@ -1,5 +1,6 @@
 """From a file to a suite, or to everything that is wrong with the file."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from collapse_bench.settings import (
     AtLeast,
     Schema,
     Setting,
+    cut,
     resolve,
     rule_of,
     schema_of,
@@ -114,11 +116,11 @@ def _axis(report: Report, root: Section, key: str) -> tuple[Any, ...]:
     values = root.get(key, setting.default)
     if values is None or not rule_of(setting.annotation).allows(values):
         return ()
-    repeated = sorted({str(value) for value in values if values.count(value) > 1})
+    repeated = sorted(str(value) for value, times in Counter(values).items() if times > 1)
     if not values:
         report.add(root.lines[key], f"suite: {key} must not be empty")
     if repeated:
-        report.add(root.lines[key], f"suite: {key} must not repeat {', '.join(repeated)}")
+        report.add(root.lines[key], f"suite: {key} must not repeat {cut(', '.join(repeated))}")
     return tuple(values)
 
 

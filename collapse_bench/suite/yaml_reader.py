@@ -15,11 +15,12 @@ from typing import Any, NoReturn
 import yaml
 
 from collapse_bench.errors import SuiteError
-from collapse_bench.settings import shown
+from collapse_bench.settings import cut, shown
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 20
-MAX_NODES = 20_000
+MAX_NODES = 10_000
+MAX_PROBLEMS = 100
 
 _WORDS = {"": None, "~": None, "null": None, "true": True, "false": False}
 _INT = re.compile(r"[-+]?[0-9]{1,18}")
@@ -51,8 +52,14 @@ class Report:
     problems: list[tuple[int, str]] = field(default_factory=list)
 
     def add(self, line: int, text: str) -> None:
-        """Note a problem and go on."""
+        """Note a problem and go on.
+
+        Raises:
+            SuiteError: There are `MAX_PROBLEMS`, which is as many as anybody reads at once.
+        """
         self.problems.append((line, text))
+        if len(self.problems) >= MAX_PROBLEMS:
+            raise self.error()
 
     def stop(self, line: int, text: str) -> NoReturn:
         """Note a problem after which nothing more can be read."""
@@ -62,7 +69,12 @@ class Report:
     def error(self) -> SuiteError:
         """Return the error that tells all problems, in the order of their lines."""
         in_order = sorted(self.problems, key=lambda problem: problem[0])
-        return SuiteError([f"{self.path}:{line}: {text}" for line, text in in_order])
+        told = [f"{self.path}:{line}: {text}" for line, text in in_order]
+        if len(told) >= MAX_PROBLEMS:
+            told.append(
+                f"{self.path}: {len(told)} problems, and no more are told; mend these first"
+            )
+        return SuiteError(told)
 
 
 def read_yaml(report: Report) -> Section:
@@ -107,11 +119,18 @@ def _events(text: str, report: Report) -> Iterator[yaml.Event]:
             if not isinstance(event, frame):
                 yield event
     except yaml.MarkedYAMLError as error:
-        mark, about = error.problem_mark, filter(None, [error.context, error.problem])
-        report.stop(mark.line + 1 if mark else 1, f"is not YAML: {', '.join(about)}")
+        about = cut(", ".join(filter(None, [error.context, error.problem])), most=200)
+        mark = error.problem_mark
+        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+        report.stop(line, f"is not YAML, column {column}: {about}")
+    except yaml.reader.ReaderError as error:
+        before = text[: error.position]
+        column = len(before) - before.rfind("\n")
+        what = f"the character U+{ord(text[error.position]):04X} is not allowed"
+        report.stop(before.count("\n") + 1, f"is not YAML, column {column}: {what}; remove it")
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         # PyYAML lets the ValueError of an impossible character escape through.
-        report.stop(1, f"is not YAML: {str(error).splitlines()[0]}")
+        report.stop(1, f"is not YAML: {cut(str(error).splitlines()[0], most=200)}")
 
 
 def _line(event: yaml.Event) -> int:
@@ -190,7 +209,10 @@ class _Builder:
             self.report.stop(line, f"a suite must not be nested more than {MAX_DEPTH} deep")
         if self.nodes > MAX_NODES:
             self.report.stop(line, f"a suite must not hold more than {MAX_NODES} values")
-        anchor, tag = getattr(event, "anchor", None), getattr(event, "tag", None)
+        anchor, tag = (
+            cut(name.encode("unicode_escape").decode()) if name else None
+            for name in (getattr(event, "anchor", None), getattr(event, "tag", None))
+        )
         if isinstance(event, yaml.AliasEvent):
             self.report.add(line, f"aliases such as *{anchor} are not read; write the value out")
         elif anchor:

@@ -7,6 +7,7 @@ is of: the cell, its corpus, the code. It ends in the SHA-256 of all that is bef
 import hashlib
 import io
 import time
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 
 from collapse_bench.errors import UserError
-from collapse_bench.record import replacing
+from collapse_bench.record import CHECKPOINTS, replacing
 from collapse_bench.remedy import Step
 from collapse_bench.training.run import TrainingRun
 from collapse_bench.training.selection import Selection
@@ -30,11 +31,11 @@ SHARE = 0.005
 KEPT = 2
 """Checkpoints of a cell: one can be damaged."""
 
-NAMES = "checkpoint-*.pt"
-"""Of the files; in place of the star stands how many tokens had been decoded, in twelve digits."""
-
 DIGEST = 64
 """Characters of a SHA-256."""
+
+
+_OF_ANOTHER_SHAPE = (LookupError, RuntimeError, TypeError, ValueError, AttributeError)
 
 
 class RefusedError(Exception):
@@ -90,12 +91,13 @@ class Checkpoints:
         try:
             selection.load_state_dict(saved["selection"])
             step = run.start(saved["run"])
-        except (KeyError, IndexError, RuntimeError) as error:
+            self.add(saved["cost"])
+        except _OF_ANOTHER_SHAPE as error:
             raise UserError(
-                f"{path}: does not fit this cell: {error}; begin it anew with `run --fresh`"
+                f"{path}: does not fit this cell: {type(error).__name__}: {error}; begin it anew"
+                " with `run --fresh`"
             ) from error
         self._kept = [path]
-        self.add(saved["cost"])
         self.say(f"goes on from {run.meter.tokens:,} of {run.meter.budget:,} tokens")
         return step
 
@@ -122,7 +124,7 @@ class Checkpoints:
 
         A checkpoint that cannot be written is told of and costs no result.
         """
-        path = self.folder / NAMES.replace("*", f"{run.meter.tokens:012}")
+        path = self.folder / CHECKPOINTS.replace("*", f"{run.meter.tokens:012}")
         if path in self._kept:
             return
         began = time.monotonic()
@@ -130,7 +132,7 @@ class Checkpoints:
             saved = {"run": run.state_dict(), "selection": selection.state_dict()}
             write_checkpoint(path, {"of": self.of, "cost": self.cost(), **saved})
             self._kept = [*self._kept, path][-KEPT:]
-            for other in set(self.folder.glob(NAMES)) - set(self._kept):
+            for other in set(self.folder.glob(CHECKPOINTS)) - set(self._kept):
                 other.unlink(missing_ok=True)
         except Exception as error:  # a full disk, or what JSON does not know in `run.state`
             self.say(f"no checkpoint at {run.meter.tokens:,} tokens: {error}")
@@ -155,14 +157,14 @@ class Checkpoints:
 
     def remove(self) -> None:
         """Delete all checkpoints of the cell, and what is left of a writing that was cut off."""
-        for pattern in (NAMES, ".*.tmp"):
+        for pattern in (CHECKPOINTS, ".*.tmp"):
             for path in self.folder.glob(pattern):
                 path.unlink(missing_ok=True)
 
     def _newest(self) -> tuple[Path | None, dict[str, Any]]:
         """The newest checkpoint that is whole and of this cell."""
         refused = False
-        for path in sorted(self.folder.glob(NAMES), reverse=True):
+        for path in sorted(self.folder.glob(CHECKPOINTS), reverse=True):
             try:
                 return path, read_checkpoint(path, self.of)
             except FileNotFoundError:  # another run of the suite has written a newer one
@@ -201,13 +203,20 @@ def read_checkpoint(path: Path, of: Mapping[str, str]) -> dict[str, Any]:
     content = memoryview(path.read_bytes())
     if hashlib.sha256(content[:-DIGEST]).hexdigest().encode() != content[-DIGEST:]:
         raise RefusedError("damaged, its SHA-256 is not the one at its end; not gone on from")
-    try:  # of an archive with a digest after it, torch reads the archive
+    try:  # of an archive with a digest after it, zipfile and torch read the archive
+        with zipfile.ZipFile(path) as archive:
+            if any(each.file_size != each.compress_size for each in archive.infolist()):
+                raise RefusedError("compressed, as no checkpoint is; not gone on from")
         saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except RefusedError:
+        raise
     except UnpicklingError as error:  # whose message says how to run what is in it
         raise RefusedError("holds more than tensors and plain values; not gone on from") from error
     except Exception as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise RefusedError(f"cannot be read: {first}; not gone on from") from error
+    if not isinstance(saved, dict) or not _told_in_words(saved.get("of")):
+        raise RefusedError("does not tell what it is of; not gone on from")
     others = [
         f"another {name} ({saved['of'].get(name)}, now {value})"
         for name, value in of.items()
@@ -216,6 +225,13 @@ def read_checkpoint(path: Path, of: Mapping[str, str]) -> dict[str, Any]:
     if others:
         raise RefusedError(f"of {', '.join(others)}; not gone on from")
     return saved
+
+
+def _told_in_words(of: object) -> bool:
+    """Whether it is texts by name, which can be shown without looking how long they get."""
+    return isinstance(of, dict) and all(
+        isinstance(text, str) for pair in of.items() for text in pair
+    )
 
 
 class _Digested(io.BufferedWriter):

@@ -1,0 +1,183 @@
+"""How far a suite is, from the folder of its cells alone, so from any machine that sees it."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from collapse_bench.durations import in_words
+from collapse_bench.errors import DamagedError, UserError
+from collapse_bench.lease import Lease, read_lease
+from collapse_bench.record import CHECKPOINTS, RECORD, read_record
+from collapse_bench.suite import Suite, belongs_to, cells_of
+
+FOLDER = re.compile(r"(.+)-([^-]+)-([0-9]+)-[0-9a-f]{8}")
+"""Of a cell: its entry, architecture and seed, and the digest of its settings."""
+
+WORKING = ("training", "evaluating")
+UNFINISHED = (*WORKING, "interrupted", "waiting", "damaged")
+"""What a cell may be that has no outcome; all else is the status of its record."""
+
+
+@dataclass(frozen=True)
+class CellStatus:
+    """What is known of a cell.
+
+    Attributes:
+        name: entry/architecture/seed.
+        state: one of `UNFINISHED`, or the status that its record tells.
+        tokens: decoded by now, in all attempts that were gone on from.
+        budget: of decoded tokens.
+        tokens_a_second: of the training; None where that is not known.
+        told: who works on it, or what it ended with.
+    """
+
+    name: str
+    state: str
+    tokens: int
+    budget: int
+    tokens_a_second: float | None = None
+    told: str = ""
+
+    @property
+    def seconds_left(self) -> float | None:
+        """That it will still train; None where that is not known."""
+        if self.state != "training" or not self.tokens_a_second:
+            return None
+        return max(0, self.budget - self.tokens) / self.tokens_a_second
+
+
+def status_of(suite: Suite, folder: Path) -> list[CellStatus]:
+    """What is known of every cell of a suite, and of cells of it with other seeds or budgets.
+
+    Args:
+        suite: whose cells.
+        folder: `runs/<suite>`, which may not exist.
+    """
+    belongs = belongs_to(suite)
+    cells = cells_of(suite)
+    budgets: dict[tuple[str, str], int] = {
+        (cell.entry.name, cell.architecture): cell.budget_for(suite.corpus.name) for cell in cells
+    }
+    found: dict[str, list[CellStatus]] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        named = FOLDER.fullmatch(path.name)
+        if named is None or (named[1], named[2]) not in budgets:
+            continue
+        name = "/".join(named.groups())
+        record, damage = _record_of(path)
+        if record is not None and not belongs(record):
+            continue
+        budget = budgets[named[1], named[2]]
+        each = _status(name, path, record, damage, budget)
+        if each is not None:
+            found.setdefault(name, []).append(each)
+    for cell in cells:
+        waiting = CellStatus(cell.name, "waiting", 0, budgets[cell.entry.name, cell.architecture])
+        found.setdefault(cell.name, [waiting])
+    order = {cell.name: place for place, cell in enumerate(cells)}
+    return [
+        each
+        for name in sorted(found, key=lambda name: (order.get(name, len(order)), name))
+        for each in found[name]
+    ]
+
+
+def _record_of(folder: Path) -> tuple[dict[str, Any] | None, str]:
+    """The record of a cell, or what is wrong with it."""
+    path = folder / RECORD
+    try:
+        return (read_record(path) if path.exists() else None), ""
+    except DamagedError as error:
+        return None, str(error)
+    except UserError as error:  # of another schema, or removed at this moment
+        return None, str(error)
+
+
+def _status(
+    name: str, folder: Path, record: dict[str, Any] | None, damage: str, budget: int
+) -> CellStatus | None:
+    """What a folder tells of its cell; None of one that has not begun."""
+    lease = read_lease(folder)
+    if lease and lease.alive:
+        late = f", not heard of for {lease.age:.0f} s" if lease.age > 60 else ""
+        return CellStatus(
+            name, lease.phase, lease.tokens, lease.budget, lease.tokens_a_second,
+            f"{lease.owner}{late}",
+        )  # fmt: skip
+    if record is not None:
+        cost = record["cost"]
+        rate = cost["tokens_decoded"] / cost["training_seconds"] if cost["training_seconds"] else 0
+        why = (record["error"] or "").strip().splitlines()
+        times = 1 + len(record.get("attempts", []))
+        tried = f" (in {times} attempts)" if times > 1 and why else ""
+        return CellStatus(
+            name, record["status"], cost["tokens_decoded"], record["budget"], rate or None,
+            f"{why[-1]}{tried}" if why else str(record["verdict"]),
+        )  # fmt: skip
+    if damage:
+        return CellStatus(name, "damaged", 0, budget, told=damage)
+    tokens = _interrupted_at(folder, lease)
+    if tokens is None:
+        return None
+    owner = f"was with {lease.owner}" if lease else ""
+    return CellStatus(name, "interrupted", tokens, lease.budget if lease else budget, told=owner)
+
+
+def _interrupted_at(folder: Path, lease: Lease | None) -> int | None:
+    """Tokens that the newest checkpoint has; 0 where an attempt left none, None without one."""
+    checkpoints = [int(path.stem.partition("-")[2]) for path in folder.glob(CHECKPOINTS)]
+    return max(checkpoints, default=0 if lease else None)
+
+
+HEAD = ("cell", "state", "tokens", "share", "tokens/s", "left", "")
+
+
+def table(states: Sequence[CellStatus], width: int) -> list[str]:
+    """The states as lines, the last of them about all.
+
+    Args:
+        states: as `status_of` gives them.
+        width: of a line, in characters; what a cell ended with is cut to it.
+    """
+    rows = [HEAD]
+    for each in states:
+        share = min(1.0, each.tokens / each.budget) if each.budget else 0.0
+        left, rate = each.seconds_left, each.tokens_a_second
+        rows.append(
+            (
+                each.name,
+                each.state,
+                f"{each.tokens:,}",
+                f"{share:.0%}",
+                f"{rate:,.0f}" if rate else "",
+                in_words(left) if left is not None else "",
+                each.told,
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        name, state, *numbers, told = row
+        cells = [name.ljust(widths[0]), state.ljust(widths[1])]
+        cells += [text.rjust(size) for text, size in zip(numbers, widths[2:-1], strict=True)]
+        lines.append("  ".join([*cells, told])[:width].rstrip())
+    return [*lines, summary(states)]
+
+
+def summary(states: Iterable[CellStatus]) -> str:
+    """All cells in a line: how many there are of each state, and how long they still train."""
+    states = list(states)
+    counts = Counter(each.state for each in states)
+    told = f"{len(states)} cells: " + ", ".join(f"{n} {state}" for state, n in counts.items())
+    rate = sum(each.tokens_a_second or 0.0 for each in states if each.state == "training")
+    left = sum(
+        max(0, each.budget - each.tokens)
+        for each in states
+        if each.state in UNFINISHED and each.state != "evaluating"
+    )
+    if rate and left:
+        told += f"; about {in_words(left / rate)} of training left at {rate:,.0f} tokens/s"
+    return told
