@@ -6,6 +6,7 @@ import random
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Event
@@ -174,7 +175,8 @@ def run_cell(job: Job, report: Report, stop: Event | None = None) -> dict[str, A
     report({"recording": True})
     record.write_record(job.folder, result)
     if result["status"] in record.FINISHED:
-        checkpoints.remove()
+        with suppress(DiskError):  # they cost no result, and the next run removes them
+            checkpoints.remove()
     return result
 
 

@@ -80,6 +80,8 @@ def test_a_suite_that_is_killed_again_and_again_ends_as_one_that_was_not(
     while kills.total() < count(6, 500) and time.monotonic() < until:
         folder = toy.write(tmp_path / f"{suites}", BUDGET, SEEDS)
         _to_its_end(folder, draw, kills, times)
+        # One that was killed right after its record has left its checkpoints to the next run.
+        assert code_of(server().start(folder, *toy.ARGUMENTS), 60) == 0
         toy.assert_same(reference, folder)
         suites += 1
     by = ", ".join(f"{n} {what}" for what, n in sorted(kills.items()))
