@@ -6,6 +6,7 @@ import random
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Event
@@ -126,7 +127,8 @@ def run_cell(job: Job, report: Report, stop: Event | None = None) -> dict[str, A
         job: the cell; its code digest is that of the run, and has to be this process's too.
         report: called about once a second while training, with `tokens`, `loss` and `kl`; with
             `said`, a line for the user, where the cell goes on from a checkpoint; with `measuring`
-            when the model has been evaluated, and what is left is the processor's.
+            when the model has been evaluated, and what is left is the processor's; with
+            `recording` before the record is written.
         stop: set by whoever wants a checkpoint, after the step that is being made, and an end.
 
     Returns:
@@ -170,9 +172,11 @@ def run_cell(job: Job, report: Report, stop: Event | None = None) -> dict[str, A
         "peak_gpu_memory_mib": peak_gpu_memory_mib(job.device),
     }
     result["cost"] |= {name: None if n is None else round(n, 1) for name, n in cost.items()}
+    report({"recording": True})
     record.write_record(job.folder, result)
     if result["status"] in record.FINISHED:
-        checkpoints.remove()
+        with suppress(DiskError):  # they cost no result, and the next run removes them
+            checkpoints.remove()
     return result
 
 

@@ -193,7 +193,9 @@ class Holding:
                 self._path.unlink()
 
     def tell(self, told: Mapping[str, Any]) -> None:
-        """Note what the next beat will say of a report of the cell."""
+        """Note what the next beat will say of a report of the cell, if that is still ours: what
+        comes after a report may be a file, written by one that was suspended until now."""
+        self._check()
         if "tokens" in told:
             now = time.monotonic()
             self._first = self._first or (now, told["tokens"])
@@ -202,7 +204,6 @@ class Holding:
             self._lease = replace(self._lease, tokens=told["tokens"], tokens_a_second=rate)
         if "measuring" in told:
             self._lease = replace(self._lease, phase="evaluating")
-            self._check()
 
     def stopped(self) -> None:
         """Note that the cell is left unfinished, so that another process need not wait."""

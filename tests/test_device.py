@@ -179,7 +179,7 @@ def test_on_a_gpu_a_cell_trains_while_another_is_measured(
 def test_a_cell_says_when_its_model_has_been_evaluated(job):
     told = []
     run_cell(job(), told.append)
-    assert told[-1] == {"measuring": True}
+    assert told[-2:] == [{"measuring": True}, {"recording": True}]
 
 
 # Memory and digits

@@ -39,7 +39,8 @@ MAY_IMPORT = {
     },
     "metrics": set(),
     "training": {
-        "remedy", "model", "corpus", "evaluation", "metrics", "precision", "record", "errors",
+        "remedy", "model", "corpus", "evaluation", "metrics", "precision", "record", "writing",
+        "errors",
     },
     "diagnosis": {"evaluation", "latent_model", "model", "corpus", "metrics", "errors"},
     "truth": {

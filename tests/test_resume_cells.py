@@ -14,10 +14,12 @@ from conftest import SIZES, TRAINING, same_arrays
 from collapse_bench.cell import run_cell
 from collapse_bench.cli import build_parser
 from collapse_bench.corpus import load_corpus
+from collapse_bench.lease import hold
 from collapse_bench.plugins import remedy_files
 from collapse_bench.provenance import CODE
 from collapse_bench.record import HISTORY, MODEL, SENTENCES, read_arrays, read_record
 from collapse_bench.runner import plan
+from collapse_bench.runner.attempt import tidy
 from collapse_bench.suite import Cell, CorpusSettings, Entry, Evaluation, cells_of, load_suite
 from collapse_bench.training import TrainingRun, checkpoint
 
@@ -70,7 +72,7 @@ def test_a_cell_that_fails_in_its_evaluation_has_been_trained(job, monkeypatch):
         found = run_cell(job(), told.append)
     spent = expected["cost"]["tokens_decoded"]
     said = {"said": f"goes on from {spent:,} of {BUDGET:,} tokens"}
-    assert told == [said, {"measuring": True}]
+    assert told == [said, {"measuring": True}, {"recording": True}]
     assert untimed(found) == untimed(expected)
     assert same_arrays(read_arrays(folder), arrays)
     assert (expected["cost"]["attempts"], found["cost"]["attempts"]) == (1, 2)
@@ -83,9 +85,9 @@ def test_a_fresh_run_does_not_go_on(job, monkeypatch):
     assert run_cell(job(), told.append)["status"] == "failed"
     assert list(job().folder.glob("checkpoint-*"))
     assert run_cell(job(fresh=True), told.append)["cost"]["attempts"] == 1
-    assert not told
+    assert not any("said" in each for each in told)
     assert run_cell(job(), told.append)["cost"]["attempts"] == 2
-    assert told
+    assert any("said" in each for each in told)
     assert build_parser().parse_args(["run", "a.yaml", "--fresh"]).fresh
 
 
@@ -98,7 +100,7 @@ def test_a_cell_of_edited_code_begins_anew_and_says_so(job, monkeypatch):
     edited = run_cell(replace(job(), code=64 * "f"), told.append)
     assert (edited["status"], edited["cost"]["attempts"]) == ("done", 1)
     assert f"of another code ({CODE[:12]}, now ffffffffffff); not" in told[0]["said"]
-    assert told[-2:] == [{"said": "begins anew"}, {"measuring": True}]
+    assert told[-3:] == [{"said": "begins anew"}, {"measuring": True}, {"recording": True}]
 
 
 def test_what_an_interrupted_write_left_goes_with_the_cell(job):
@@ -107,6 +109,39 @@ def test_what_an_interrupted_write_left_goes_with_the_cell(job):
     left.write_bytes(b"half")
     assert run_cell(job(), quiet)["status"] == "done"
     assert not left.exists()
+
+
+def test_what_an_attempt_left_that_was_killed_right_after_its_record_goes_with_the_next_run(
+    job, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.Checkpoints, "remove", lambda self: None)
+        assert run_cell(job(), quiet)["status"] == "done"
+    folder = job().folder
+    (folder / "lease.json").write_text("{}")
+    (folder / ".model.safetensors.12.0123abcd.tmp").write_bytes(b"half")
+    assert list(folder.glob("checkpoint-*"))
+    tidy(job())
+    assert {path.name for path in folder.iterdir()} == {
+        "record.json", "history.jsonl", "sentences.npz", "model.safetensors", "vocabulary.json",
+    }  # fmt: skip
+
+
+def test_nothing_is_tidied_of_a_cell_that_is_to_be_run_or_that_another_process_is_at(
+    job, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr("collapse_bench.cell.evaluate_cell", None)
+        assert run_cell(job(), quiet)["status"] == "failed"
+    left = sorted(job().folder.iterdir())
+    assert len(left) == 6, "a record, what was trained, and two checkpoints to go on from"
+    tidy(job())
+    assert sorted(job().folder.iterdir()) == left
+    monkeypatch.setattr(checkpoint.Checkpoints, "remove", lambda self: None)
+    assert run_cell(job(), quiet)["status"] == "done"
+    with hold(job().folder, code="", commit=None, budget=1):
+        tidy(job())
+        assert list(job().folder.glob("checkpoint-*"))
 
 
 FATAL = '''\

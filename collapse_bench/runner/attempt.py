@@ -1,16 +1,18 @@
 """One attempt at a cell, by whatever process an engine has for it."""
 
+from contextlib import suppress
 from pathlib import Path
 from threading import Event
 
 from collapse_bench import evidence, lease, record
 from collapse_bench.cell import Job, Report, run_cell
 from collapse_bench.device import limit_memory
-from collapse_bench.errors import DiskError
+from collapse_bench.errors import DiskError, UserError
 from collapse_bench.provenance import commit
 from collapse_bench.runner.engine import Outcome
 from collapse_bench.runner.plan import is_due
-from collapse_bench.training import StoppedError
+from collapse_bench.training import Checkpoints, StoppedError
+from collapse_bench.training.checkpoint import left_behind
 
 
 def attempt(job: Job, report: Report, stop: Event) -> Outcome:
@@ -47,6 +49,22 @@ def attempt(job: Job, report: Report, stop: Event) -> Outcome:
     except DiskError as error:
         return Outcome("disk", str(error))
     return Outcome("recorded")
+
+
+def tidy(job: Job) -> None:
+    """Remove what an attempt has left beside its record that was ended right after it: checkpoints,
+    which are three times the model, and its lease.
+
+    Nothing is removed from a cell that is to be run, or that another process is at.
+    """
+    if not (left_behind(job.folder) or lease.read_lease(job.folder)):
+        return
+    with (
+        suppress(lease.BusyError, UserError),
+        lease.hold(job.folder, code=job.code, commit=commit(), budget=job.budget),
+    ):
+        if record.is_finished(job.folder) and not is_due(job):
+            Checkpoints(job.folder, {}).remove()
 
 
 def _to_put_aside(folder: Path) -> list[tuple[Path, str]]:

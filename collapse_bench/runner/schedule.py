@@ -14,6 +14,7 @@ from collapse_bench.errors import DiskError
 from collapse_bench.interruption import GRACE, InterruptedRunError, noted
 from collapse_bench.progress import Progress
 from collapse_bench.provenance import commit
+from collapse_bench.runner.attempt import tidy
 from collapse_bench.runner.engine import Ended, Engine, Outcome, Reported
 from collapse_bench.runner.plan import is_due
 
@@ -108,8 +109,7 @@ class _Run:
         anew = {job.folder for job in due}
         for job in list(self.waiting):
             if job.folder not in anew and job.trained_in not in anew:
-                self.waiting.remove(job)
-                self.progress.skipped(job, _record_of(job))
+                self._keep(job)
 
     def begin(self) -> None:
         """Submit the cells that there is room for."""
@@ -121,8 +121,7 @@ class _Run:
         while not self.full and (job := self._ready()) is not None:
             # Another run may have finished it since this one was planned.
             if not self._is_due(job):
-                self.waiting.remove(job)
-                self.progress.skipped(job, _record_of(job))
+                self._keep(job)
                 continue
             other = lease.read_lease(job.folder)
             if other and other.alive:
@@ -184,6 +183,11 @@ class _Run:
             {job.folder for job in self.waiting} | self.running.keys() | self.elsewhere.keys()
         )
         return next((job for job in self.waiting if job.trained_in not in unfinished), None)
+
+    def _keep(self, job: Job) -> None:
+        self.waiting.remove(job)
+        tidy(job)
+        self.progress.skipped(job, _record_of(job))
 
     def _leave_to(self, job: Job, owner: str) -> None:
         self.progress.elsewhere(job, owner)

@@ -17,10 +17,11 @@ from typing import Any
 import torch
 
 from collapse_bench.errors import UserError
-from collapse_bench.record import CHECKPOINTS, replacing
+from collapse_bench.record import CHECKPOINTS
 from collapse_bench.remedy import Step
 from collapse_bench.training.run import TrainingRun
 from collapse_bench.training.selection import Selection
+from collapse_bench.writing import replacing, telling
 
 EVERY, SOONEST = 300.0, 60.0
 """Seconds after which a checkpoint is due, and after which a validation makes one due."""
@@ -156,9 +157,13 @@ class Checkpoints:
         self._began -= cost["seconds"] + cost["checkpoint_seconds"]
 
     def remove(self) -> None:
-        """Delete all checkpoints of the cell, and what is left of a writing that was cut off."""
-        for pattern in (CHECKPOINTS, ".*.tmp"):
-            for path in self.folder.glob(pattern):
+        """Delete all checkpoints of the cell, and what is left of a writing that was cut off.
+
+        Raises:
+            DiskError: the system refuses to.
+        """
+        for path in left_behind(self.folder):
+            with telling(path):
                 path.unlink(missing_ok=True)
 
     def _newest(self) -> tuple[Path | None, dict[str, Any]]:
@@ -175,6 +180,12 @@ class Checkpoints:
         if refused:
             self.say("begins anew")
         return None, {}
+
+
+def left_behind(folder: Path) -> list[Path]:
+    """What a finished cell has no use for: its checkpoints, and what a writing that was cut off has
+    left."""
+    return [path for pattern in (CHECKPOINTS, ".*.tmp") for path in folder.glob(pattern)]
 
 
 def write_checkpoint(path: Path, saved: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ workers, which are forked from a real fork server; only that one serves many run
 server does when its run ends is seen in runs that `start_alone` starts, which take six seconds.
 """
 
+import atexit
 import json
 import os
 import select
@@ -14,6 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from threading import Condition, Thread
 from types import FrameType
@@ -66,7 +68,7 @@ class Run:
 
 
 class Server:
-    """Forks runs; a context, at whose end it is gone."""
+    """Forks runs, until it is closed."""
 
     def __init__(self) -> None:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -83,10 +85,7 @@ class Server:
         self._heard = Condition()
         Thread(target=self._listen, daemon=True).start()
 
-    def __enter__(self) -> "Server":
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         assert self._process.stdin
         self._process.stdin.close()
         self._process.wait()
@@ -116,6 +115,14 @@ class Server:
                 self._heard.notify_all()
 
 
+@cache
+def server() -> Server:
+    """The one of this process, started when it is first asked for."""
+    started = Server()
+    atexit.register(started.close)
+    return started
+
+
 def start_alone(folder: Path, *arguments: str) -> Run:
     """A run as a user starts it."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -141,6 +148,14 @@ def processes_in(folder: Path) -> list[int]:
     return found
 
 
+def left_in(folder: Path, seconds: float) -> list[int]:
+    """Processes that are there for longer than that."""
+    until = time.monotonic() + seconds
+    while (left := processes_in(folder)) and time.monotonic() < until:
+        time.sleep(0.02)
+    return left
+
+
 def _is_at_a_cell(pid: int) -> bool:
     """Whether a process keeps the lock of a cell."""
     with suppress(OSError):
@@ -160,6 +175,9 @@ def _serve() -> None:
     from collapse_bench.runner import attempt as attempt
     from collapse_bench.runner import local
 
+    # Workers have the server's outputs, which must not be taken for what it tells.
+    channel = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
     forkserver.set_forkserver_preload(["collapse_bench.runner.attempt", "torch._dynamo"])
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     with local._environment():
@@ -179,7 +197,7 @@ def _serve() -> None:
         sys.exit(main(arguments))
 
     def tell(*what: object) -> None:
-        print(json.dumps(what), flush=True)
+        print(json.dumps(what), file=channel, flush=True)
 
     def reap(number: int, frame: FrameType | None) -> None:
         """Nothing: that there is a handler ends the wait below."""

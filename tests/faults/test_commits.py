@@ -109,7 +109,7 @@ def assert_nothing_is_half(folder: Path) -> None:
         load_file(folder / record.MODEL)
     if (folder / record.SENTENCES).exists():
         record.read_arrays(folder)
-    for path in folder.glob(checkpoint.NAMES):
+    for path in folder.glob(record.CHECKPOINTS):
         content = path.read_bytes()
         digest = hashlib.sha256(content[: -checkpoint.DIGEST]).hexdigest().encode()
         assert digest == content[-checkpoint.DIGEST :], path

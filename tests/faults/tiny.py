@@ -89,6 +89,6 @@ def interrupted(out: Path, patch: Callable[..., Any]) -> list[Path]:
     patch(checkpoint.Checkpoints, "offer", offer)
     assert attempt(job(out), lambda told: None, stop).kind == "stopped"
     patch(checkpoint.Checkpoints, "offer", offered)
-    found = sorted(job(out).folder.glob(checkpoint.NAMES), reverse=True)
+    found = sorted(job(out).folder.glob(record.CHECKPOINTS), reverse=True)
     assert len(found) == 2
     return found

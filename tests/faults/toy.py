@@ -9,7 +9,7 @@ from typing import Any
 from safetensors.torch import load_file
 
 from collapse_bench import record
-from collapse_bench.training.checkpoint import DIGEST, NAMES
+from collapse_bench.training.checkpoint import DIGEST
 
 SUITE = """\
 corpus: {{name: newswire, sentences: 60}}
@@ -104,7 +104,7 @@ def assert_whole(folder: Path) -> None:
                 json.loads(row)
         if (path / record.VOCABULARY).exists():
             json.loads((path / record.VOCABULARY).read_text())
-        for checkpoint in path.glob(NAMES):
+        for checkpoint in path.glob(record.CHECKPOINTS):
             content = checkpoint.read_bytes()
             told = content[-DIGEST:].decode()
             assert hashlib.sha256(content[:-DIGEST]).hexdigest() == told, checkpoint

@@ -1,0 +1,93 @@
+"""A disk that runs full under a run: it ends in words, and with more room it goes on."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import toy
+from drivers import Run, left_in, server
+from scale import told
+
+SMALL = (
+    "sizes: {embedding: 8, hidden: 8, latent: 4, layers: 1, heads: 2}",
+    "sizes: {embedding: 64, hidden: 192, latent: 4, layers: 1, heads: 2}",
+)
+"""In place of the toy's sizes those of models of two megabytes, and of checkpoints of more."""
+
+NO_CHECK = """\
+from collapse_bench.runner import schedule
+
+schedule.ROOM = 0  # or a disk of eight megabytes would never be written to
+"""
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 8 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount a small file system")
+    mounting = ["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(folder)]
+    said = subprocess.run(mounting, capture_output=True, text=True)
+    if said.returncode:
+        pytest.skip(f"no small file system can be mounted here: {said.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def write(folder: Path, *, check: bool) -> Path:
+    """A suite whose three cells do not fit on the disk together."""
+    folder = toy.write(folder, 1500, [1])
+    suite = (folder / "toy.yaml").read_text().replace(*SMALL)
+    (folder / "toy.yaml").write_text(suite)
+    if not check:
+        plugin = folder / "often.py"
+        plugin.write_text(plugin.read_text() + "\n\n" + NO_CHECK)
+    return folder
+
+
+def code_of(run: Run) -> int:
+    ended = run.ended(120)
+    assert ended is not None, run.output()
+    assert left_in(run.folder, 10) == []
+    assert "Traceback" not in run.output(), run.output()
+    return ended[0]
+
+
+def test_a_run_that_has_no_room_says_so_before_it_begins_a_cell(disk: Path, tmp_path: Path) -> None:
+    folder = write(tmp_path / "refused", check=True)
+    run = server().start(folder, *toy.ARGUMENTS, "--out", str(disk / "runs"))
+    assert code_of(run) == 5, run.output()
+    assert "bytes are free, a cell needs 67,108,864: no more cells were begun" in run.output()
+    assert not list(disk.rglob("record.json"))
+
+
+def test_a_run_whose_disk_is_full_says_so_and_goes_on_once_there_is_room(
+    disk: Path, tmp_path: Path
+) -> None:
+    folder = write(tmp_path / "filled", check=False)
+    whole = server().start(folder, *toy.ARGUMENTS)
+    assert code_of(whole) == 0, whole.output()
+
+    (folder / "output").unlink()
+    arguments = (*toy.ARGUMENTS, "--out", str(disk / "runs"))
+    full = server().start(folder, *arguments)
+    assert code_of(full) == 5, full.output()
+    assert "cannot be written: No space left on device" in full.output()
+    assert "make room" in full.output()
+    (disk / "toy.yaml").touch()
+    toy.assert_whole(disk)
+    assert len(toy.records(disk)) < 4
+    finished = toy.stamps(disk)
+
+    subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+    again = server().start(folder, *arguments)
+    assert code_of(again) == 0, again.output()
+    toy.assert_whole(disk)
+    assert toy.stamps(disk).items() >= finished.items()
+    toy.assert_same(folder, disk)
+    seen = f"exit code 5, {len(finished)} of 4 cells kept; with room, equal to the last bit"
+    told("a disk of 8 MiB runs full under a run", 1, seen)
