@@ -244,7 +244,7 @@ def test_what_is_noted_is_computed_again_only_where_record_or_arrays_are_others(
     bench, cells, monkeypatch
 ):
     (cells["vae"] / NOTE).unlink()
-    (cells["annealed"] / NOTE).write_text("{")
+    (cells["free"] / NOTE).write_text("{")
     assert bench("leaderboard", "trial.yaml") == 0
     told = "2 of 4 records are held against their arrays for the first time\n"
     assert bench.err == told

@@ -40,7 +40,8 @@ def attempt(job: Job, report: Report, stop: Event) -> Outcome:
 
             try:
                 if run_cell(job, tell, stop)["status"] == "done":
-                    evidence.note(job.folder)
+                    with suppress(DiskError):  # it costs no result, and a page makes it anew
+                        evidence.note(job.folder)
             except StoppedError:
                 holding.stopped()
                 return Outcome("stopped")

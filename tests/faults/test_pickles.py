@@ -13,10 +13,17 @@ import collapse_bench
 from collapse_bench.corpus.vocabulary import Vocabulary
 from collapse_bench.errors import UserError
 from collapse_bench.laws.bench import make, tiny_corpus
-from collapse_bench.record import MODEL, RECORD, SENTENCES, read_arrays, read_model, read_record
+from collapse_bench.record import (
+    CHECKPOINTS,
+    MODEL,
+    RECORD,
+    SENTENCES,
+    read_arrays,
+    read_model,
+    read_record,
+)
 from collapse_bench.training import Checkpoints, Selection
 from collapse_bench.training.checkpoint import (
-    NAMES,
     RefusedError,
     read_checkpoint,
     write_checkpoint,
@@ -86,7 +93,7 @@ def test_a_state_of_another_shape_is_told_with_its_file(part, state, tmp_path):
         "selection": selection.state_dict(),
         "cost": {"attempts": 1, "seconds": 1.0, "checkpoint_seconds": 0.0},
     }
-    path = tmp_path / NAMES.replace("*", "000000000001")
+    path = tmp_path / CHECKPOINTS.replace("*", "000000000001")
     write_checkpoint(path, saved)
     Checkpoints(tmp_path, {"cell": "a"}).start(run, selection)
     write_checkpoint(path, saved | {part: state})
