@@ -17,6 +17,7 @@ from collapse_bench.metrics import (
     verdict,
 )
 from collapse_bench.record import OLDEST, RECORD, SENTENCES, read_arrays
+from collapse_bench.result import in_record
 from collapse_bench.suite import id_of
 from collapse_bench.writing import replacing
 
@@ -127,8 +128,6 @@ def scores_of(record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         DamagedError: the arrays are not those of the record.
         UserError: they are missing, or contradict themselves.
     """
-    from collapse_bench.cell import in_record  # which imports torch
-
     arrays = read_arrays(folder, record.get("sentences_sha256"))
     told = record["bound"] == "oracle"
     try:

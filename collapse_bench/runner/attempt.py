@@ -5,9 +5,10 @@ from pathlib import Path
 from threading import Event
 
 from collapse_bench import evidence, lease, record
-from collapse_bench.cell import Job, Report, run_cell
+from collapse_bench.cell import Report, run_cell
 from collapse_bench.device import limit_memory
 from collapse_bench.errors import DiskError, UserError
+from collapse_bench.job import Job
 from collapse_bench.provenance import commit
 from collapse_bench.runner.engine import Outcome
 from collapse_bench.runner.plan import is_due

@@ -19,7 +19,7 @@ import pytest
 from scale import count, told
 
 from collapse_bench import cell, lease, record
-from collapse_bench.cell import Job
+from collapse_bench.job import Job
 from collapse_bench.laws.bench import SIZES, TRAINING, tiny_corpus
 from collapse_bench.progress import Progress
 from collapse_bench.runner import Local, Outcome, local, plan, run_jobs, schedule

@@ -12,8 +12,8 @@ import pytest
 from toy import untimed
 
 from collapse_bench import record
-from collapse_bench.cell import Job
 from collapse_bench.evidence import NOTE
+from collapse_bench.job import Job
 from collapse_bench.laws.bench import SIZES, TRAINING, tiny_corpus
 from collapse_bench.runner import Outcome, plan
 from collapse_bench.runner.attempt import attempt
