@@ -57,13 +57,13 @@ MAY_IMPORT = {
     "job": {"suite", "corpus", "record", "provenance"},
     "result": {"metrics"},
     "cell": {
-        "job", "result", "suite", "plugins", "remedy", "model", "corpus", "training", "evaluation", "metrics",
-        "record", "writing", "device", "provenance", "errors",
+        "job", "result", "suite", "plugins", "remedy", "model", "corpus", "training", "evaluation",
+        "metrics", "record", "writing", "device", "provenance", "errors",
     },
     "evidence": {"result", "suite", "metrics", "record", "writing", "errors"},
     "rescoring": {
-        "evidence", "cell", "result", "suite", "plugins", "remedy", "model", "corpus", "metrics", "record",
-        "errors", "diagnosis", "device", "precision", "provenance",
+        "evidence", "cell", "result", "suite", "plugins", "remedy", "model", "corpus", "metrics",
+        "record", "errors", "diagnosis", "device", "precision", "provenance",
     },
     "progress": {"job", "metrics"},
     "durations": set(),
