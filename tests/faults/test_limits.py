@@ -1,12 +1,14 @@
 """Cells that take too much, say too much, or leave: each is an outcome, and the others go on."""
 
+import signal
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from drivers import Run, left_in, server, start_alone
-from scale import told
+from scale import FULL, told
 
 from collapse_bench.record import read_records
 
@@ -204,3 +206,18 @@ def test_a_cell_that_shouts_leaves_or_hangs_up_takes_no_other_along(tmp_path: Pa
         len(OTHER),
         "each an outcome of its own; the others go on",
     )
+
+
+@pytest.mark.skipif(not FULL, reason="it needs a fork server of its own: `make faults` has time")
+def test_a_cell_that_never_lets_go_of_the_interpreter_ends_with_its_run(tmp_path: Path) -> None:
+    """No thread of its own could end it."""
+    folder = write(tmp_path, ("no_threads",))
+    run = start_alone(folder, *ARGUMENTS, "--only", "no_threads/*")
+    until = time.monotonic() + 60
+    while not list(folder.rglob("lease.json")) and time.monotonic() < until:
+        time.sleep(0.1)
+    time.sleep(2)  # its first step
+    run.kill("process", signal.SIGKILL)
+    assert run.ended(10)
+    assert left_in(folder, 10) == []
+    told("a run killed whose cell keeps the interpreter's lock", 1, "no process is left")
