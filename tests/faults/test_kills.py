@@ -143,7 +143,8 @@ def test_a_run_that_is_told_to_end_does_so_whatever_it_is_at(
     reference: Path, tmp_path: Path
 ) -> None:
     """Every fourth begins as a user's does, and with it its fork server."""
-    draw, times, codes = random.Random(11), list[float](), Counter[int]()
+    draw, codes = random.Random(11), Counter[int]()
+    once, again = list[float](), list[float]()
     until = time.monotonic() + 60 * MINUTES
     for n in range(count(5, 200)):
         if time.monotonic() > until:
@@ -163,10 +164,10 @@ def test_a_run_that_is_told_to_end_does_so_whatever_it_is_at(
         if twice:
             time.sleep(0.1)
             sent = run.kill(whom, number)
-        seconds = end_of(run, number, sent)
-        assert not twice or seconds < LATE / 2
-        times.append(seconds)
+        (again if twice else once).append(end_of(run, number, sent))
         codes[run.ended(0)[0]] += 1
-    seen = f"ended in {spread(times)}; exit codes {dict(sorted(codes.items()))}"
+    seen = (
+        f"ended in {spread(once)}; at a second signal in {spread(again)}; exit codes {dict(codes)}"
+    )
     print(seen)
-    told("SIGTERM or SIGINT at a random moment, every fifth twice", len(times), seen)
+    told("SIGTERM or SIGINT at a random moment, every fifth twice", codes.total(), seen)
