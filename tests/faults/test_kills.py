@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import toy
 from drivers import Run, left_in, server, start_alone
-from scale import count, told
+from scale import FULL, count, told
 
 BUDGET, SEEDS = 6000, range(1, count(2, 4))
 """Cells of one or two seconds each: four in the short form, twelve in the full."""
@@ -95,11 +95,13 @@ def _to_its_end(folder: Path, draw: random.Random, kills: Counter[str], times: l
     retry: tuple[str, ...] = ()
     mine, most = 0, count(6, 40)
     while True:
-        run = server().start(folder, *toy.ARGUMENTS, *retry)
+        # In the full form every sixth or so begins as a user's does, and with it its fork server.
+        alone = FULL and draw.random() < 0.15
+        run = (start_alone if alone else server().start)(folder, *toy.ARGUMENTS, *retry)
         worker_killed = False
         while True:
             finished = toy.stamps(folder)
-            ended = run.ended(draw.uniform(0.2, 3.0) if mine < most else 300)
+            ended = run.ended(draw.uniform(0.2, 9.0 if alone else 3.0) if mine < most else 300)
             if ended is not None:
                 break
             assert mine < most, f"has not ended\n{run.output()}"
@@ -151,9 +153,7 @@ def test_a_run_that_is_told_to_end_does_so_whatever_it_is_at(
             break
         folder = toy.write(tmp_path / f"{n}", BUDGET, SEEDS)
         alone = n % 4 == 3
-        run = (
-            start_alone(folder, *toy.ARGUMENTS) if alone else server().start(folder, *toy.ARGUMENTS)
-        )
+        run = (start_alone if alone else server().start)(folder, *toy.ARGUMENTS)
         number = draw.choice([signal.SIGTERM, signal.SIGINT])
         whom = draw.choice(["process", "group"])
         twice = n % 5 == 4
