@@ -232,10 +232,16 @@ class Holding:
 
 
 def _exists(process: int) -> bool:
+    """Whether a process of this machine has not ended."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         return True
+    # One that was killed keeps its number until its parent has asked how it ended, which the first
+    # process of a container may never do.
+    with suppress(OSError):
+        stat = Path(f"/proc/{process}/stat").read_bytes()
+        return stat.rpartition(b")")[2].split()[0] not in (b"Z", b"X")
     return True

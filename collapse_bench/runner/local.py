@@ -1,5 +1,6 @@
 """Cells on this machine: a process for each, so that a cell that dies takes no other along."""
 
+import ctypes
 import os
 import platform
 import signal
@@ -8,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process, resource_tracker
+from multiprocessing import forkserver, get_context, parent_process, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -32,6 +33,9 @@ if _NAME == "glibc" and tuple(map(int, _VERSION.split(".")[:2])) >= (2, 35):
     # twentieth of a training step and a fifth of an evaluation. Here it keeps them; an older one
     # refuses the first of these settings and is slowed down by the second.
     ENVIRONMENT |= {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
+
+PR_SET_PDEATHSIG = 1
+"""Of `prctl(2)`: which signal the system sends as the parent ends."""
 
 LOST = 255
 """What multiprocessing tells of a process whose fork server has died."""
@@ -171,6 +175,7 @@ def _work(job: Job, reports: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    _die_with_the_fork_server()
     Thread(target=die_with_parent, daemon=True).start()
 
     def report(told: dict[str, Any]) -> None:
@@ -178,6 +183,19 @@ def _work(job: Job, reports: Connection) -> None:
             reports.send(told)
 
     report({"ended": attempt(job, report, stop)})
+
+
+def _die_with_the_fork_server() -> None:
+    """Have the system end this process with the one that it was forked from, which ends with the
+    run: a thread of ours cannot, where a library keeps the lock of the interpreter for itself.
+
+    The fork server lives as long as anybody has its pipe, of which a worker inherits an end.
+    """
+    pipe = getattr(forkserver._forkserver, "_forkserver_alive_fd", None)
+    if sys.platform == "linux" and pipe is not None:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        os.close(pipe)
+        forkserver._forkserver._forkserver_alive_fd = None  # type: ignore[attr-defined]
 
 
 def die_with_parent() -> None:

@@ -126,7 +126,7 @@ def chosen(operations: int) -> list[tuple[int, int]]:
     """Which are made to fail, and how: all in every way, or a spread of them in one way each."""
     if FULL:
         return list(itertools.product(range(operations), NUMBERS))
-    some = range(0, operations, max(1, operations // 12))
+    some = range(0, operations, max(1, operations // 8))
     return [(at, NUMBERS[n % 3]) for n, at in enumerate(some)]
 
 

@@ -100,6 +100,8 @@ def _flip(path: Path, draw: random.Random) -> None:
 HOW: tuple[Callable[[Path, random.Random], None], ...] = (_cut, _flip)
 
 SETS = [names for n in (1, 2, 3) for names in itertools.combinations(FILES, n)]
+SETS = SETS if FULL else [*SETS[:3], SETS[5]]
+"""Of files that are damaged together: all, or each alone and arrays with their model."""
 
 
 @pytest.mark.parametrize("names", SETS, ids="+".join)

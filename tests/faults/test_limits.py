@@ -1,12 +1,14 @@
 """Cells that take too much, say too much, or leave: each is an outcome, and the others go on."""
 
+import signal
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from drivers import Run, left_in, server, start_alone
-from scale import told
+from scale import FULL, told
 
 from collapse_bench.record import read_records
 
@@ -113,11 +115,14 @@ class Bad(Remedy):
         return forward
 '''
 
-MEMORY, SLOW, OTHER = (
-    ("torch_memory", "numpy_memory", "python_memory"),
-    ("sleep", "deaf", "no_threads"),
-    ("loud", "exit_3", "gone", "silent", "closed"),
-)
+MEMORY = ("torch_memory", "numpy_memory", "python_memory") if FULL else ("torch_memory",)
+SLOW = ("no_threads", "deaf", "sleep") if FULL else ("no_threads", "deaf")
+QUIET = {
+    "exit_3": "failed",
+    "gone": "failed",
+    "silent": "done",
+    "closed": "done",
+}
 
 
 def write(folder: Path, kinds: tuple[str, ...]) -> Path:
@@ -179,28 +184,49 @@ def test_a_cell_over_its_limit_is_an_outcome_that_is_kept_until_it_is_to_be_trie
     )
 
 
-def test_a_cell_that_shouts_leaves_or_hangs_up_takes_no_other_along(tmp_path: Path) -> None:
-    folder = write(tmp_path, OTHER)
-    run = start_alone(folder, *ARGUMENTS)  # in others, workers have the outputs of the server
-    assert code_of(run) == 1, run.output()[-5000:]
+def test_a_cell_that_leaves_or_hangs_up_takes_no_other_along(tmp_path: Path) -> None:
+    folder = write(tmp_path, tuple(QUIET))
+    run = start(folder)
+    assert code_of(run) == 1, run.output()
     found = outcomes(folder)
-    assert {name: told["status"] for name, told in found.items()} == {
-        "vae": "done",
-        "loud": "done",
-        "exit_3": "failed",
-        "gone": "failed",
-        "silent": "done",
-        "closed": "done",
-    }
+    assert {name: told["status"] for name, told in found.items()} == {"vae": "done", **QUIET}
     assert "SystemExit: 3" in found["exit_3"]["error"]
     assert "exited with 0 and left no record" in found["gone"]["error"]
-    assert (folder / "output").stat().st_size > 100 * 2**20
     (folder / "good").touch()
     again = start(folder)
     assert code_of(again) == 0, "one that failed is run again once"
     assert {told["status"] for told in outcomes(folder).values()} == {"done"}
     told(
-        "cells that shout, exit or hang up: " + ", ".join(OTHER),
-        len(OTHER),
+        f"cells that exit or hang up: {', '.join(QUIET)}",
+        len(QUIET),
         "each an outcome of its own; the others go on",
     )
+
+
+ALONE = pytest.mark.skipif(
+    not FULL, reason="it needs a fork server of its own, for which `make faults` has the time"
+)
+
+
+@ALONE
+def test_a_cell_may_say_a_hundred_megabytes(tmp_path: Path) -> None:
+    folder = write(tmp_path, ("loud",))
+    run = start_alone(folder, *ARGUMENTS)
+    assert code_of(run) == 0, run.output()[-5000:]
+    assert (folder / "output").stat().st_size > 100 * 2**20
+    told("a cell that writes 100 MiB to its output", 1, "done, as any other")
+
+
+@ALONE
+def test_a_cell_that_never_lets_go_of_the_interpreter_ends_with_its_run(tmp_path: Path) -> None:
+    """No thread of its own could end it."""
+    folder = write(tmp_path, ("no_threads",))
+    run = start_alone(folder, *ARGUMENTS, "--only", "no_threads/*")
+    until = time.monotonic() + 60
+    while not list(folder.rglob("lease.json")) and time.monotonic() < until:
+        time.sleep(0.1)
+    time.sleep(2)  # its first step
+    run.kill("process", signal.SIGKILL)
+    assert run.ended(10)
+    assert left_in(folder, 10) == []
+    told("a run killed whose cell keeps the interpreter's lock", 1, "no process is left")

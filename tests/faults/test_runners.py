@@ -2,12 +2,10 @@
 
 import os
 import random
-import signal
 import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from io import StringIO
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
@@ -16,14 +14,14 @@ from threading import Event
 from typing import Any
 
 import pytest
+import tiny
 from scale import count, told
 
-from collapse_bench import cell, lease, record
+from collapse_bench import cell, record
 from collapse_bench.job import Job
-from collapse_bench.laws.bench import SIZES, TRAINING, tiny_corpus
+from collapse_bench.laws.bench import tiny_corpus
 from collapse_bench.progress import Progress
-from collapse_bench.runner import Local, Outcome, local, plan, run_jobs, schedule
-from collapse_bench.suite import Cell, CorpusSettings, Entry, Evaluation
+from collapse_bench.runner import Local, local, run_jobs, schedule
 
 attempts = __import__("collapse_bench.runner.attempt", fromlist=["attempt"])
 """The module; its function is called so, too."""
@@ -36,17 +34,6 @@ MINUTES = float(os.environ.get("COLLAPSE_BENCH_FAULTS_MINUTES", "30"))
 
 LONGEST = 300.0
 """Seconds after which a round is taken for one that never ends; it takes some ten."""
-
-
-def jobs_in(out: Path, cells: int = CELLS) -> list[Job]:
-    chosen = [
-        Cell(
-            "tiny", Entry("vae", ()), "lstm", seed, CorpusSettings(), SIZES, TRAINING,
-            Evaluation(samples=2, precision="float32"),
-        )
-        for seed in range(1, cells + 1)
-    ]  # fmt: skip
-    return plan(chosen, tiny_corpus(), out, budget=300, device="cpu", remedy_files={})
 
 
 class Audit:
@@ -79,7 +66,7 @@ def started(out: Path) -> BaseProcess:
     """A run of all cells of a suite in a process of its own."""
 
     def body() -> None:
-        jobs = jobs_in(out)
+        jobs = tiny.jobs(out, CELLS)
         records = run_jobs(jobs, Local(2), Progress(len(jobs), StringIO()))
         assert all(told["status"] == "done" for told in records)
 
@@ -114,7 +101,7 @@ def test_however_many_runs_there_are_each_cell_is_trained_once(
             assert not runner.is_alive(), "a run that never ends"
             assert runner.exitcode == (-9 if runner in victims and runner.exitcode else 0)
         lines = audit.read()
-        _check(lines, jobs_in(out), anyone_killed=bool(victims))
+        _check(lines, tiny.jobs(out, CELLS), anyone_killed=bool(victims))
         begun += sum(what == "begin" for what, _, _ in lines)
         rounds += 1
     seen = f"{rounds} rounds, {killed} runs killed, {begun} attempts begun; each cell ended once"
@@ -148,130 +135,3 @@ def _is_alive(pid: int) -> bool:
     with suppress(OSError):
         return "cell" in Path(f"/proc/{pid}/cmdline").read_text()
     return False
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease, "BEAT", 0.2)
-    monkeypatch.setattr(lease, "EXPIRY", 1.5)
-
-
-def held(job: Job) -> Any:
-    return lease.hold(job.folder, code=job.code, commit=None, budget=job.budget)
-
-
-def owner(job: Job, stopped: bool = False) -> BaseProcess:
-    """A process that has a cell; it keeps it until it is killed, or says that it has stopped."""
-    here, there = FORK.Pipe(duplex=False)
-
-    def body() -> None:
-        with held(job) as holding:
-            there.send(True)
-            if stopped:
-                holding.stopped()
-                return
-            time.sleep(600)
-
-    process: BaseProcess = FORK.Process(target=body)
-    process.start()
-    assert here.recv()
-    return process
-
-
-def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From now on this is another machine, to which the shared folder carries no locks."""
-    monkeypatch.setattr(lease, "this_machine", lambda: "another")
-    monkeypatch.setattr(lease, "LOCKS", ".locks-there")
-
-
-@pytest.mark.usefixtures("quick")
-def test_a_cell_whose_owner_was_killed_is_free_at_once_on_the_same_machine(tmp_path: Path) -> None:
-    (job,) = jobs_in(tmp_path, 1)
-    process = owner(job)
-    with pytest.raises(lease.BusyError, match=f"process {process.pid} on "), held(job):
-        pass
-    process.kill()
-    process.join()
-    left = lease.read_lease(job.folder)
-    assert left is not None
-    assert not left.alive
-    with held(job):
-        pass
-
-
-@pytest.mark.usefixtures("quick")
-def test_on_another_machine_it_is_free_once_nothing_was_heard_of_it_for_a_while(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (job,) = jobs_in(tmp_path, 1)
-    process = owner(job)
-    elsewhere(monkeypatch)
-    time.sleep(2 * lease.EXPIRY)  # it beats, so it lives
-    with pytest.raises(lease.BusyError, match=f"process {process.pid} on "), held(job):
-        pass
-    process.kill()
-    process.join()
-    with pytest.raises(lease.BusyError), held(job):
-        pass
-    time.sleep(lease.EXPIRY + 0.2)
-    with held(job):
-        pass
-
-
-@pytest.mark.usefixtures("quick")
-def test_one_that_was_left_unfinished_is_free_at_once_everywhere(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (job,) = jobs_in(tmp_path, 1)
-    process = owner(job, stopped=True)
-    process.join()
-    elsewhere(monkeypatch)
-    with held(job):
-        pass
-
-
-@pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("beat", [0.2, 60.0])
-@pytest.mark.parametrize("at", ["training", "recording"])
-def test_an_owner_that_lost_its_cell_while_it_was_suspended_ends_itself_and_writes_nothing(
-    at: str, beat: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also where it is not its beat that finds out: what it does next may be to write."""
-    (job,) = jobs_in(tmp_path, 1)
-    here, there = FORK.Pipe(duplex=False)
-
-    def run_cell(job: Job, report: Callable[..., None], stop: Event) -> None:
-        """As the real one reports, and waits where it is suspended."""
-        there.send(True)
-        signal.sigwait({signal.SIGUSR1})
-        if at == "training":
-            report({"tokens": 100, "loss": 1.0, "kl": 1.0})
-        else:
-            report({"recording": True})
-        record.write_record(job.folder, cell.describe(job) | {"status": "done"})
-
-    def body() -> None:
-        monkeypatch.setattr(lease, "BEAT", beat)
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
-        attempts.attempt(job, lambda told: None, Event())
-
-    monkeypatch.setattr(attempts, "run_cell", run_cell)
-    process = FORK.Process(target=body)
-    process.start()
-    assert here.recv()
-    os.kill(process.pid, signal.SIGSTOP)
-    time.sleep(lease.EXPIRY + 0.5)
-    with monkeypatch.context() as patch:
-        elsewhere(patch)
-        with held(job):
-            os.kill(process.pid, signal.SIGCONT)
-            os.kill(process.pid, signal.SIGUSR1)
-            process.join(30)
-            assert process.exitcode == lease.STOLEN
-            assert not (job.folder / record.RECORD).exists()
-            kept = lease.read_lease(job.folder)
-            assert kept is not None
-            assert kept.machine == "another"
-    monkeypatch.setattr(attempts, "run_cell", Audit(tmp_path / "audit").run_cell)
-    again = replace(job, tried=0)
-    assert attempts.attempt(again, lambda told: None, Event()) == Outcome("recorded")

@@ -25,14 +25,21 @@ BUDGET = 900
 Files = dict[str, bytes]
 
 
+def jobs(out: Path, seeds: int) -> list[Job]:
+    """The cell with each of several seeds, as a run that begins now plans them."""
+    cells = [
+        Cell(
+            "tiny", Entry("vae", ()), "lstm", seed, CorpusSettings(), SIZES,
+            replace(TRAINING, validations=3), Evaluation(samples=2, precision="float32"),
+        )
+        for seed in range(1, seeds + 1)
+    ]  # fmt: skip
+    return plan(cells, tiny_corpus(), out, budget=BUDGET, device="cpu", remedy_files={})
+
+
 def job(out: Path) -> Job:
-    """The cell as a run that begins now plans it."""
-    cell = Cell(
-        "tiny", Entry("vae", ()), "lstm", 1, CorpusSettings(), SIZES,
-        replace(TRAINING, validations=3), Evaluation(samples=2, precision="float32"),
-    )  # fmt: skip
-    (planned,) = plan([cell], tiny_corpus(), out, budget=BUDGET, device="cpu", remedy_files={})
-    return planned
+    """The cell with the first of them."""
+    return jobs(out, 1)[0]
 
 
 def try_at(out: Path) -> tuple[Outcome, list[str]]:
