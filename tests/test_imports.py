@@ -64,7 +64,7 @@ MAY_IMPORT = {
     "forecast": {"cell", "suite", "device", "remedy", "training"},
     "runner": {
         "cell", "progress", "suite", "corpus", "training", "record", "lease", "interruption",
-        "errors", "device", "precision", "provenance",
+        "writing", "errors", "plugins", "device", "precision", "provenance",
     },
     "trial": {
         "cell", "suite", "corpus", "remedy", "training", "evaluation", "importing", "errors",
