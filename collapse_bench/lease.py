@@ -118,7 +118,7 @@ def bury(folder: Path) -> None:
     """Remove the lease of an owner that has died on this machine: another machine cannot know, and
     would wait until it is taken for dead."""
     found = read_lease(folder)
-    if found and found.machine == this_machine() and not found.alive:
+    if found and found.machine == this_machine() and not (found.stopped or found.alive):
         with suppress(OSError):
             (folder / LEASE).unlink()
 

@@ -44,7 +44,7 @@ def test_the_code_of_another_version_is_an_outcome_in_words(tmp_path):
     (job,) = planned(tmp_path, "runs")
     other = replace(job, code=64 * "f")
     *_, ended = afar.follow(other, afar.begin(other), 0)
-    assert (ended.outcome.kind, CODE == other.code) == ("recorded", False)
+    assert (ended.outcome.kind, other.code == CODE) == ("recorded", False)
     record = read_record(job.folder / "record.json")
     assert record["status"] == "failed"
     assert "the code was edited" in record["error"]
