@@ -1,16 +1,19 @@
 """Cells as jobs of SLURM: through submitit's imitation of it, and up to what sbatch is given."""
 
 import io
+import json
 import os
 import re
 import signal
 import stat
 import sys
+import time
 from dataclasses import replace
 
 import pytest
 from afar_cells import descendants, in_the_middle, planned, same_results, until, write_suite
 
+from collapse_bench import lease
 from collapse_bench.errors import UserError
 from collapse_bench.progress import Progress
 from collapse_bench.record import read_record
@@ -18,6 +21,7 @@ from collapse_bench.runner import Ended, Local, engine_on, run_jobs
 
 pytest.importorskip("submitit")
 
+from collapse_bench.runner import on_slurm
 from collapse_bench.runner.on_slurm import FOLDER, Slurm
 from collapse_bench.runner.sbatch import minutes_of, parameters
 
@@ -148,6 +152,7 @@ def test_all_cells_that_may_begin_are_one_array_whose_script_sbatch_can_read(
     assert options.items() >= expected.items()
     assert "mem" not in options
     [step] = [lines[i] for i in commands if lines[i].startswith("srun ")]
+    assert "--cpus-per-task=1" in step, "a step takes it no longer from its job, since 22.05"
     assert step.endswith(f"{sys.executable} -u -m submitit.core._submit {folder}")
     [path] = [lines[i] for i in commands if lines[i].startswith("export PYTHONPATH=")]
     assert len(list(folder.glob("7_*_submitted.pkl"))) == 2
@@ -157,6 +162,29 @@ def test_all_cells_that_may_begin_are_one_array_whose_script_sbatch_can_read(
     assert (sbatch / "cancelled").read_text() == "7_1\n"
     engine.close(0)
     assert "2 cells in SLURM's jobs 7; " in capsys.readouterr().err
+
+
+def test_a_job_that_dies_without_a_word_is_told_of_once_its_lease_has_expired(
+    sbatch, tmp_path, monkeypatch
+):
+    """Before that no record of it can be written, and the cell would be run again without end."""
+    monkeypatch.setattr(on_slurm, "LATE", 0.0)
+    (sbatch / "sacct").write_text(
+        "#!/bin/sh\nprintf 'JobID|State|NodeList\\n7|OUT_OF_MEMORY|n\\n'\n"
+    )
+    write_suite(tmp_path, vae="[]")
+    (job,) = planned(tmp_path, "runs")
+    engine = Slurm({})
+    engine.submit(job)
+    with lease.hold(job.folder, code=job.code, commit=None, budget=1):
+        told = json.loads((job.folder / lease.LEASE).read_text())
+    path = job.folder / lease.LEASE
+    path.write_text(json.dumps(told | {"machine": "another"}))
+    assert not any(isinstance(each, Ended) for each in engine.events(0.5))
+    os.utime(path, (0, time.time() - lease.EXPIRY - 1))
+    [ended] = engine.events(0.5)
+    assert ended.outcome.kind == "killed"
+    assert "the SLURM job 7 is over (OUT_OF_MEMORY)" in ended.outcome.why
 
 
 def test_what_sbatch_says_is_told_in_words(sbatch, tmp_path):
@@ -179,7 +207,7 @@ def test_slurm_is_asked_for_what_a_cell_needs_and_the_user_has_the_last_word(tmp
         cell=replace(job.cell, training=replace(job.cell.training, threads=3)),
     )
     told = parameters({}, large, None)
-    assert (told["mem"], told["cpus_per_task"], told["gpus_per_node"]) == ("3072M", 3, 1)
+    assert (told["mem"], told["cpus_per_task"], told["gpus_per_node"]) == ("3072M", "3", 1)
     told = parameters({"gres": "gpu:a100:1", "mem": "9G"}, large, None)
     assert "gpus_per_node" not in told
     assert told["additional_parameters"] == {"requeue": True, "gres": "gpu:a100:1", "mem": "9G"}

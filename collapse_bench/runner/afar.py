@@ -158,3 +158,13 @@ def wait_for_record(folder: Path) -> None:
     until = time.monotonic() + VISIBLE
     while not (folder / record.RECORD).exists() and time.monotonic() < until:
         time.sleep(0.2)
+
+
+def is_held(folder: Path) -> bool:
+    """Whether somebody may still be at a cell, as far as a file can tell.
+
+    What has ended without a word may have left its lease: until that has expired no record of it
+    can be written, and the cell would be run again in place of having an outcome.
+    """
+    found = lease.read_lease(folder)
+    return found is not None and found.alive

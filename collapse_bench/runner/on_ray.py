@@ -69,6 +69,7 @@ class Ray:
         self._workers = workers
         self._sent: list[_Sent] = []
         self._told: list[Reported | Ended] = []
+        self._over: list[Ended] = []
         self._corpora: dict[int, Any] = {}
         self._markers: dict[Path, tuple[Path, str]] = {}
         self._asked = False
@@ -103,6 +104,9 @@ class Ray:
 
     def events(self, seconds: float) -> list[Reported | Ended]:
         found, self._told = self._told, []
+        over, self._over = self._over, []
+        for ended in over:
+            (self._over if afar.is_held(ended.job.folder) else found).append(ended)
         of = {each.reports: each for each in self._sent}
         if not of:
             time.sleep(0 if found else seconds)
@@ -163,7 +167,11 @@ class Ray:
             told = self._next(sent)
             if isinstance(told, Outcome):
                 self._sent.remove(sent)
-                return [*found, Ended(sent.job, told)]
+                ended = Ended(sent.job, told)
+                if told.kind in ("killed", "failed") and afar.is_held(sent.job.folder):
+                    self._over.append(ended)
+                    return found
+                return [*found, ended]
             found.append(Reported(sent.job, told))
             if "lost" in told:
                 break

@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,17 @@ from collapse_bench.errors import UserError
 from collapse_bench.runner import afar
 from collapse_bench.runner.engine import Ended, Outcome, Reported
 from collapse_bench.runner.local import Local
-from collapse_bench.runner.sbatch import DELAY, options, parameters
+from collapse_bench.runner.sbatch import delay_of, options, parameters
 from collapse_bench.writing import replacing
 
 FOLDER = ".slurm"
 """Folder of a suite's batch scripts, of what is sent and of what its jobs say."""
 
-GRACE = 60.0
-"""Seconds before the end of a job's time that a cell has to leave a checkpoint in."""
+GRACE = 2 / 3
+"""Of the seconds between SLURM's signal and the end of a job: for a cell to leave a checkpoint."""
+
+LATE = 15.0
+"""Seconds after which what a job has left has to be seen in the shared folder."""
 
 REQUEUES = 1000
 """How often a job may run out of its time: more than any cell needs."""
@@ -36,10 +40,11 @@ class Task:
     Args:
         parcel: the cell.
         corpus: the file of its corpus.
+        grace: seconds that it has to leave a checkpoint in.
     """
 
-    def __init__(self, parcel: afar.Parcel, corpus: Path) -> None:
-        self._parcel, self._corpus = parcel, corpus
+    def __init__(self, parcel: afar.Parcel, corpus: Path, grace: float) -> None:
+        self._parcel, self._corpus, self._grace = parcel, corpus, grace
         self._engine: Local | None = None
 
     def __call__(self) -> Outcome:
@@ -69,8 +74,9 @@ class Task:
         import submitit
 
         if self._engine is not None:
-            self._engine.close(GRACE)
-        return submitit.helpers.DelayedSubmission(Task(self._parcel, self._corpus))
+            self._engine.close(self._grace)
+        task = Task(self._parcel, self._corpus, self._grace)
+        return submitit.helpers.DelayedSubmission(task)
 
 
 @dataclass
@@ -82,6 +88,7 @@ class _Submitted:
         token: of the last owner of the cell that has been seen.
         tokens: decoded by it when it last told.
         killed: whether it was told to end.
+        over: when its job was first seen to be over; None as long as it is not.
     """
 
     job: Job
@@ -89,6 +96,7 @@ class _Submitted:
     token: str | None
     tokens: int = 0
     killed: bool = False
+    over: float | None = None
 
 
 class Slurm:
@@ -171,7 +179,8 @@ class Slurm:
         """
         folder = jobs[0].folder.absolute().parent / FOLDER
         executor = self._executor(folder, jobs[0])
-        tasks = [Task(afar.pack(job), _corpus_of(job, folder)) for job in jobs]
+        grace = GRACE * delay_of(self._given)
+        tasks = [Task(afar.pack(job), _corpus_of(job, folder), grace) for job in jobs]
         try:
             with executor.batch():
                 handles = [executor.submit(task) for task in tasks]
@@ -190,7 +199,7 @@ class Slurm:
         minutes, _ = options(self._given)
         if self._cluster == "local":
             executor: Any = submitit.LocalExecutor(folder, max_num_timeout=REQUEUES)
-            delay = int(self._given.get("signal_delay_s", DELAY))
+            delay = delay_of(self._given)
             executor.update_parameters(timeout_min=minutes, signal_delay_s=delay)
         else:
             executor = submitit.SlurmExecutor(folder, max_num_timeout=REQUEUES)
@@ -208,29 +217,36 @@ class Slurm:
             if seen.tokens > each.tokens:
                 each.tokens = seen.tokens
                 found.append(Reported(each.job, {"tokens": seen.tokens}))
-        if each.handle.done():
+        if each.over is None and each.handle.done():
+            each.over = time.monotonic()
+        if each.over is not None and (outcome := self._outcome(each, each.over)) is not None:
             self._submitted.remove(each)
-            found.append(Ended(each.job, self._outcome(each)))
+            found.append(Ended(each.job, outcome))
         return found
 
-    def _outcome(self, each: _Submitted) -> Outcome:
-        """How a job that is over has ended."""
+    def _outcome(self, each: _Submitted, over: float) -> Outcome | None:
+        """How a job that is over has ended; None where that has yet to be seen here."""
         import submitit
 
         handle = each.handle
-        try:
-            outcome: Outcome = handle.result()
-        except submitit.core.utils.UncompletedJobError as error:
-            if each.killed:
-                return Outcome("killed", "it was ended by this run")
-            return Outcome(
-                "failed" if isinstance(error, submitit.core.utils.FailedJobError) else "killed",
-                f"the SLURM job {handle.job_id} is over ({handle.state}) and left no record:"
-                f" {_last_line(handle.paths.stderr)}; all that it said is in {handle.paths.stderr}",
-            )
-        if outcome.kind == "recorded":
-            afar.wait_for_record(each.job.folder)
-        return outcome
+        failed = handle.paths.result_pickle.exists()
+        if failed:
+            with suppress(submitit.core.utils.FailedJobError):
+                outcome: Outcome = handle.result()
+                if outcome.kind == "recorded":
+                    afar.wait_for_record(each.job.folder)
+                return outcome
+        elif not each.killed and time.monotonic() < over + LATE:
+            return None
+        if afar.is_held(each.job.folder):
+            return None
+        if each.killed:
+            return Outcome("killed", "it was ended by this run")
+        return Outcome(
+            "failed" if failed else "killed",
+            f"the SLURM job {handle.job_id} is over ({handle.state}) and left no record:"
+            f" {_last_line(handle.paths.stderr)}; all that it said is in {handle.paths.stderr}",
+        )
 
 
 def _last_line(path: Path) -> str:

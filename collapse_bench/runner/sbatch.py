@@ -2,6 +2,7 @@
 
 import math
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,17 +33,27 @@ def options(given: Mapping[str, str]) -> tuple[float, dict[str, str]]:
     for name in OURS:
         if name in given:
             raise UserError(f"--slurm {name}: is set by the bench; leave it out")
-    delay = given.get("signal_delay_s", str(DELAY))
-    if not delay.isdecimal():
-        raise UserError(f"--slurm signal_delay_s: must be whole seconds, not {delay!r}")
+    delay = delay_of(given)
     minutes = minutes_of(given["time"]) if "time" in given else TIME
-    if minutes * 60 <= 2 * int(delay):
+    if minutes * 60 <= 2 * delay:
         raise UserError(
-            f"--slurm time: must be more than {2 * int(delay)} s, twice signal_delay_s, not"
+            f"--slurm time: must be more than {2 * delay} s, twice signal_delay_s, not"
             f" {minutes * 60:g} s: a job would end as it begins"
         )
     passed = {n: v for n, v in given.items() if n not in ("time", "signal_delay_s", "setup")}
     return minutes, passed
+
+
+def delay_of(given: Mapping[str, str]) -> int:
+    """Seconds before the end of a job's time at which it is signalled.
+
+    Raises:
+        UserError: it is no number.
+    """
+    delay = given.get("signal_delay_s", str(DELAY))
+    if not delay.isdecimal():
+        raise UserError(f"--slurm signal_delay_s: must be whole seconds, not {delay!r}")
+    return int(delay)
 
 
 def minutes_of(text: str) -> float:
@@ -80,12 +91,15 @@ def parameters(given: Mapping[str, str], job: Job, workers: int | None) -> dict[
         UserError: as `options`.
     """
     minutes, passed = options(given)
-    package = Path(__file__).parents[2]
+    package = shlex.quote(str(Path(__file__).parents[2]))
+    threads = str(job.cell.training.threads or 1)
     told: dict[str, Any] = {
         "job_name": job.cell.suite,
         "time": math.ceil(minutes),
-        "cpus_per_task": job.cell.training.threads or 1,
-        "signal_delay_s": int(given.get("signal_delay_s", DELAY)),
+        "cpus_per_task": threads,
+        # Since SLURM 22.05 a step no longer takes this from its job.
+        "srun_args": [f"--cpus-per-task={passed.get('cpus_per_task', threads)}"],
+        "signal_delay_s": delay_of(given),
         "setup": [
             f"export PYTHONPATH={package}${{PYTHONPATH:+:$PYTHONPATH}}",
             *filter(None, [given.get("setup")]),
