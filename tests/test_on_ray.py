@@ -65,21 +65,26 @@ def node_of(cluster, process):
 
 
 def test_results_come_home_where_no_folder_is_shared(cluster, tmp_path, monkeypatch):
-    """And a cell that dies there is an outcome, not a machine that is lost."""
-    write_suite(tmp_path, vae="[]", fatal="[fatal]")
+    """Also of a cell that shares another one's training, which is sent along; and a cell that dies
+    there is an outcome, not a machine that is lost."""
+    dial = {"one": "[multi_rate]", "other": "[{multi_rate: {beta: 0.7}}]"}
+    write_suite(tmp_path, budget=3000, **dial, fatal="[fatal]")
     (tmp_path / "fatal.py").write_text(FATAL)
     monkeypatch.setattr(Ray, "_marker", lambda self, folder: (folder / "not there", ""))
     out = io.StringIO()
-    vae, fatal = run_jobs(
-        planned(tmp_path, "apart", "fatal.py"), Ray(cluster.address), Progress(2, out)
-    )
-    assert (fatal["status"], vae["status"]) == ("killed", "done")
-    assert "signal 9" in fatal["error"]
+    jobs = planned(tmp_path, "apart", "fatal.py")
+    records = run_jobs(jobs, Ray(cluster.address), Progress(3, out))
+    told = {each["entry"]: each for each in records}
+    status = {name: each["status"] for name, each in told.items()}
+    assert status == {"one": "done", "other": "done", "fatal": "killed"}
+    assert told["other"]["trained_as"] == told["one"]["cell"]
+    assert "signal 9" in told["fatal"]["error"]
     assert "was lost" not in out.getvalue()
-    run_jobs(planned(tmp_path, "whole", "fatal.py")[:1], Local(1), Progress(1, out))
-    [cell] = (path.parent for path in (tmp_path / "apart" / "trial").glob("fatal-*/record.json"))
+    [cell] = (tmp_path / "apart" / "trial").glob("fatal-*")
     assert [path.name for path in cell.iterdir()] == ["record.json"]
     shutil.rmtree(cell)
+    here = [job for job in planned(tmp_path, "whole", "fatal.py") if job.cell.entry.name in dial]
+    run_jobs(here, Local(1), Progress(2, out))
     same_results(tmp_path / "whole" / "trial", tmp_path / "apart" / "trial")
 
 
