@@ -114,6 +114,15 @@ def read_lease(folder: Path) -> Lease | None:
         return None
 
 
+def bury(folder: Path) -> None:
+    """Remove the lease of an owner that has died on this machine: another machine cannot know, and
+    would wait until it is taken for dead."""
+    found = read_lease(folder)
+    if found and found.machine == this_machine() and not (found.stopped or found.alive):
+        with suppress(OSError):
+            (folder / LEASE).unlink()
+
+
 @contextmanager
 def hold(folder: Path, *, code: str, commit: str | None, budget: int) -> Iterator["Holding"]:
     """Be the one that works on a cell.

@@ -62,7 +62,8 @@ class Progress:
             )
 
     def reported(self, job: "Job", report: Mapping[str, Any]) -> None:
-        """About once a second while a cell trains; `tokens`, `loss` and `kl`, nats a sentence.
+        """About once a second while a cell trains; `tokens`, `loss` and `kl`, nats a sentence, the
+        first alone where a cell is only seen from afar.
 
         Or `said`, a line of its own, or what is not for the user.
         """
@@ -72,7 +73,8 @@ class Progress:
         bar = self._bars.get(job.id)
         if bar is not None and "tokens" in report:
             bar.update(min(int(report["tokens"]), job.budget) - bar.n)
-            bar.set_postfix_str(f"loss {report['loss']:.1f} KL {report['kl']:.2f}")
+            if "loss" in report:
+                bar.set_postfix_str(f"loss {report['loss']:.1f} KL {report['kl']:.2f}")
 
     def ended(self, job: "Job", record: Mapping[str, Any]) -> None:
         """A cell that has left a record."""

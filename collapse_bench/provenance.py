@@ -1,6 +1,7 @@
 """Which code it is that computes something, for records and checkpoints."""
 
 import hashlib
+import os
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -26,12 +27,17 @@ CODE = code_digest()
 """Of the code that this process has loaded, whatever is done to the files later."""
 
 
+SENT = "COLLAPSE_BENCH_COMMIT"
+"""Variable of the environment: the commit of code that has been sent to where there is no git."""
+
+
 @cache
 def commit() -> str | None:
-    """The commit of the code, with `+` where it has been changed since; None outside git."""
+    """The commit of the code, with `+` where it has been changed since; None where neither git nor
+    whoever sent the code tells it."""
     root = Path(__file__).parents[1]
     if not (root / ".git").exists():
-        return None
+        return os.environ.get(SENT)
     try:
         head = subprocess.run(
             ["git", "-C", root, "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"],

@@ -71,7 +71,7 @@ MAY_IMPORT = {
     "forecast": {"cell", "job", "suite", "device", "remedy", "training", "record"},
     "runner": {
         "cell", "job", "progress", "suite", "corpus", "training", "record", "evidence", "lease",
-        "interruption", "errors", "device", "precision", "provenance",
+        "interruption", "writing", "errors", "plugins", "device", "precision", "provenance",
     },
     "trial": {
         "cell", "suite", "corpus", "remedy", "training", "evaluation", "importing", "errors",

@@ -40,6 +40,23 @@ def build_parser() -> argparse.ArgumentParser:
         help="that an attempt at a cell may take, such as 90s, 30m or 2h; over it the cell's"
         " outcome is 'timeout', and the others go on",
     )
+    run.add_argument(
+        "--on",
+        type=_place,
+        default="local",
+        metavar="PLACE",
+        help="where to compute: local (%(default)s), ray or ray:HOST:PORT, or slurm; see"
+        " docs/clusters.md",
+    )
+    run.add_argument(
+        "--slurm",
+        type=_option,
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="an option of sbatch by its long name, such as partition=cpu or time=2:00:00. May be"
+        " given several times",
+    )
     run.set_defaults(verb=running.run)
 
     planning = added.add_parser(
@@ -223,6 +240,21 @@ def _seeds(text: str) -> tuple[int, ...]:
             f"must be different whole numbers from 0 on, such as 1,2, not {text!r}"
         )
     return seeds
+
+
+def _place(text: str) -> str:
+    if not re.fullmatch(r"local|slurm|ray|ray:[^:/]+:\d+", text):
+        raise argparse.ArgumentTypeError(
+            f"must be local, ray, ray:HOST:PORT or slurm, not {text!r}"
+        )
+    return text
+
+
+def _option(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (re.fullmatch("[a-z][a-z_-]*", name) and equals and value):
+        raise argparse.ArgumentTypeError(f"must be KEY=VALUE, such as time=120, not {text!r}")
+    return name, value
 
 
 def _seconds(text: str) -> float:

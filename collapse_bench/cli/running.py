@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
     jobs, workers, device = _jobs(options)
 
     from collapse_bench.progress import Progress
-    from collapse_bench.runner import InterruptedRunError, Local, of_other_code, run_jobs
+    from collapse_bench.runner import InterruptedRunError, engine_on, of_other_code, run_jobs
 
     jobs = [replace(job, fresh=options.fresh) for job in jobs]
     suite, corpus = jobs[0].cell.suite, jobs[0].corpus
@@ -64,10 +64,16 @@ def run(options: argparse.Namespace) -> int:
     budgets = sorted({job.budget for job in jobs})
     tokens = " to ".join(f"{budget:,}" for budget in dict.fromkeys((budgets[0], budgets[-1])))
     each = f", {threads} threads each" if threads > 1 else ""
+    engine = engine_on(
+        options.on, workers=options.workers, at_once=workers, slurm=dict(options.slurm)
+    )
+    where = f"{min(workers, len(jobs))} at a time on {device}"
+    if options.on != "local":
+        where = f"on {device} by {options.on}"
     print(
         f"{suite}: {len(jobs)} {'cell' if len(jobs) == 1 else 'cells'} on {corpus.name},"
         f" {tokens} tokens each, "
-        f"{min(workers, len(jobs))} at a time on {device}{each}; "
+        f"{where}{each}; "
         f"records in {options.out / suite}",
         flush=True,
     )
@@ -75,15 +81,15 @@ def run(options: argparse.Namespace) -> int:
         say(line)
     progress = Progress(len(jobs), verbose=options.verbose)
     try:
-        records = run_jobs(jobs, Local(workers), progress, options.timeout)
+        records = run_jobs(jobs, engine, progress, options.timeout)
     except InterruptedRunError as interruption:
         say("interrupted; finished cells are kept, the same command goes on with the others")
         return 128 + interruption.signal_number
     failed = [record for record in records if record["status"] != "done"]
     for record in failed:
-        where = options.out / suite / record["cell"] / "record.json"
+        path = options.out / suite / record["cell"] / "record.json"
         say(f"{record['status']}: {record['entry']}/{record['architecture']}/{record['seed']}, "
-             f"traceback in {where}")  # fmt: skip
+             f"traceback in {path}")  # fmt: skip
     return 1 if failed else 0
 
 

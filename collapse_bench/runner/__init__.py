@@ -8,6 +8,7 @@ from collapse_bench.runner.engine import Ended, Engine, Outcome, Reported
 from collapse_bench.runner.local import ENVIRONMENT, Local, cores
 from collapse_bench.runner.plan import is_due, of_other_code, plan
 from collapse_bench.runner.schedule import run_jobs
+from collapse_bench.runner.where import engine_on
 
 __all__ = [
     "ENVIRONMENT",
@@ -18,6 +19,7 @@ __all__ = [
     "Outcome",
     "Reported",
     "cores",
+    "engine_on",
     "is_due",
     "of_other_code",
     "plan",

@@ -14,7 +14,7 @@ import pytest
 import tiny
 
 from collapse_bench import cell, lease, record
-from collapse_bench.cell import Job
+from collapse_bench.job import Job
 
 attempts = __import__("collapse_bench.runner.attempt", fromlist=["attempt"])
 """The module; its function is called so, too."""

@@ -1,0 +1,163 @@
+"""Cells on a Ray cluster whose machines are processes here: real raylets, really killed."""
+
+import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from afar_cells import descendants, in_the_middle, planned, same_results, until, write_suite
+
+from collapse_bench import lease
+from collapse_bench.errors import UserError
+from collapse_bench.interruption import GRACE
+from collapse_bench.progress import Progress
+from collapse_bench.record import read_record
+from collapse_bench.runner import Ended, Local, Reported, engine_on, run_jobs
+
+pytest.importorskip("ray")
+
+from collapse_bench.runner.on_ray import Ray
+
+FATAL = '''\
+"""A remedy that ends its process."""
+
+import os
+import signal
+from dataclasses import dataclass
+
+from collapse_bench.remedy import Remedy
+
+
+@dataclass(frozen=True)
+class Fatal(Remedy):
+    def objective(self, forward):
+        os.kill(os.getpid(), signal.SIGKILL)
+'''
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A head that computes nothing, without which there is no cluster, and two machines."""
+    from ray.cluster_utils import Cluster
+
+    each = {"object_store_memory": 100 * 2**20}
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 0, "include_dashboard": False, **each},
+    )
+    for _ in range(2):
+        cluster.add_node(wait=False, num_cpus=1, **each)
+    cluster.wait_for_nodes()
+    yield cluster
+    cluster.shutdown()
+
+
+def node_of(cluster, process):
+    """The machine that a cell is on: its process was started by a fork server, that by a task, and
+    that by a raylet."""
+    raylets = {node.all_processes["raylet"][0].process.pid: node for node in cluster.worker_nodes}
+    [node] = [node for pid, node in raylets.items() if process in descendants(pid)]
+    return node
+
+
+def test_results_come_home_where_no_folder_is_shared(cluster, tmp_path, monkeypatch):
+    """Also of a cell that shares another one's training, which is sent along; and a cell that dies
+    there is an outcome, not a machine that is lost."""
+    dial = {"one": "[multi_rate]", "other": "[{multi_rate: {beta: 0.7}}]"}
+    write_suite(tmp_path, budget=3000, **dial, fatal="[fatal]")
+    (tmp_path / "fatal.py").write_text(FATAL)
+    monkeypatch.setattr(Ray, "_marker", lambda self, folder: (folder / "not there", ""))
+    out = io.StringIO()
+    jobs = planned(tmp_path, "apart", "fatal.py")
+    records = run_jobs(jobs, Ray(cluster.address), Progress(3, out))
+    told = {each["entry"]: each for each in records}
+    status = {name: each["status"] for name, each in told.items()}
+    assert status == {"one": "done", "other": "done", "fatal": "killed"}
+    assert told["other"]["trained_as"] == told["one"]["cell"]
+    assert "signal 9" in told["fatal"]["error"]
+    assert "was lost" not in out.getvalue()
+    [cell] = (tmp_path / "apart" / "trial").glob("fatal-*")
+    assert [path.name for path in cell.iterdir()] == ["record.json"]
+    shutil.rmtree(cell)
+    here = [job for job in planned(tmp_path, "whole", "fatal.py") if job.cell.entry.name in dial]
+    run_jobs(here, Local(1), Progress(2, out))
+    same_results(tmp_path / "whole" / "trial", tmp_path / "apart" / "trial")
+
+
+def test_a_cell_is_ended_when_told_to_and_asked_for_a_checkpoint_first(cluster, tmp_path):
+    write_suite(tmp_path, mine="[paced]")
+    (job,) = planned(tmp_path, "runs")
+    large = replace(job, cell=replace(job.cell, training=replace(job.cell.training, threads=9)))
+    engine, told = Ray(cluster.address, workers=1), []
+
+    def hears(what):
+        told.extend(engine.events(0.2))
+        return any(isinstance(each, Reported) and what in each.told for each in told)
+
+    try:
+        assert engine.room()
+        engine.submit(large)
+        assert not engine.room()
+        assert hears("said")
+        assert told[0].told["said"].startswith("no machine of the cluster has 9 CPU")
+        engine.kill(large)
+        [ended] = until(lambda: engine.events(0.2))
+        assert (ended.job, ended.outcome.kind) == (large, "killed")
+
+        engine.submit(job)
+        until(lambda: hears("tokens"))
+        engine.kill(job)
+        ended = until(lambda: [each for each in engine.events(0.2) if isinstance(each, Ended)])
+        assert [each.outcome.kind for each in ended] == ["killed"]
+        assert lease.read_lease(job.folder).stopped, "its lease keeps nobody waiting"
+        assert list(job.folder.glob("checkpoint-*"))
+
+        told.clear()
+        engine.submit(job)
+        until(lambda: hears("tokens"))
+        assert any("goes on from" in each.told.get("said", "") for each in told)
+    finally:
+        engine.close(GRACE)
+    assert lease.read_lease(job.folder).stopped
+
+
+def test_a_cluster_that_is_not_there_is_told_in_words(monkeypatch):
+    monkeypatch.setattr("ray.init", lambda **given: (_ for _ in ()).throw(ConnectionError("no")))
+    with pytest.raises(UserError, match=r"--on ray:nowhere:1: no; give the HOST:PORT"):
+        Ray("nowhere:1")
+
+
+def test_a_package_that_is_not_installed_is_told_with_how_to_install_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match=r"pip install 'collapse_bench\[ray\]'"):
+        engine_on("ray", workers=None, at_once=1, slurm={})
+
+
+def test_a_cell_whose_machine_and_then_whose_run_is_killed_ends_as_one_that_was_not(
+    cluster, tmp_path
+):
+    """The last of these: the cluster has one machine less afterwards."""
+    write_suite(tmp_path, mine="[paced]", vae="[]")
+    command = [sys.executable, "-m", "collapse_bench", "run", "trial.yaml", "--plugin", "paced.py"]
+    command += ["--threads", "1", "--on", f"ray:{cluster.address}"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    run = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, **pipes)
+    first = until(lambda: in_the_middle(tmp_path))
+    cluster.remove_node(node_of(cluster, *first), allow_graceful=False)
+    second = until(lambda: in_the_middle(tmp_path) - first)
+    os.killpg(run.pid, signal.SIGKILL)
+    out, _ = run.communicate(timeout=60)
+    assert "mine/lstm/1: its machine was lost" in out
+    assert "mine/lstm/1: goes on from" in out
+    (tmp_path / "go").touch()
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert again.returncode == 0, again.stdout + again.stderr
+    [path] = (tmp_path / "runs" / "trial").glob("mine-*/record.json")
+    assert read_record(path)["cost"]["attempts"] == 3, second
+
+    run_jobs(planned(tmp_path, "whole"), Local(1), Progress(2, io.StringIO()))
+    same_results(tmp_path / "whole" / "trial", tmp_path / "runs" / "trial")
