@@ -73,8 +73,8 @@ class Progress:
         bar = self._bars.get(job.id)
         if bar is not None and "tokens" in report:
             bar.update(min(int(report["tokens"]), job.budget) - bar.n)
-            if "loss" in report:
-                bar.set_postfix_str(f"loss {report['loss']:.1f} KL {report['kl']:.2f}")
+            known = "loss" in report
+            bar.set_postfix_str(f"loss {report['loss']:.1f} KL {report['kl']:.2f}" if known else "")
 
     def ended(self, job: "Job", record: Mapping[str, Any]) -> None:
         """A cell that has left a record."""
