@@ -36,6 +36,7 @@ def test_a_job_that_is_signalled_goes_on_from_its_checkpoint_as_one_that_was_not
     [submitted] = engine._submitted
     for process in descendants(submitted.handle._process.pid):
         os.kill(process, signal.SIGUSR2)
+    until(lambda: (seen := lease.read_lease(job.folder)) and seen.stopped, 60)
     first = in_the_middle(tmp_path)
     until(lambda: told.extend(engine.events(0.2)) or in_the_middle(tmp_path) - first)
     (tmp_path / "go").touch()
