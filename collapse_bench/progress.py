@@ -45,10 +45,12 @@ class Progress:
             self._line(f"{self._count()} {job.cell.name}: left to {owner}")
 
     def started(self, job: "Job") -> None:
-        """A cell that begins."""
+        """A cell that begins, or begins again."""
         if self.live:
             from tqdm import tqdm
 
+            if before := self._bars.pop(job.id, None):
+                before.close()
             taken = {bar.pos for bar in self._bars.values()}
             free = next(row for row in range(len(taken) + 1) if -row not in taken)
             self._bars[job.id] = tqdm(

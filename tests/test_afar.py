@@ -118,7 +118,9 @@ def test_a_cell_of_which_only_tokens_are_seen_has_a_line_of_its_own(tmp_path):
     (job,) = planned(tmp_path, "runs")
     out = Terminal()
     progress = Progress(1, out)
-    progress.started(job)
+    for _ in range(2):  # it has lost its machine
+        progress.started(job)
+    assert [bar.pos for bar in progress._bars.values()] == [0], "and no second line"
     progress.reported(job, {"tokens": job.budget})
     progress.close()
     assert "15.0k/15.0k" in out.getvalue()
