@@ -87,7 +87,10 @@ def run_cell(job: Job, report: Report, stop: Event | None = None) -> dict[str, A
     result = describe(job)
     try:
         if job.code != CODE:
-            raise RuntimeError("the code was edited while the suite was running; run it again")
+            raise RuntimeError(
+                "the code here is not that of the run: it was edited while the suite was running,"
+                " or this machine has another version; run it again with one code everywhere"
+            )
         for remedy in job.cell.entry.remedies:
             if fingerprint(job.remedy_files[remedy.name]) != remedy.sha256:
                 raise RuntimeError(

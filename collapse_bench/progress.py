@@ -45,10 +45,12 @@ class Progress:
             self._line(f"{self._count()} {job.cell.name}: left to {owner}")
 
     def started(self, job: "Job") -> None:
-        """A cell that begins."""
+        """A cell that begins, or begins again."""
         if self.live:
             from tqdm import tqdm
 
+            if before := self._bars.pop(job.id, None):
+                before.close()
             taken = {bar.pos for bar in self._bars.values()}
             free = next(row for row in range(len(taken) + 1) if -row not in taken)
             self._bars[job.id] = tqdm(
@@ -73,8 +75,8 @@ class Progress:
         bar = self._bars.get(job.id)
         if bar is not None and "tokens" in report:
             bar.update(min(int(report["tokens"]), job.budget) - bar.n)
-            if "loss" in report:
-                bar.set_postfix_str(f"loss {report['loss']:.1f} KL {report['kl']:.2f}")
+            known = "loss" in report
+            bar.set_postfix_str(f"loss {report['loss']:.1f} KL {report['kl']:.2f}" if known else "")
 
     def ended(self, job: "Job", record: Mapping[str, Any]) -> None:
         """A cell that has left a record."""

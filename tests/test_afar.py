@@ -1,14 +1,18 @@
 """What is sent of a cell to another machine, and what comes back."""
 
+import io
 import os
 import pickle
 import signal
 from dataclasses import replace
 
+import pytest
 from afar_cells import planned, write_suite
 
 from collapse_bench import lease
+from collapse_bench.cli import build_parser
 from collapse_bench.plugins import BUILT_IN, fingerprint
+from collapse_bench.progress import Progress
 from collapse_bench.provenance import CODE, SENT, commit
 from collapse_bench.record import read_record, write_record
 from collapse_bench.runner import afar
@@ -47,7 +51,7 @@ def test_the_code_of_another_version_is_an_outcome_in_words(tmp_path):
     assert (ended.outcome.kind, other.code == CODE) == ("recorded", False)
     record = read_record(job.folder / "record.json")
     assert record["status"] == "failed"
-    assert "the code was edited" in record["error"]
+    assert "this machine has another version" in record["error"]
 
 
 def test_a_cell_that_dies_on_its_machine_keeps_no_other_waiting(tmp_path):
@@ -103,3 +107,40 @@ def test_the_commit_of_code_that_was_sent_is_what_the_sender_says(monkeypatch, t
         assert commit() == "0123456789ab"
     finally:
         commit.cache_clear()
+
+
+def test_a_cell_of_which_only_tokens_are_seen_has_a_line_of_its_own(tmp_path):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    write_suite(tmp_path, vae="[]")
+    (job,) = planned(tmp_path, "runs")
+    out = Terminal()
+    progress = Progress(1, out)
+    for _ in range(2):  # it has lost its machine
+        progress.started(job)
+    assert [bar.pos for bar in progress._bars.values()] == [0], "and no second line"
+    progress.reported(job, {"tokens": job.budget})
+    progress.close()
+    assert "15.0k/15.0k" in out.getvalue()
+    assert "loss" not in out.getvalue()
+
+
+def test_places_and_their_options_are_read_from_the_command_line(capsys):
+    def read(*given):
+        return build_parser().parse_args(["run", "a.yaml", *given])
+
+    assert read().on == "local"
+    for place in ("local", "ray", "ray:head.of.it:6379", "slurm"):
+        assert read("--on", place).on == place
+    given = read("--slurm", "time=2:00:00", "--slurm", "gres=gpu:a=b").slurm
+    assert given == [("time", "2:00:00"), ("gres", "gpu:a=b")]
+    for wrong, rule in {
+        "--on=ray://head:1": "must be local, ray, ray:HOST:PORT or slurm, not 'ray://head:1'",
+        "--on=cloud": "must be local, ray, ray:HOST:PORT or slurm, not 'cloud'",
+        "--slurm=time": "must be KEY=VALUE, such as time=120, not 'time'",
+    }.items():
+        with pytest.raises(SystemExit):
+            read(wrong)
+        assert rule in capsys.readouterr().err

@@ -36,6 +36,7 @@ def test_a_job_that_is_signalled_goes_on_from_its_checkpoint_as_one_that_was_not
     [submitted] = engine._submitted
     for process in descendants(submitted.handle._process.pid):
         os.kill(process, signal.SIGUSR2)
+    until(lambda: (seen := lease.read_lease(job.folder)) and seen.stopped, 60)
     first = in_the_middle(tmp_path)
     until(lambda: told.extend(engine.events(0.2)) or in_the_middle(tmp_path) - first)
     (tmp_path / "go").touch()
@@ -65,7 +66,7 @@ def test_an_interrupted_run_leaves_its_jobs_which_the_next_one_waits_for(tmp_pat
     until(lambda: engine.events(0.2) and in_the_middle(tmp_path))
     [number] = (each.handle.job_id for each in engine._submitted)
     engine.close(3.0)
-    assert f"left running: 1 cells in SLURM's jobs {number}; " in capsys.readouterr().err
+    assert f"left running: 1 cell, as {number} in SLURM; " in capsys.readouterr().err
     out = io.StringIO()
     progress = LetGo(1, out)
     progress.folder = tmp_path
@@ -161,7 +162,7 @@ def test_all_cells_that_may_begin_are_one_array_whose_script_sbatch_can_read(
     until((sbatch / "cancelled").exists)
     assert (sbatch / "cancelled").read_text() == "7_1\n"
     engine.close(0)
-    assert "2 cells in SLURM's jobs 7; " in capsys.readouterr().err
+    assert "left running: 2 cells, as 7 in SLURM; " in capsys.readouterr().err
 
 
 def test_a_job_that_dies_without_a_word_is_told_of_once_its_lease_has_expired(

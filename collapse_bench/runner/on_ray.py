@@ -28,7 +28,7 @@ SLACK = 2.0
 """Seconds in which a machine that has ended a cell has to say so."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Sent:
     """A cell that the cluster has.
 

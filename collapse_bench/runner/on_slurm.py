@@ -79,7 +79,7 @@ class Task:
         return submitit.helpers.DelayedSubmission(task)
 
 
-@dataclass
+@dataclass(eq=False)
 class _Submitted:
     """A cell that SLURM has.
 
@@ -163,10 +163,10 @@ class Slurm:
     def close(self, grace: float) -> None:
         ids = sorted({each.handle.job_id.split("_")[0] for each in self._submitted})
         if ids:
-            listed = " ".join(ids)
+            listed, many = " ".join(ids), len(self._submitted)
             print(
-                f"left running: {len(self._submitted)} cells in SLURM's jobs {listed}; the same"
-                f" command waits for them, `scancel {listed}` ends them",
+                f"left running: {many} {'cell' if many == 1 else 'cells'}, as {listed} in SLURM;"
+                f" the same command waits for what runs, `scancel {listed}` ends it",
                 file=sys.stderr,
             )
         self._submitted.clear()
