@@ -1,13 +1,12 @@
 """One cell, from its settings to its record: build, train, evaluate, score, write."""
 
 import json
-import platform
 import random
 import time
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -28,12 +27,11 @@ from collapse_bench.device import (
 )
 from collapse_bench.errors import DiskError, UserError
 from collapse_bench.evaluation import bound_of, evaluate
-from collapse_bench.metrics import Arrays, score, verdict, versioned
-from collapse_bench.metrics.labels import entropy, has_label
+from collapse_bench.job import Job, checkpoint_of, describe
 from collapse_bench.model import Dimensions, Forward, SequenceVAE, build_model, known_labels
 from collapse_bench.model.control import rate_of
 from collapse_bench.plugins import fingerprint
-from collapse_bench.provenance import CODE, provenance
+from collapse_bench.provenance import CODE
 from collapse_bench.remedy import (
     Remedy,
     by_construction,
@@ -42,7 +40,8 @@ from collapse_bench.remedy import (
     levers_of,
     load_remedy,
 )
-from collapse_bench.suite import Cell, identity
+from collapse_bench.result import in_record
+from collapse_bench.suite import Cell
 from collapse_bench.training import (
     Checkpoints,
     DivergedError,
@@ -54,65 +53,8 @@ from collapse_bench.training import (
 )
 from collapse_bench.writing import replacing
 
-TOLD = "told in advance"
-"""In place of the verdict on an oracle, which had nothing to find out."""
-
-
 OF_TRAINING = ("validation", "state", "environment")
 """What a record says of a training, whichever cell's it was."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """A cell with all that a worker process needs to run it.
-
-    Attributes:
-        device: `cpu` or `cuda`.
-        device_name: of the GPU, or `cpu`. What the record says of the device is found once for all
-            cells: to ask a GPU that fails would leave a cell without its record.
-        precision: in which `training` and `evaluation` really compute on this device.
-        code: digest of the package's source.
-        suite_budget: what a cell of the suite may spend whose entry has no budget of its own; None
-            where it is this cell's.
-        fresh: whether to begin anew though there are checkpoints.
-        trained_in: folder of the cell whose model this one is, at another value of a dial; None
-            where it is trained itself.
-        retry: which outcomes are run again; None is those that are without being asked for.
-        tried: attempts that had ended when the run was planned, by the cell's record.
-        memory: bytes that the process may have; None is no limit.
-        parameters: of the model; 0 where they have not been counted.
-    """
-
-    cell: Cell
-    id: str
-    folder: Path
-    corpus: Corpus
-    budget: int
-    device: str
-    device_name: str
-    precision: Mapping[str, str]
-    remedy_files: Mapping[str, Path]
-    code: str
-    suite_budget: int | None = None
-    fresh: bool = False
-    trained_in: Path | None = None
-    retry: str | None = None
-    tried: int = 0
-    memory: int | None = None
-    parameters: int = 0
-
-    @property
-    def leaves(self) -> int:
-        """Bytes that the cell leaves on the disk, about: weights, and arrays of some 300 bytes a
-        test sentence, five of its latent and one of its draws."""
-        latent, samples = self.cell.sizes.latent, self.cell.evaluation.samples
-        return 4 * self.parameters + len(self.corpus.test) * (300 + 4 * (5 * latent + samples))
-
-    @property
-    def writes(self) -> int:
-        """Bytes that it writes meanwhile, about: two checkpoints and a third before the first is
-        deleted, each with the weights, the best of them and two averages of each gradient."""
-        return 3 * 4 * 4 * self.parameters
 
 
 Report = Callable[[dict[str, Any]], None]
@@ -180,19 +122,6 @@ def run_cell(job: Job, report: Report, stop: Event | None = None) -> dict[str, A
     return result
 
 
-def checkpoint_of(job: Job) -> dict[str, str]:
-    """What a checkpoint has to be of; a cell's id tells settings, remedies, labels and threads."""
-    return {
-        "cell": job.id,
-        "corpus": job.corpus.sha256[:12],
-        "code": job.code[:12],
-        "torch": str(torch.__version__),
-        "numpy": np.__version__,
-        "device": job.device_name,
-        "precision": job.precision["training"],
-    }
-
-
 def build(
     cell: Cell, corpus: Corpus, files: Mapping[str, Path], sentences: int | None = None
 ) -> tuple[SequenceVAE, list[Remedy]]:
@@ -231,59 +160,6 @@ def seen_by(cell: Cell, corpus: Corpus) -> Corpus:
         UserError: the cell is to be told labels that the corpus has not.
     """
     return with_kinds(corpus) if cell.entry.told == "labels" else corpus
-
-
-def describe(job: Job) -> dict[str, Any]:
-    """The record of a cell before anything is known of its outcome."""
-    cell = job.cell
-    return {
-        "schema": record.SCHEMA,
-        "suite": cell.suite,
-        "cell": job.id,
-        "entry": cell.entry.name,
-        "architecture": cell.architecture,
-        "seed": cell.seed,
-        "status": "killed",
-        "error": None,
-        "budget": job.budget,
-        "suite_budget": job.budget if job.suite_budget is None else job.suite_budget,
-        "latent": cell.sizes.latent,
-        "bound": "oracle" if cell.entry.told else None,
-        "bound_reasons": [],
-        "family": None,
-        "levers": [],
-        "by_construction": [],
-        "remedies": [asdict(remedy) for remedy in cell.entry.remedies],
-        "trained_as": None,
-        "trained_model": None,
-        "settings": identity(
-            cell, job.corpus.name, job.corpus.sha256, job.corpus.labels_sha256, job.budget
-        ),
-        "corpus": job.corpus.record() | {"hub": cell.corpus.hub, "revision": cell.corpus.revision},
-        "metrics": {},
-        "standard_errors": {},
-        "label_entropy": {},
-        "verdict": None,
-        "sentences_sha256": None,
-        "model_sha256": None,
-        "attempts": record.earlier_attempts(job.folder),
-        "validation": {"negative_elbo": None, "tokens": 0, "converged": False},
-        "state": {},
-        "cost": {
-            "attempts": 1,
-            "seconds": 0.0,
-            "training_seconds": 0.0,
-            "checkpoint_seconds": 0.0,
-            "tokens_decoded": 0,
-            "encoder_updates": 0,
-            "decoder_updates": 0,
-            "peak_memory_mib": 0.0,
-            "peak_gpu_memory_mib": None,
-            "parameters": 0,
-        },
-        "environment": _environment(job),
-        "scored": provenance(job.code) | {"device": job.device_name},
-    }
 
 
 def _train_and_score(
@@ -411,26 +287,6 @@ def bound_in_record(cell: Cell, model: SequenceVAE, corpus: Corpus) -> dict[str,
     return {"bound": bound.kind, "bound_reasons": list(bound.reasons)}
 
 
-def in_record(latent: int, arrays: Arrays, *, told: bool) -> dict[str, Any]:
-    """What a record says of its model's scores.
-
-    Args:
-        latent: D; without a latent there is no verdict.
-        arrays: of the test split.
-        told: whether the model was told something in advance, of which there is no verdict either.
-    """
-    scores = score(arrays)
-    labels = {k.removeprefix("label_"): v for k, v in arrays.items() if k.startswith("label_")}
-    sentences = int(arrays.get("aggregate_size", len(arrays["tokens"])))
-    return {
-        "family": str(arrays["family"]),
-        "metrics": versioned(scores.metrics),
-        "standard_errors": versioned(scores.standard_errors),
-        "label_entropy": {n: entropy(v) for n, v in sorted(labels.items()) if has_label(v).any()},
-        "verdict": "no latent" if not latent else TOLD if told else verdict(scores, sentences),
-    }
-
-
 def _once_a_second(report: Report) -> Callable[[TrainingRun, Forward], None]:
     last = time.monotonic()
 
@@ -448,17 +304,3 @@ def _once_a_second(report: Report) -> Callable[[TrainingRun, Forward], None]:
         )
 
     return after_step
-
-
-def _environment(job: Job) -> dict[str, Any]:
-    return {
-        **provenance(job.code),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "device": job.device_name,
-        "threads": job.cell.training.threads,
-        "deterministic": job.device == "cpu" or job.cell.training.deterministic,
-        "eager": None,  # why passes of training were not replayed, once that is known
-        "precision": dict(job.precision),
-        "platform": platform.platform(),
-    }

@@ -1,5 +1,7 @@
 """A record held against itself and the arrays beside it, for which no model or corpus is needed."""
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +16,10 @@ from collapse_bench.metrics import (
     key_of,
     verdict,
 )
-from collapse_bench.record import OLDEST, SENTENCES, read_arrays
+from collapse_bench.record import OLDEST, RECORD, SENTENCES, read_arrays
+from collapse_bench.result import in_record
 from collapse_bench.suite import id_of
+from collapse_bench.writing import replacing
 
 SAME_ARRAYS, SAME_MODEL = 1e-9, 0.01
 """Nats or units by which a number may differ from the record's, from the arrays relative to its
@@ -29,6 +33,12 @@ and the verdict depends on it."""
 NUMBERS = ("metrics", "standard_errors", "label_entropy")
 WORDS = ("family", "verdict")
 """What a record says of its arrays."""
+
+OF_ARRAYS = ("metrics", "standard errors", *WORDS, "label entropy")
+"""That in words."""
+
+NOTE = "held.json"
+"""File of a cell: the digests of record and arrays of which one is known to be of the other."""
 
 
 @dataclass(frozen=True)
@@ -59,25 +69,56 @@ class Evidence:
     differences: tuple[Difference, ...]
     from_arrays: Mapping[str, Any] | None
 
+    @property
+    def of_arrays(self) -> bool:
+        """Whether the record is known to be of its arrays."""
+        return not self.differences and set(OF_ARRAYS) <= set(self.held)
 
-def hold(record: Mapping[str, Any], folder: Path) -> Evidence:
+
+def hold(record: Mapping[str, Any], folder: Path, *, anew: bool = True) -> Evidence:
     """Hold a record against its settings and, where its arrays are there, against these.
 
     Args:
         record: as `read_record` gives it, which has held its digest.
         folder: where its arrays are, if they are anywhere.
+        anew: whether to compute everything from the arrays again, which takes seconds, also where
+            a note says that it has been, and record and arrays are to the last bit as they were.
 
     Raises:
         DamagedError: the arrays are not those of the record.
         UserError: the arrays contradict themselves, or the record lacks what every record has.
     """
     try:
-        return _hold(record, folder)
+        return _hold(record, folder, anew)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{record.get('cell')}: its record lacks what every record has"
-            f" ({type(error).__name__}: {error}); remove it and run the suite again"
+            f"{record.get('cell')}: its record cannot be held against anything, since it lacks what"
+            f" every record has ({type(error).__name__}: {error}); remove it, run the suite again"
         ) from error
+
+
+def note(folder: Path) -> None:
+    """Note that the record in a cell's folder was made of the arrays beside it, or held against
+    them: until one of the two files is another, nobody need do it again.
+
+    Raises:
+        DiskError: the system refuses to write.
+    """
+    with replacing(folder / NOTE) as temporary:
+        temporary.write_text(json.dumps(_digests(folder)), encoding="utf-8")
+
+
+def is_noted(folder: Path) -> bool:
+    """Whether there is a note of the record and the arrays that are there."""
+    try:
+        return bool(json.loads((folder / NOTE).read_bytes()) == _digests(folder))
+    except (OSError, ValueError):
+        return False
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    names = RECORD, SENTENCES
+    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
 
 
 def scores_of(record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -87,8 +128,6 @@ def scores_of(record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         DamagedError: the arrays are not those of the record.
         UserError: they are missing, or contradict themselves.
     """
-    from collapse_bench.cell import in_record  # which imports torch
-
     arrays = read_arrays(folder, record.get("sentences_sha256"))
     told = record["bound"] == "oracle"
     try:
@@ -138,7 +177,7 @@ class Line:
         return near and agrees(recorded, one)
 
 
-def _hold(record: Mapping[str, Any], folder: Path) -> Evidence:
+def _hold(record: Mapping[str, Any], folder: Path, anew: bool) -> Evidence:
     held, not_held = ["cell id", "settings"], []
     differences = [*_of_settings(record), *_of_names(record)]
     if record["schema"] == OLDEST:
@@ -147,10 +186,12 @@ def _hold(record: Mapping[str, Any], folder: Path) -> Evidence:
         held.insert(0, "digest")
     if record["status"] != "done":
         return Evidence(tuple(held), tuple(not_held), tuple(differences), None)
+    if not anew and is_noted(folder):
+        return Evidence((*held, *OF_ARRAYS), tuple(not_held), tuple(differences), None)
     if (folder / SENTENCES).exists():
         found = scores_of(record, folder)
         differences += _of_arrays(record, found)
-        held += ["metrics", "standard errors", *WORDS, "label entropy"]
+        held += OF_ARRAYS
         if others := _of_other_versions(record, found):
             not_held.append(
                 f"{', '.join(others)}, which the record has not or this version has not"

@@ -8,8 +8,9 @@ from statistics import fmean
 from typing import Any
 
 from collapse_bench import record
-from collapse_bench.cell import Job, build
+from collapse_bench.cell import build
 from collapse_bench.device import peak_memory_mib, prepare, wait_for
+from collapse_bench.job import Job
 from collapse_bench.remedy import chain
 from collapse_bench.suite import Cell
 from collapse_bench.training import TrainingRun

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-    from collapse_bench.cell import Job
+    from collapse_bench.job import Job
 from collapse_bench.metrics import key_of
 
 

@@ -9,6 +9,7 @@ import itertools
 import json
 import math
 import re
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -106,11 +107,9 @@ def text_of(record: Mapping[str, Any], *, sort_keys: bool = False) -> str:
     Raises:
         ValueError: a number is not finite.
     """
-    content = json.loads(json.dumps(record, allow_nan=False))  # keys and sequences as they are read
-    content.pop(DIGEST, None)
-    if record.get("schema") not in range(SCHEMA):
-        content[DIGEST] = seal.digest_of(content)
-    return seal.laid_out(content, sort_keys=sort_keys)
+    content = {name: value for name, value in record.items() if name != DIGEST}
+    make = seal.laid_out if record.get("schema") in range(SCHEMA) else seal.sealed
+    return make(content, sort_keys=sort_keys)
 
 
 def write_arrays(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> str:
@@ -206,7 +205,7 @@ def read_record(path: Path, oldest: int = OLDEST) -> dict[str, Any]:
         ) from error
     # Before its schema is believed; an older record has nothing that it could be held against.
     sealed = DIGEST in record or schema == SCHEMA
-    if sealed and (why := seal.broken(text, record)):
+    if sealed and (why := seal.broken(text)):
         raise DamagedError(f"{path}: damaged, or edited by hand: {why}; {DAMAGED}")
     if type(schema) is not int or not oldest <= schema <= SCHEMA:
         if schema in range(1, SCHEMA):
@@ -301,8 +300,14 @@ def read_arrays(folder: Path, sha256: str | None = None) -> dict[str, NDArray[An
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
         raise DamagedError(f"{path}: {OTHER}; {way_out}")
     try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:  # a little file may be of a gigabyte
+            if any(each.file_size != each.compress_size for each in archive.infolist()):
+                raise ValueError("it is compressed, as no arrays of a cell are")
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            return dict(arrays)
+            found = dict(arrays)
+        if others := [name for name, each in found.items() if not isinstance(each, np.ndarray)]:
+            raise ValueError(f"it holds what is no array, {others[0]!r}")
+        return found
     except Exception as error:
         raise DamagedError(f"{path}: cannot be read: {error}; {way_out}") from error
 

@@ -9,13 +9,7 @@ from typing import Any
 import numpy as np
 
 from collapse_bench import record
-from collapse_bench.cell import (
-    bound_in_record,
-    build,
-    evaluate_cell,
-    in_record,
-    seen_by,
-)
+from collapse_bench.cell import bound_in_record, build, evaluate_cell, seen_by
 from collapse_bench.corpus import Corpus, load_corpus
 from collapse_bench.corpus.vocabulary import Vocabulary
 from collapse_bench.device import name_of_device, prepare
@@ -28,6 +22,7 @@ from collapse_bench.plugins import fingerprint
 from collapse_bench.precision import resolve_precision
 from collapse_bench.provenance import CODE, provenance
 from collapse_bench.remedy import Remedy, by_construction, load_remedy
+from collapse_bench.result import in_record
 from collapse_bench.suite import (
     DRAWN,
     Cell,

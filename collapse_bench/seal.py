@@ -6,37 +6,46 @@ against that `evidence` holds a record against its arrays.
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 DIGEST = "sha256"
-"""The field that holds the digest of all the others."""
+"""The field that holds the digest of all else in the file."""
+
+LINE = re.compile(rf'^ "{DIGEST}": "([0-9a-f]{{64}})?"', re.MULTILINE)
+"""Where it stands: of all fields only those of the outermost level are indented by one."""
 
 
-def digest_of(content: Mapping[str, Any]) -> str:
-    """SHA-256 of all fields but the digest, as read from JSON: of their canonical form, with sorted
-    keys and no spaces."""
-    rest = {name: value for name, value in content.items() if name != DIGEST}
-    canonical = json.dumps(rest, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def broken(text: str, content: Mapping[str, Any]) -> str | None:
-    """Why a text is not what was written; None if it is.
+def sealed(content: Mapping[str, Any], *, sort_keys: bool) -> str:
+    """Some content as the text of a file, with its digest.
 
     Args:
-        text: of the file.
-        content: what it holds.
+        content: ready for JSON, without a digest.
+        sort_keys: whether the digest stands among sorted keys, as in what is published, or last.
+
+    Raises:
+        ValueError: a number is not finite.
     """
-    if DIGEST not in content:
-        return f"its {DIGEST} is missing"
-    if content[DIGEST] != digest_of(content):
-        return f"its SHA-256 is not the one that it carries as {DIGEST}"
-    if text not in (laid_out(content, sort_keys=False), laid_out(content, sort_keys=True)):
-        return "its numbers or spaces are not as they are written"
-    return None
+    blank = laid_out({**content, DIGEST: ""}, sort_keys=sort_keys)
+    return LINE.sub(f' "{DIGEST}": "{_digest_of(blank)}"', blank, count=1)
 
 
 def laid_out(content: Mapping[str, Any], *, sort_keys: bool) -> str:
-    """The only text that some content has: of a run as it is, as published with sorted keys."""
-    return json.dumps(content, indent=1, sort_keys=sort_keys) + "\n"
+    """Some content as text, whether it has a digest or not."""
+    return json.dumps(content, indent=1, sort_keys=sort_keys, allow_nan=False) + "\n"
+
+
+def broken(text: str) -> str | None:
+    """Why the text of a file is not what was written; None if it is."""
+    found = LINE.search(text)
+    if found is None or found[1] is None:
+        return f"its {DIGEST} is missing"
+    if found[1] != _digest_of(LINE.sub(f' "{DIGEST}": ""', text, count=1)):
+        return f"its SHA-256 is not the one that it carries as {DIGEST}"
+    return None
+
+
+def _digest_of(blank: str) -> str:
+    """SHA-256 of a text whose digest is left out."""
+    return hashlib.sha256(blank.encode()).hexdigest()

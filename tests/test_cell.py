@@ -7,8 +7,9 @@ import pytest
 import torch
 from conftest import SIZES, TRAINING, make, needs_bfloat16
 
-from collapse_bench.cell import describe, run_cell
+from collapse_bench.cell import run_cell
 from collapse_bench.evaluation import evaluate
+from collapse_bench.job import describe
 from collapse_bench.metrics import METRICS, VERDICTS, score, verdict, versioned
 from collapse_bench.model import GENERATIVE
 from collapse_bench.plugins import remedy_files

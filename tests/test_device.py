@@ -11,9 +11,10 @@ import torch
 from conftest import SIZES, TRAINING
 
 from collapse_bench import device
-from collapse_bench.cell import describe, run_cell
+from collapse_bench.cell import run_cell
 from collapse_bench.device import full_float32, name_of_device, prepare, resolve_device
 from collapse_bench.errors import UserError
+from collapse_bench.job import describe
 from collapse_bench.progress import Progress
 from collapse_bench.record import RECORD, read_record, write_record
 from collapse_bench.runner import Ended, Local, Outcome, local, plan, run_jobs

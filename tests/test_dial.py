@@ -8,10 +8,11 @@ import torch
 from conftest import make
 from safetensors.numpy import load_file, save_file
 
-from collapse_bench.cell import describe, run_cell
+from collapse_bench.cell import run_cell
 from collapse_bench.cli import main
 from collapse_bench.diagnosis.dial import Setting, align, draw
 from collapse_bench.errors import SuiteError, UserError
+from collapse_bench.job import describe
 from collapse_bench.laws import tried
 from collapse_bench.laws.law import subject
 from collapse_bench.laws.training import its_dial_changes_no_training

@@ -11,7 +11,7 @@ import pytest
 
 from collapse_bench.cli import main
 from collapse_bench.errors import DamagedError, UserError
-from collapse_bench.evidence import hold
+from collapse_bench.evidence import NOTE, hold, is_noted
 from collapse_bench.record import MODEL, OLDEST, RECORD, SENTENCES, read_record, text_of
 
 SUITE = """\
@@ -65,7 +65,7 @@ def cells(bench, tmp_path):
     """The folder of each entry's cell."""
     return {
         path.name.partition("-lstm")[0]: path
-        for path in (tmp_path / "runs" / "trial").iterdir()
+        for path in (tmp_path / "runs" / "trial").glob("*-lstm*")
     }  # fmt: skip
 
 
@@ -210,6 +210,15 @@ def test_a_record_that_lacks_a_part_is_told(cells, part):
         held(cells["vae"])
 
 
+@pytest.mark.parametrize("part", ["settings", "corpus", "budget", "metrics"])
+def test_no_page_is_made_of_a_record_that_lacks_a_part(bench, cells, tmp_path, part):
+    forge(cells["vae"] / RECORD, lambda record: record.pop(part))
+    assert bench("leaderboard", "trial.yaml") in (1, 2)
+    assert part in bench.err
+    assert cells["vae"].name in bench.err
+    assert not (tmp_path / "leaderboard").exists()
+
+
 # The leaderboard
 
 
@@ -217,7 +226,7 @@ def test_a_page_tells_that_its_records_were_held_and_is_the_same_without_the_arr
     bench, tmp_path
 ):
     assert bench("leaderboard", "trial.yaml") == 0
-    assert bench.err == "4 of 4 records are held against their arrays\n"
+    assert bench.err == "", "the run has noted of which arrays they are"
     pages = tmp_path / "leaderboard"
     page = (pages / "trial.md").read_bytes()
     told = b"- Records: 4 of 4 were held against their arrays when this page was first made\n"
@@ -231,11 +240,29 @@ def test_a_page_tells_that_its_records_were_held_and_is_the_same_without_the_arr
     assert again == published
 
 
+def test_what_is_noted_is_computed_again_only_where_record_or_arrays_are_others(
+    bench, cells, monkeypatch
+):
+    (cells["vae"] / NOTE).unlink()
+    (cells["free"] / NOTE).write_text("{")
+    assert bench("leaderboard", "trial.yaml") == 0
+    told = "2 of 4 records are held against their arrays for the first time\n"
+    assert bench.err == told
+    assert all(is_noted(folder) for folder in cells.values())
+    with monkeypatch.context() as patch:
+        patch.setattr("collapse_bench.evidence.scores_of", None)
+        assert bench("leaderboard", "trial.yaml") == 0
+        assert bench.err == ""
+    forge(cells["vae"] / RECORD, lambda record: record["metrics"].update({"kl@1": 7.5}))
+    assert bench("leaderboard", "trial.yaml") == 1
+    assert "metrics.kl@1 is 7.5 in the record" in bench.err
+    assert not is_noted(cells["vae"])
+
+
 def test_a_page_tells_which_records_could_not_be_held(bench, cells, tmp_path):
     (cells["vae"] / SENTENCES).unlink()
     assert bench("leaderboard", "trial.yaml") == 0
     assert bench.err == (
-        "3 of 4 records are held against their arrays\n"
         "1 of 4 records could only be held against themselves: their arrays are not here\n"
     )
     page = (tmp_path / "leaderboard" / "trial.md").read_text()

@@ -137,7 +137,9 @@ def test_cells_of_a_level_are_scored_diagnosed_and_shown_again(tmp_path, monkeyp
         "entries:\n  language_model: {latent: 0}\n  oracle: {told: labels}\n  vae: []\n"
     )
     assert main(["run", "mine.yaml", "--workers", "1"]) == 0
-    cells = {path.name.partition("-")[0]: str(path) for path in (tmp_path / "runs/mine").iterdir()}
+    cells = {
+        path.name.partition("-")[0]: str(path) for path in (tmp_path / "runs/mine").glob("*-*")
+    }
     for name in ("vae", "oracle"):
         assert main(["score", cells[name]]) == 0, capsys.readouterr()
         before = read_record(Path(cells[name]) / "record.json")

@@ -229,6 +229,7 @@ def test_a_run_leaves_the_contract_and_is_not_repeated(bench):
     folder = bench.folder / "runs" / "trial" / record["cell"]
     assert {path.name for path in folder.iterdir()} == {
         "record.json", "sentences.npz", "model.safetensors", "history.jsonl", "vocabulary.json",
+        "held.json",
     }  # fmt: skip
     arrays = read_arrays(folder)
     assert arrays["log_weights"].shape == (record["corpus"]["sentences"]["test"], 2)

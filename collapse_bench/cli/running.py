@@ -15,7 +15,7 @@ CLEAR = "\x1b[H\x1b[J"
 """What has a terminal begin anew."""
 
 if TYPE_CHECKING:
-    from collapse_bench.cell import Job
+    from collapse_bench.job import Job
 
 
 def plan(options: argparse.Namespace) -> int:

@@ -106,15 +106,15 @@ def _hold(records: list[dict[str, Any]], folder: Path) -> list[str]:
     Returns:
         What is wrong: cell, field, both values, and the way out.
     """
-    from collapse_bench.evidence import hold
+    from collapse_bench.evidence import hold, is_noted, note
     from collapse_bench.record import RECORD, SENTENCES
 
     problems, alone = [], 0
-    with_arrays = sum((folder / record["cell"] / SENTENCES).exists() for record in records)
-    if with_arrays:  # seconds each where there are thousands of sentences
-        say(f"{with_arrays} of {len(records)} records are held against their arrays")
-    for record in records:
-        cell = folder / record["cell"]
+    cells = [folder / record["cell"] for record in records]
+    new = sum((cell / SENTENCES).exists() and not is_noted(cell) for cell in cells)
+    if new:  # seconds each where there are thousands of sentences
+        say(f"{new} of {len(records)} records are held against their arrays for the first time")
+    for record, cell in zip(records, cells, strict=True):
         way_out = f"put back {cell}.json as it was published, or remove it"
         if (cell / RECORD).exists():
             way_out = (
@@ -122,13 +122,15 @@ def _hold(records: list[dict[str, Any]], folder: Path) -> list[str]:
                 f" arrays {cell}`, or remove {cell} and run the suite again"
             )
         try:
-            evidence = hold(record, cell)
+            evidence = hold(record, cell, anew=False)
         except UserError as error:
             problems.append(str(error))
             continue
         problems += [f"{record['cell']}: {each}; {way_out}" for each in evidence.differences]
-        if evidence.from_arrays is not None:
+        if evidence.of_arrays:
             record["held"] = "arrays"
+            if (cell / RECORD).exists() and not is_noted(cell):
+                note(cell)
         elif record["status"] == "done":
             alone += 1
     if alone:

@@ -4,10 +4,11 @@ from contextlib import suppress
 from pathlib import Path
 from threading import Event
 
-from collapse_bench import lease, record
-from collapse_bench.cell import Job, Report, run_cell
+from collapse_bench import evidence, lease, record
+from collapse_bench.cell import Report, run_cell
 from collapse_bench.device import limit_memory
 from collapse_bench.errors import DiskError, UserError
+from collapse_bench.job import Job
 from collapse_bench.provenance import commit
 from collapse_bench.runner.engine import Outcome
 from collapse_bench.runner.plan import is_due
@@ -39,7 +40,9 @@ def attempt(job: Job, report: Report, stop: Event) -> Outcome:
                 report(told)
 
             try:
-                run_cell(job, tell, stop)
+                if run_cell(job, tell, stop)["status"] == "done":
+                    with suppress(DiskError):  # it costs no result, and a page makes it anew
+                        evidence.note(job.folder)
             except StoppedError:
                 holding.stopped()
                 return Outcome("stopped")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from collapse_bench.cell import Job
+from collapse_bench.job import Job
 
 Kind = Literal["recorded", "kept", "busy", "stopped", "disk", "killed", "failed"]
 

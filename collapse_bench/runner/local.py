@@ -16,9 +16,9 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-from collapse_bench.cell import Job
 from collapse_bench.errors import UserError
 from collapse_bench.interruption import SIGNALS
+from collapse_bench.job import Job
 from collapse_bench.runner.attempt import attempt
 from collapse_bench.runner.engine import Ended, Outcome, Reported
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from collapse_bench import record
-from collapse_bench.cell import Job
 from collapse_bench.corpus import Corpus
 from collapse_bench.device import name_of_device
 from collapse_bench.errors import DamagedError, UserError
+from collapse_bench.job import Job
 from collapse_bench.lease import read_lease
 from collapse_bench.precision import resolve_precision
 from collapse_bench.provenance import CODE

@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from collapse_bench import cell as cells
 from collapse_bench import lease, record
-from collapse_bench.cell import Job
 from collapse_bench.errors import DiskError
 from collapse_bench.interruption import GRACE, InterruptedRunError, noted
+from collapse_bench.job import Job, describe
 from collapse_bench.progress import Progress
 from collapse_bench.provenance import commit
 from collapse_bench.runner.attempt import tidy
@@ -198,7 +197,7 @@ class _Run:
         try:
             with lease.hold(job.folder, code=job.code, commit=commit(), budget=job.budget):
                 if is_due(job):
-                    record.write_record(job.folder, cells.describe(job) | told)
+                    record.write_record(job.folder, describe(job) | told)
         except lease.BusyError as busy:
             self._leave_to(job, str(busy))
         except DiskError as error:

@@ -91,7 +91,7 @@ class Checkpoints:
             return run.start()
         try:
             selection.load_state_dict(saved["selection"])
-            step = run.start(saved["run"])
+            step = run.start(dict(saved["run"]))  # None would begin anew
             self.add(saved["cost"])
         except _OF_ANOTHER_SHAPE as error:
             raise UserError(

@@ -12,9 +12,22 @@ from scale import told
 import collapse_bench
 from collapse_bench.corpus.vocabulary import Vocabulary
 from collapse_bench.errors import UserError
-from collapse_bench.laws.bench import make
-from collapse_bench.record import MODEL, RECORD, SENTENCES, read_arrays, read_model, read_record
-from collapse_bench.training.checkpoint import RefusedError, read_checkpoint
+from collapse_bench.laws.bench import make, tiny_corpus
+from collapse_bench.record import (
+    CHECKPOINTS,
+    MODEL,
+    RECORD,
+    SENTENCES,
+    read_arrays,
+    read_model,
+    read_record,
+)
+from collapse_bench.training import Checkpoints, Selection
+from collapse_bench.training.checkpoint import (
+    RefusedError,
+    read_checkpoint,
+    write_checkpoint,
+)
 
 PACKAGE = Path(collapse_bench.__file__).parent
 
@@ -32,19 +45,7 @@ READ: dict[str, tuple[str, Callable[[Path], object]]] = {
 }
 """Under which name a file lies in a cell's folder, and how it is read there."""
 
-OPEN = {
-    ("sentences.npz", "a member that is a pickle"),  # is handed on as bytes
-    ("sentences.npz", "a compressed gigabyte"),  # is read
-    ("record.json", "a hundred thousand brackets"),  # ends in a RecursionError
-    ("record.json", "metrics that are a list"),  # ends in an AttributeError
-}
-"""What `record` does not refuse yet."""
-
-CASES = [
-    pytest.param(place, name, marks=pytest.mark.xfail(strict=True) if (place, name) in OPEN else ())
-    for place, files in PLACES.items()
-    for name in files("canary")
-]
+CASES = [(place, name) for place, files in PLACES.items() for name in files("canary")]
 
 
 @pytest.fixture
@@ -72,6 +73,34 @@ def test_a_crafted_file_is_refused_and_not_run(place, name, tmp_path, little_mem
     # Whoever goes on from a checkpoint names the file before what is told here.
     assert str(folder / file) in text or place == "checkpoint"
     told(f"crafted files in place of {place}", 1, "refused in words, none run")
+
+
+SHAPES = {
+    "selection": [1, [], {}, {"history": 1}, {"history": [], "weights": {}, "best": 0.0}],
+    "run": [1, [], {}, None, {"parameters": {}}, {"parameters": 1}],
+    "cost": [1, {}, {"attempts": "1", "checkpoint_seconds": 0.0, "seconds": 0.0}, {"attempts": []}],
+}
+"""States of another shape in a checkpoint that is whole and of this cell."""
+
+
+@pytest.mark.parametrize(("part", "state"), [(p, each) for p in SHAPES for each in SHAPES[p]])
+def test_a_state_of_another_shape_is_told_with_its_file(part, state, tmp_path):
+    run = make("lstm").run(tiny_corpus())
+    selection = Selection(run)
+    saved = {
+        "of": {"cell": "a"},
+        "run": run.state_dict(),
+        "selection": selection.state_dict(),
+        "cost": {"attempts": 1, "seconds": 1.0, "checkpoint_seconds": 0.0},
+    }
+    path = tmp_path / CHECKPOINTS.replace("*", "000000000001")
+    write_checkpoint(path, saved)
+    Checkpoints(tmp_path, {"cell": "a"}).start(run, selection)
+    write_checkpoint(path, saved | {part: state})
+    with pytest.raises(UserError, match=r"does not fit this cell: (?s:.*)`run --fresh`") as caught:
+        Checkpoints(tmp_path, {"cell": "a"}).start(run, selection)
+    assert str(path) in str(caught.value)
+    told("checkpoints whose state has another shape", 1, "refused in words, with the way out")
 
 
 def unsafe(tree: ast.Module) -> list[str]:

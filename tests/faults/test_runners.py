@@ -17,8 +17,8 @@ import pytest
 import tiny
 from scale import count, told
 
-from collapse_bench import cell, record
-from collapse_bench.cell import Job
+from collapse_bench import record
+from collapse_bench.job import Job, describe
 from collapse_bench.laws.bench import tiny_corpus
 from collapse_bench.progress import Progress
 from collapse_bench.runner import Local, local, run_jobs, schedule
@@ -56,7 +56,7 @@ class Audit:
         """In place of a training: notes that it began and ended, and leaves a record."""
         self.add("begin", job)
         time.sleep(random.Random(os.getpid()).uniform(0, 0.02))
-        result = cell.describe(job) | {"status": "done"}
+        result = describe(job) | {"status": "done"}
         record.write_record(job.folder, result)
         self.add("end", job)
         return result

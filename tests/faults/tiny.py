@@ -12,7 +12,8 @@ import pytest
 from toy import untimed
 
 from collapse_bench import record
-from collapse_bench.cell import Job
+from collapse_bench.evidence import NOTE
+from collapse_bench.job import Job
 from collapse_bench.laws.bench import SIZES, TRAINING, tiny_corpus
 from collapse_bench.runner import Outcome, plan
 from collapse_bench.runner.attempt import attempt
@@ -63,10 +64,11 @@ def whole() -> tuple[dict[str, Any], Files]:
 
 
 def of(out: Path) -> tuple[dict[str, Any], Files]:
-    """The record of the cell as it is now, without times, and all its files by name."""
+    """The record of the cell as it is now, without times, and all its files by name but the note,
+    which may be missing."""
     folder = job(out).folder
     told = untimed(record.read_record(folder / record.RECORD))
-    return told, {path.name: path.read_bytes() for path in folder.iterdir()}
+    return told, {each.name: each.read_bytes() for each in folder.iterdir() if each.name != NOTE}
 
 
 def assert_equals_whole(out: Path) -> None:
