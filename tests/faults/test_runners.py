@@ -93,7 +93,7 @@ def test_however_many_runs_there_are_each_cell_is_trained_once(
         # In every second round nobody is killed.
         victims = draw.sample(runners, RUNNERS // 2) if rounds % 2 == 0 else []
         for victim in victims:
-            time.sleep(draw.uniform(0.0, 1.0))
+            time.sleep(draw.uniform(0.0, count(1, 8)))
             killed += victim.is_alive()
             victim.kill()
         for runner in runners:
