@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import tiny
 
-from collapse_bench import cell, lease, record
-from collapse_bench.job import Job
+from collapse_bench import lease, record
+from collapse_bench.job import Job, describe
 
 attempts = __import__("collapse_bench.runner.attempt", fromlist=["attempt"])
 """The module; its function is called so, too."""
@@ -124,7 +124,7 @@ def test_an_owner_that_lost_its_cell_while_it_was_suspended_ends_itself_and_writ
             report({"tokens": 100, "loss": 1.0, "kl": 1.0})
         else:
             report({"recording": True})
-        record.write_record(job.folder, cell.describe(job) | {"status": "done"})
+        record.write_record(job.folder, describe(job) | {"status": "done"})
 
     def body() -> None:
         monkeypatch.setattr(lease, "BEAT", beat)

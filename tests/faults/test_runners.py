@@ -17,8 +17,8 @@ import pytest
 import tiny
 from scale import count, told
 
-from collapse_bench import cell, record
-from collapse_bench.job import Job
+from collapse_bench import record
+from collapse_bench.job import Job, describe
 from collapse_bench.laws.bench import tiny_corpus
 from collapse_bench.progress import Progress
 from collapse_bench.runner import Local, local, run_jobs, schedule
@@ -56,7 +56,7 @@ class Audit:
         """In place of a training: notes that it began and ended, and leaves a record."""
         self.add("begin", job)
         time.sleep(random.Random(os.getpid()).uniform(0, 0.02))
-        result = cell.describe(job) | {"status": "done"}
+        result = describe(job) | {"status": "done"}
         record.write_record(job.folder, result)
         self.add("end", job)
         return result
@@ -93,7 +93,7 @@ def test_however_many_runs_there_are_each_cell_is_trained_once(
         # In every second round nobody is killed.
         victims = draw.sample(runners, RUNNERS // 2) if rounds % 2 == 0 else []
         for victim in victims:
-            time.sleep(draw.uniform(0.0, 1.0))
+            time.sleep(draw.uniform(0.0, count(1, 8)))
             killed += victim.is_alive()
             victim.kill()
         for runner in runners:
