@@ -82,7 +82,7 @@ def run_cell(job: Job, report: Report, stop: Event | None = None) -> dict[str, A
     """
     prepare(job.cell.training.threads or 1, job.cell.training.deterministic)
     checkpoints = Checkpoints(
-        job.folder, checkpoint_of(job), lambda said: report({"said": said}), stop
+        job.folder, checkpoint_of(job), lambda said: report({"said": said}), stop, job.checkpoint
     )
     result = describe(job)
     try:
@@ -222,7 +222,8 @@ def _train(
         result["validation"] = selection.summary()
         result["environment"]["eager"] = run.passes.eager
         result["cost"] |= {
-            "training_seconds": round(checkpoints.cost()["seconds"], 1),
+            "training_seconds": round(checkpoints.cost()["seconds"] - selection.seconds, 1),
+            "validation_seconds": round(selection.seconds, 1),
             "tokens_decoded": run.meter.tokens,
             "encoder_updates": run.updates["encoder"],
             "decoder_updates": run.updates["decoder"],

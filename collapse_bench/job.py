@@ -33,6 +33,8 @@ class Job:
         retry: which outcomes are run again; None is those that are without being asked for.
         tried: attempts that had ended when the run was planned, by the cell's record.
         memory: bytes that the process may have; None is no limit.
+        checkpoint: seconds after which a checkpoint is due; None is the bench's own choice. It
+            changes no result.
         parameters: of the model; 0 where they have not been counted.
     """
 
@@ -52,6 +54,7 @@ class Job:
     retry: str | None = None
     tried: int = 0
     memory: int | None = None
+    checkpoint: float | None = None
     parameters: int = 0
 
     @property
@@ -121,6 +124,7 @@ def describe(job: Job) -> dict[str, Any]:
             "attempts": 1,
             "seconds": 0.0,
             "training_seconds": 0.0,
+            "validation_seconds": 0.0,
             "checkpoint_seconds": 0.0,
             "tokens_decoded": 0,
             "encoder_updates": 0,

@@ -53,7 +53,10 @@ entries:
 {entries}
 """
 
-TIMES = ("attempts", "seconds", "training_seconds", "checkpoint_seconds", "peak_memory_mib")
+TIMES = (
+    "attempts", "seconds", "training_seconds", "validation_seconds", "checkpoint_seconds",
+    "peak_memory_mib",
+)  # fmt: skip
 
 
 def write_suite(folder: Path, budget: int = 15000, **entries: str) -> None:

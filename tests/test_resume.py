@@ -63,7 +63,10 @@ def attempt(built, corpus, folder=None, updates=None, of=OF, captured=False):
     train(run, selection, lambda run, forward: None, checkpoints)
     found = selection.state_dict()
     history = [{**row, "seconds": 0.0} for row in found["history"]]
-    return (run.state_dict(), {**found, "history": history, "seconds": 0.0}), said
+    return (
+        run.state_dict(),
+        {**found, "history": history, "seconds": 0.0, "validating": 0.0},
+    ), said
 
 
 def interrupted(built, *arguments, **keywords):

@@ -14,6 +14,7 @@ from conftest import SIZES, TRAINING, same_arrays
 from collapse_bench.cell import run_cell
 from collapse_bench.cli import build_parser
 from collapse_bench.corpus import load_corpus
+from collapse_bench.evidence import NOTE
 from collapse_bench.lease import hold
 from collapse_bench.plugins import remedy_files
 from collapse_bench.provenance import CODE
@@ -25,7 +26,10 @@ from collapse_bench.training import TrainingRun, checkpoint
 
 BUDGET = 700
 
-TIMES = ("attempts", "seconds", "training_seconds", "checkpoint_seconds", "peak_memory_mib")
+TIMES = (
+    "attempts", "seconds", "training_seconds", "validation_seconds", "checkpoint_seconds",
+    "peak_memory_mib",
+)  # fmt: skip
 
 
 def quiet(told):
@@ -195,8 +199,9 @@ entries:
 """
 
 
-def test_a_cell_whose_process_is_killed_ends_as_one_that_was_not(tmp_path):
+def test_a_cell_whose_process_is_killed_ends_as_one_that_was_not(tmp_path, monkeypatch):
     """The worker is killed inside an inner loop, then the whole run is, then it ends."""
+    monkeypatch.setattr(checkpoint, "SOONEST", checkpoint.SOONEST)  # which the remedy's file sets
     (tmp_path / "fatal.py").write_text(FATAL)
     (tmp_path / "trial.yaml").write_text(SUITE)
     command = [sys.executable, "-m", "collapse_bench", "run", "trial.yaml", "--plugin", "fatal.py"]
@@ -237,6 +242,7 @@ def test_a_cell_whose_process_is_killed_ends_as_one_that_was_not(tmp_path):
         for each in (job.folder, folder)
     )
     assert [row | {"seconds": 0} for row in whole] == [row | {"seconds": 0} for row in resumed]
+    (folder / NOTE).unlink()  # which `attempt` leaves
     assert {path.name for path in folder.iterdir()} == {path.name for path in job.folder.iterdir()}
     seconds = [row["seconds"] for row in resumed]
     assert seconds == sorted(seconds)

@@ -41,6 +41,13 @@ def build_parser() -> argparse.ArgumentParser:
         " outcome is 'timeout', and the others go on",
     )
     run.add_argument(
+        "--checkpoint",
+        type=_seconds,
+        metavar="TIME",
+        help="after which a checkpoint of a cell is due (5m); it changes no result, and checkpoints"
+        " take half a percent of the time at most",
+    )
+    run.add_argument(
         "--on",
         type=_place,
         default="local",

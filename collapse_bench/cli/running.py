@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
     from collapse_bench.progress import Progress
     from collapse_bench.runner import InterruptedRunError, engine_on, of_other_code, run_jobs
 
-    jobs = [replace(job, fresh=options.fresh) for job in jobs]
+    jobs = [replace(job, fresh=options.fresh, checkpoint=options.checkpoint) for job in jobs]
     suite, corpus = jobs[0].cell.suite, jobs[0].corpus
     threads = jobs[0].cell.training.threads or 1
     budgets = sorted({job.budget for job in jobs})

@@ -55,6 +55,8 @@ class Checkpoints:
         of: what a checkpoint has to be of, by name: another one is not gone on from.
         say: told in a line what is gone on from, and what is not and why.
         stop: set by whoever wants a checkpoint and an end; None is nobody.
+        every: seconds after which a checkpoint is due, and not later after a validation; None is
+            `EVERY` and `SOONEST`.
 
     Attributes:
         attempts: this one, and those that it goes on from.
@@ -66,11 +68,13 @@ class Checkpoints:
         of: Mapping[str, str],
         say: Callable[[str], None] = lambda text: None,
         stop: Event | None = None,
+        every: float | None = None,
     ) -> None:
         self.folder = folder
         self.of = dict(of)
         self.say = say
         self.stop = stop or Event()
+        self.every = every
         self.attempts = 1
         self._kept: list[Path] = []
         self._began = self._last = time.monotonic()
@@ -117,7 +121,8 @@ class Checkpoints:
             self.write(run, selection)
             raise StoppedError
         waited = time.monotonic() - self._last
-        if waited >= max(self._took / SHARE, SOONEST if validated else EVERY):
+        asked = self.every or EVERY
+        if waited >= max(self._took / SHARE, min(SOONEST, asked) if validated else asked):
             self.write(run, selection)
 
     def write(self, run: TrainingRun, selection: Selection) -> None:

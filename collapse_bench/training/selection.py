@@ -27,6 +27,7 @@ class Selection:
         history: one row a validation.
         best: the bound of the weights that are kept, nats a sentence, and `best_tokens`, when it
             was reached.
+        seconds: that validations have taken.
     """
 
     def __init__(self, run: TrainingRun) -> None:
@@ -34,6 +35,7 @@ class Selection:
         self.history: list[dict[str, float]] = []
         self.best = math.inf
         self.best_tokens = 0
+        self.seconds = 0.0
         self._weights: dict[str, Tensor] = {}
         self._began = time.monotonic()
 
@@ -60,6 +62,7 @@ class Selection:
         Raises:
             DivergedError: the bound or a gradient before it is not finite.
         """
+        began = time.monotonic()
         self.run.check_gradients()
         run, arrays = self.run, self.run.validate(samples=1)
         bound = negative_elbo(arrays)
@@ -76,6 +79,7 @@ class Selection:
         if bound < self.best or self.run.settings.weights == "last":
             self.best, self.best_tokens = bound, run.meter.tokens
             self._weights = {name: v.clone() for name, v in run.model.state_dict().items()}
+        self.seconds += time.monotonic() - began
 
     def summary(self) -> dict[str, Any]:
         """What a record says of it; null where there has been no validation."""
@@ -97,10 +101,11 @@ class Selection:
             "best_tokens": self.best_tokens,
             "weights": self._weights,
             "seconds": time.monotonic() - self._began,
+            "validating": self.seconds,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state_dict`; the time since then is not counted."""
         self.history, self._weights = state["history"], state["weights"]
         self.best, self.best_tokens = state["best"], state["best_tokens"]
-        self._began = time.monotonic() - state["seconds"]
+        self._began, self.seconds = time.monotonic() - state["seconds"], state["validating"]

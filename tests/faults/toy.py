@@ -57,7 +57,10 @@ class Often(Remedy):
 
 ARGUMENTS = ("run", "toy.yaml", "--plugin", "often.py", "--workers", "2")
 
-TIMES = ("attempts", "seconds", "training_seconds", "checkpoint_seconds", "peak_memory_mib")
+TIMES = (
+    "attempts", "seconds", "training_seconds", "validation_seconds", "checkpoint_seconds",
+    "peak_memory_mib",
+)  # fmt: skip
 
 
 def write(folder: Path, budget: int, seeds: Iterable[int]) -> Path:
