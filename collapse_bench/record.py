@@ -5,7 +5,6 @@ A record carries its own SHA-256 and those of arrays and model beside it, see `s
 
 import hashlib
 import io
-import itertools
 import json
 import math
 import re
@@ -21,7 +20,6 @@ from collapse_bench import seal
 from collapse_bench.errors import DamagedError, UserError
 from collapse_bench.seal import DIGEST
 from collapse_bench.writing import replacing as replacing
-from collapse_bench.writing import telling
 
 SCHEMA, OLDEST = 4, 3
 """Of what is written, and the oldest that is read, which has no digest and is believed; one that is
@@ -150,7 +148,7 @@ def write_model(folder: Path, weights: Mapping[str, Any]) -> str:
 
 def digest_of_model(folder: Path) -> str | None:
     """SHA-256 of a cell's weights; None where there are none."""
-    return _sha256(folder / MODEL)
+    return sha256_of(folder / MODEL)
 
 
 def read_model(folder: Path, model: Any, sha256: str | None = None) -> None:
@@ -312,59 +310,6 @@ def read_arrays(folder: Path, sha256: str | None = None) -> dict[str, NDArray[An
         raise DamagedError(f"{path}: cannot be read: {error}; {way_out}") from error
 
 
-def damaged(folder: Path) -> list[tuple[Path, str]]:
-    """Which files of a cell are not what was written, each with the reason.
-
-    What a record tells no digest of is not held against one, and what has been removed is not
-    damaged.
-
-    Args:
-        folder: the cell's.
-
-    Returns:
-        Record, arrays or model; of a damaged record that alone, since it tells nothing of the
-        others. Empty for a folder without a record.
-
-    Raises:
-        UserError: the record is one of another schema.
-    """
-    path = folder / RECORD
-    if not path.exists():
-        return []
-    try:
-        record = read_record(path)
-    except DamagedError as error:
-        return [(path, str(error))]
-    told = {SENTENCES: record.get("sentences_sha256"), MODEL: record.get("model_sha256")}
-    found = {folder / name: sha256 for name, sha256 in told.items() if sha256 is not None}
-    return [
-        (path, f"{path}: {OTHER}")
-        for path, sha256 in found.items()
-        if _sha256(path) not in (None, sha256)
-    ]
-
-
-def quarantine(path: Path) -> Path:
-    """Move a damaged file of a cell out of its way, to `<suite>/quarantine/<cell>-<file>`.
-
-    Args:
-        path: of the file, in the folder of its cell.
-
-    Returns:
-        Where it is now; a number is added where another file is called so.
-
-    Raises:
-        DiskError: the system refuses to move it.
-    """
-    folder = path.parent.parent / QUARANTINE
-    name = f"{path.parent.name}-{path.name}"
-    with telling(folder):
-        folder.mkdir(exist_ok=True)
-        taken = {each.name for each in folder.iterdir()}
-        names = (name if n == 1 else f"{name}-{n}" for n in itertools.count(1))
-        return path.rename(folder / next(each for each in names if each not in taken))
-
-
-def _sha256(path: Path) -> str | None:
+def sha256_of(path: Path) -> str | None:
     """SHA-256 of a file; None where there is none."""
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None

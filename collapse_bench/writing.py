@@ -4,19 +4,11 @@ import os
 import re
 import secrets
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from collapse_bench.errors import DiskError
-
-TEMPORARY = re.compile(r"\..+\.\d+(\.[0-9a-f]{8})?\.tmp")
-"""What a file is called until it is complete: after itself, its process, and 8 random digits, since
-two machines may have a process of the same number."""
-
-DAY = 86400.0
-"""Seconds after which nobody is writing such a file any more."""
 
 _BY_NUMBER = re.compile(r"\(os error (\d+)\)")
 """How libraries that are written in Rust tell what the system said."""
@@ -25,6 +17,9 @@ _BY_NUMBER = re.compile(r"\(os error (\d+)\)")
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Hand out a temporary path and put the file in place when it is complete and on the disk.
+
+    Until then it is called after itself, its process and 8 random digits, since two machines may
+    have a process of the same number.
 
     Whatever goes wrong, what was there before is as it was.
 
@@ -67,22 +62,6 @@ def telling(path: Path) -> Iterator[None]:
             " the folder writable, and give the same command again: what was there before is as it"
             " was"
         ) from error
-
-
-def leftovers(folder: Path) -> list[Path]:
-    """Remove what writings that were cut off have left in a folder, older than a day.
-
-    Returns:
-        The files that were removed.
-    """
-    removed = []
-    for path in sorted(folder.glob(".*.tmp")):
-        # Another run may remove it first.
-        with suppress(OSError):
-            if TEMPORARY.fullmatch(path.name) and path.stat().st_mtime < time.time() - DAY:
-                path.unlink()
-                removed.append(path)
-    return removed
 
 
 def _to_the_disk(path: Path) -> None:

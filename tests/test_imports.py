@@ -54,6 +54,7 @@ MAY_IMPORT = {
     "writing": {"errors"},
     "seal": set(),
     "record": {"seal", "writing", "errors"},
+    "damage": {"record", "writing", "errors"},
     "job": {"suite", "corpus", "record", "provenance"},
     "result": {"metrics"},
     "cell": {
@@ -70,8 +71,9 @@ MAY_IMPORT = {
     "status": {"lease", "record", "suite", "durations", "errors"},
     "forecast": {"cell", "job", "suite", "device", "remedy", "training", "record"},
     "runner": {
-        "cell", "job", "progress", "suite", "corpus", "training", "record", "evidence", "lease",
-        "interruption", "writing", "errors", "plugins", "device", "precision", "provenance",
+        "cell", "job", "progress", "suite", "corpus", "training", "record", "damage", "evidence",
+        "lease", "interruption", "writing", "errors", "plugins", "device", "precision",
+        "provenance",
     },
     "trial": {
         "cell", "suite", "corpus", "remedy", "training", "evaluation", "importing", "errors",

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from collapse_bench.damage import damaged, quarantine
 from collapse_bench.errors import DamagedError, DiskError, UserError
 from collapse_bench.record import (
     MODEL,
@@ -16,8 +17,6 @@ from collapse_bench.record import (
     RECORD,
     SCHEMA,
     SENTENCES,
-    damaged,
-    quarantine,
     read_record,
     read_records,
     text_of,
@@ -26,7 +25,7 @@ from collapse_bench.record import (
     write_record,
 )
 from collapse_bench.suite import id_of
-from collapse_bench.writing import DAY, leftovers, replacing
+from collapse_bench.writing import replacing
 
 PUBLISHED = Path(__file__).parents[1] / "leaderboard"
 
@@ -284,19 +283,3 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DiskError, match="make room, or the folder writable"):
         write_record(tmp_path / "file" / "cell", contents())
-
-
-def test_only_what_a_writing_left_a_day_ago_is_removed(tmp_path):
-    names = [
-        ".a.json.12.0123abcd.tmp",
-        ".a.json.12.tmp",
-        ".a.tmp",
-        "a.12.0123abcd.tmp",
-        ".b.12.tmp",
-    ]
-    for name in names:
-        (tmp_path / name).write_text("")
-        os.utime(tmp_path / name, (1, (tmp_path / name).stat().st_mtime - DAY - 60))
-    (tmp_path / ".b.12.tmp").write_text("now")
-    assert [path.name for path in leftovers(tmp_path)] == names[:2]
-    assert sorted(os.listdir(tmp_path)) == sorted(names[2:])

@@ -9,6 +9,7 @@ from typing import Any
 
 from collapse_bench import lease, record
 from collapse_bench.corpus import Corpus
+from collapse_bench.damage import put_aside
 from collapse_bench.errors import DiskError
 from collapse_bench.job import Job
 from collapse_bench.plugins import BUILT_IN, built_in
@@ -139,8 +140,7 @@ def bring_home(job: Job, before: Mapping[str, bytes], after: Mapping[str, bytes]
     """
     try:
         with lease.hold(job.folder, code=job.code, commit=commit(), budget=job.budget):
-            for path, _ in record.damaged(job.folder):
-                record.quarantine(path)
+            put_aside(job.folder)
             if not is_due(job):
                 return Outcome("kept")
             put_files(job.folder, after)

@@ -1,11 +1,11 @@
 """One attempt at a cell, by whatever process an engine has for it."""
 
 from contextlib import suppress
-from pathlib import Path
 from threading import Event
 
 from collapse_bench import evidence, lease, record
 from collapse_bench.cell import Report, run_cell
+from collapse_bench.damage import put_aside
 from collapse_bench.device import limit_memory
 from collapse_bench.errors import DiskError, UserError
 from collapse_bench.job import Job
@@ -28,8 +28,8 @@ def attempt(job: Job, report: Report, stop: Event) -> Outcome:
     """
     try:
         with lease.hold(job.folder, code=job.code, commit=commit(), budget=job.budget) as holding:
-            for path, why in _to_put_aside(job.folder):
-                report({"said": f"{why}; it is now {record.quarantine(path)}"})
+            for said in put_aside(job.folder):
+                report({"said": said})
             if not is_due(job):
                 return Outcome("kept")
             limit_memory(job.memory)
@@ -67,16 +67,3 @@ def tidy(job: Job) -> None:
     ):
         if record.is_finished(job.folder) and not is_due(job):
             Checkpoints(job.folder, {}).remove()
-
-
-def _to_put_aside(folder: Path) -> list[tuple[Path, str]]:
-    """The damaged files of a cell, each with the reason.
-
-    Where arrays and model are, the record goes, too, and before them: one that has neither beside
-    it is taken for one that was published, which would keep a cell that has lost all.
-    """
-    found = record.damaged(folder)
-    if len(found) > 1:
-        path = folder / record.RECORD
-        return [(path, f"{path}: what it was made from is damaged"), *found]
-    return found

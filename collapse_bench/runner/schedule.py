@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from collapse_bench import lease, record
+from collapse_bench.damage import damaged
 from collapse_bench.errors import DiskError
 from collapse_bench.interruption import GRACE, InterruptedRunError, noted
 from collapse_bench.job import Job, describe
@@ -103,7 +104,7 @@ class _Run:
 
     def keep(self) -> None:
         """Tell of the cells that have a result, and let the others wait."""
-        self.damaged = {job.folder for job in self.waiting if record.damaged(job.folder)}
+        self.damaged = {job.folder for job in self.waiting if damaged(job.folder)}
         due = [job for job in self.waiting if self._is_due(job)]
         anew = {job.folder for job in due}
         for job in list(self.waiting):

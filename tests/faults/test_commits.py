@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from scale import FULL, told
 
 from collapse_bench import record
+from collapse_bench.damage import damaged
 from collapse_bench.training import checkpoint
 
 NUMBERS = (errno.EIO, errno.ENOSPC, errno.EACCES)
@@ -104,7 +105,7 @@ _MAIN = threading.main_thread()
 
 def assert_nothing_is_half(folder: Path) -> None:
     """Whatever has a name was written to its end."""
-    assert record.damaged(folder) == []
+    assert damaged(folder) == []
     if (folder / record.MODEL).exists():
         load_file(folder / record.MODEL)
     if (folder / record.SENTENCES).exists():

@@ -11,6 +11,7 @@ import tiny
 from scale import FULL, count, told
 
 from collapse_bench import record
+from collapse_bench.damage import damaged
 from collapse_bench.errors import DamagedError
 from collapse_bench.training import checkpoint
 from collapse_bench.training.checkpoint import RefusedError, read_checkpoint
@@ -45,7 +46,7 @@ def test_every_cut_and_every_bit_of_a_record_are_noticed(finished: Path) -> None
         path.write_bytes(content)
         with pytest.raises(DamagedError, match=str(path)):
             record.read_record(path)
-        assert [each for each, _ in record.damaged(finished)] == [path], what
+        assert [each for each, _ in damaged(finished)] == [path], what
         tried += 1
     told("a record is cut, or a bit of it flipped", tried, "noticed every time")
 
@@ -61,14 +62,14 @@ def test_every_cut_and_every_bit_of_arrays_and_of_a_model_are_noticed(
     for what, other in damages(content[:2000] if FULL else content, 2):
         whole = other + content[2000:] if FULL and what.startswith("bit") else other
         path.write_bytes(whole)
-        assert [each for each, _ in record.damaged(finished)] == [path], what
+        assert [each for each, _ in damaged(finished)] == [path], what
         if name == record.SENTENCES:
             with pytest.raises(DamagedError, match=str(path)):
                 record.read_arrays(finished, sha256)
         tried += 1
     for length in range(max(0, len(content) - 2000), len(content)) if FULL else ():
         path.write_bytes(content[:length])
-        assert [each for each, _ in record.damaged(finished)] == [path], length
+        assert [each for each, _ in damaged(finished)] == [path], length
         tried += 1
     told(f"{name} is cut, or a bit of it flipped", tried, "noticed every time")
 

@@ -9,6 +9,7 @@ from typing import Any
 from safetensors.torch import load_file
 
 from collapse_bench import record
+from collapse_bench.damage import damaged
 from collapse_bench.training.checkpoint import DIGEST
 
 SUITE = """\
@@ -97,7 +98,7 @@ def assert_whole(folder: Path) -> None:
     """Every file of every cell is one that was written to its end."""
     assert not (folder / "runs" / "toy" / record.QUARANTINE).exists()
     for path in cells(folder).values():
-        assert record.damaged(path) == []
+        assert damaged(path) == []
         if (path / record.MODEL).exists():
             load_file(path / record.MODEL)
         if (path / record.SENTENCES).exists():
