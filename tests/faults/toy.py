@@ -109,7 +109,10 @@ def assert_whole(folder: Path) -> None:
         if (path / record.VOCABULARY).exists():
             json.loads((path / record.VOCABULARY).read_text())
         for checkpoint in path.glob(record.CHECKPOINTS):
-            content = checkpoint.read_bytes()
+            try:
+                content = checkpoint.read_bytes()
+            except FileNotFoundError:  # of a cell that goes on, and has left a newer one
+                continue
             told = content[-DIGEST:].decode()
             assert hashlib.sha256(content[:-DIGEST]).hexdigest() == told, checkpoint
 
