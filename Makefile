@@ -24,7 +24,8 @@ run: venv
 test: venv
 	.venv/bin/python -m pytest --numprocesses auto --dist worksteal
 
-# All of what `make test` tries a part of: hostile input, kills, full disks; with tests/faults/faults.md.
+# All of what `make test` tries a part of: hostile input, kills, full disks; writes
+# tests/faults/faults.md.
 faults: venv
 	rows=$$(mktemp); COLLAPSE_BENCH_FAULTS=full COLLAPSE_BENCH_FAULTS_ROWS=$$rows \
 		.venv/bin/python -m pytest tests/faults --numprocesses auto --dist worksteal; status=$$?; \

@@ -70,7 +70,7 @@ def run_cell(job: Job, report: Report, stop: Event | None = None) -> dict[str, A
         report: called about once a second while training, with `tokens`, `loss` and `kl`; with
             `said`, a line for the user, where the cell goes on from a checkpoint; with `measuring`
             when the model has been evaluated, and what is left is the processor's; with
-            `recording` before the record is written.
+            `recording` before the record is written. `evaluating` comes after the training.
         stop: set by whoever wants a checkpoint, after the step that is being made, and an end.
 
     Returns:
@@ -181,11 +181,14 @@ def _train_and_score(
         _take(job.trained_in, result, model)
     elif (before := _trained_before(job.folder)) is not None:
         report({"said": "is evaluated again, its model is there"})
-        record.read_model(job.folder, model)
+        record.read_model(job.folder, model, before.get("model_sha256"))
         result |= {name: before[name] for name in (*OF_TRAINING, "cost")}
         checkpoints.add(before["cost"])
     else:
         _train(job, report, checkpoints, result, model, remedies)
+    report({"evaluating": True})
+    if checkpoints.stop.is_set():
+        raise StoppedError
     # Before anything can be found wrong with the numbers: they can be computed again from these.
     result["model_sha256"] = record.write_model(job.folder, model.state_dict())
     if job.corpus.vocabulary:
@@ -248,7 +251,7 @@ def _take(trained: Path, result: dict[str, Any], model: SequenceVAE) -> None:
             f"{trained}: the cell whose training this one shares is {told['status']}; run the two"
             f" together, or mend what that one's record tells"
         )
-    record.read_model(trained, model)
+    record.read_model(trained, model, told.get("model_sha256"))
     result["trained_as"] = told["cell"]
     result["trained_model"] = record.digest_of_model(trained)
     result |= {name: told[name] for name in OF_TRAINING}

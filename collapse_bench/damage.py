@@ -72,8 +72,8 @@ def quarantine(path: Path) -> Path:
 def put_aside(folder: Path) -> list[str]:
     """Move the damaged files of a cell out of its way.
 
-    Where arrays and model are, the record goes, too, and before them: one that has neither beside
-    it is taken for one that was published, which would keep a cell that has lost all.
+    Where neither arrays nor model are left, the record goes, too, and before them: alone it is
+    taken for one that was published, which would keep a cell that has lost all.
 
     Args:
         folder: the cell's, which nobody else works on.
@@ -85,7 +85,8 @@ def put_aside(folder: Path) -> list[str]:
         DiskError: the system refuses to move one.
     """
     found = damaged(folder)
-    if len(found) > 1:
-        path = folder / RECORD
+    path, paths = folder / RECORD, [each for each, _ in found]
+    left = [folder / name for name in (SENTENCES, MODEL) if (folder / name).exists()]
+    if paths and path not in paths and set(left) <= set(paths):
         found.insert(0, (path, f"{path}: what it was made from is damaged"))
     return [f"{why}; it is now {quarantine(path)}" for path, why in found]

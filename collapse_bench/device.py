@@ -138,6 +138,13 @@ def peak_gpu_memory_mib(device: str) -> float | None:
     return torch.cuda.max_memory_allocated() / MIB
 
 
+_NO_MEMORY = (
+    "can't allocate memory", "not enough memory", "bad_alloc", "can't start new thread",
+    "could not create a primitive", "could not create a memory object",
+)  # fmt: skip
+"""What torch, C++, Python and oneDNN say of it."""
+
+
 def limit_memory(most: int | None) -> None:
     """Let this process have so many bytes of its own at most; None takes the limit away.
 
@@ -154,6 +161,4 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory, of the host or of a GPU, has run out."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and (
-        "can't allocate memory" in str(error) or "not enough memory" in str(error)
-    )
+    return isinstance(error, RuntimeError) and any(each in str(error) for each in _NO_MEMORY)

@@ -16,6 +16,7 @@ from collapse_bench.metrics import (
     key_of,
     verdict,
 )
+from collapse_bench.provenance import CODE
 from collapse_bench.record import OLDEST, RECORD, SENTENCES, read_arrays
 from collapse_bench.result import in_record
 from collapse_bench.suite import id_of
@@ -99,7 +100,10 @@ def hold(record: Mapping[str, Any], folder: Path, *, anew: bool = True) -> Evide
 
 def note(folder: Path) -> None:
     """Note that the record in a cell's folder was made of the arrays beside it, or held against
-    them: until one of the two files is another, nobody need do it again.
+    them: until one of the two files or the code is another, nobody need do it again.
+
+    A note can be made up as a record can. It saves whoever has run a suite the time; for a folder
+    from elsewhere there is `score`.
 
     Raises:
         DiskError: the system refuses to write.
@@ -108,17 +112,21 @@ def note(folder: Path) -> None:
         temporary.write_text(json.dumps(_digests(folder)), encoding="utf-8")
 
 
-def is_noted(folder: Path) -> bool:
-    """Whether there is a note of the record and the arrays that are there."""
+def is_noted(folder: Path, record: Mapping[str, Any]) -> bool:
+    """Whether there is a note, by this code, of the record and the arrays that are there, and the
+    record is of these arrays by what it says itself."""
     try:
-        return bool(json.loads((folder / NOTE).read_bytes()) == _digests(folder))
+        found = _digests(folder)
+        told = json.loads((folder / NOTE).read_bytes())
     except (OSError, ValueError):
         return False
+    return bool(told == found and record.get("sentences_sha256") == found[SENTENCES])
 
 
 def _digests(folder: Path) -> dict[str, str]:
     names = RECORD, SENTENCES
-    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+    found = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+    return found | {"code": CODE}
 
 
 def scores_of(record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -186,7 +194,8 @@ def _hold(record: Mapping[str, Any], folder: Path, anew: bool) -> Evidence:
         held.insert(0, "digest")
     if record["status"] != "done":
         return Evidence(tuple(held), tuple(not_held), tuple(differences), None)
-    if not anew and is_noted(folder):
+    if not anew and is_noted(folder, record):
+        differences += _of_own_verdict(record)
         return Evidence((*held, *OF_ARRAYS), tuple(not_held), tuple(differences), None)
     if (folder / SENTENCES).exists():
         found = scores_of(record, folder)
@@ -198,7 +207,7 @@ def _hold(record: Mapping[str, Any], folder: Path, anew: bool) -> Evidence:
             )
         return Evidence(tuple(held), tuple(not_held), tuple(differences), found)
     not_held.append(f"metrics and standard errors, since {SENTENCES} is not here")
-    if record["latent"] and not _told(record) and record["family"] not in AGGREGATE_OF_ALL:
+    if _verdict_needs_arrays(record):
         not_held.append(f"verdict, since of a posterior like this {SENTENCES} is needed for it")
     else:
         try:
@@ -207,6 +216,18 @@ def _hold(record: Mapping[str, Any], folder: Path, anew: bool) -> Evidence:
         except KeyError as error:
             not_held.append(f"verdict, since the record has no {error} of this version")
     return Evidence(tuple(held), tuple(not_held), tuple(differences), None)
+
+
+def _verdict_needs_arrays(record: Mapping[str, Any]) -> bool:
+    return bool(record["latent"] and not _told(record) and record["family"] not in AGGREGATE_OF_ALL)
+
+
+def _of_own_verdict(record: Mapping[str, Any]) -> list[Difference]:
+    """What the verdict has to be by the record's own metrics, where these are enough for it."""
+    try:
+        return [] if _verdict_needs_arrays(record) else list(_of_verdict(record))
+    except KeyError:
+        return []
 
 
 def _told(record: Mapping[str, Any]) -> str | None:
@@ -226,7 +247,14 @@ def _of_settings(record: Mapping[str, Any]) -> Iterator[Difference]:
         "remedies": (record["remedies"], settings["remedies"]),
         "corpus.name": (corpus["name"], settings["corpus"]["name"]),
         "corpus.sha256": (corpus["sha256"], settings["corpus"]["sha256"]),
+        "environment.threads": (
+            record["environment"].get("threads"),
+            settings["training"].get("threads"),
+        ),
     }
+    if "vocabulary" in corpus and "tokenizer" in settings["corpus"]:
+        tokenizer = corpus["vocabulary"]["tokenizer"], settings["corpus"]["tokenizer"]
+        found["corpus.vocabulary.tokenizer"] = tokenizer
     if "labels_sha256" in corpus and "labels" in settings["corpus"]:  # older records do not tell
         labels = corpus["labels_sha256"], settings["corpus"]["labels"]
         found["corpus.labels_sha256"] = labels

@@ -10,6 +10,7 @@ from typing import Any
 from collapse_bench import record
 from collapse_bench.cell import build
 from collapse_bench.device import peak_memory_mib, prepare, wait_for
+from collapse_bench.errors import DamagedError
 from collapse_bench.job import Job
 from collapse_bench.remedy import chain
 from collapse_bench.suite import Cell
@@ -61,7 +62,7 @@ def forecast(jobs: Sequence[Job], left: Sequence[Job], workers: int) -> Forecast
         if _kind(job) not in rates:
             rates[_kind(job)] = tokens_a_second(job)
             memory = max(memory, peak_memory_mib())
-        seconds += job.budget / of_cell.get(_entry(job), rates[_kind(job)])
+        seconds += remaining(job) / of_cell.get(_entry(job), rates[_kind(job)])
     evaluations = [
         told["cost"]["seconds"] - told["cost"]["training_seconds"] for _, told in finished
     ]
@@ -69,6 +70,12 @@ def forecast(jobs: Sequence[Job], left: Sequence[Job], workers: int) -> Forecast
         seconds += fmean(evaluations) * len(left)
     at_once = max(1, min(workers, len(left)))
     return Forecast(seconds / at_once, bool(evaluations), rates, len(finished), memory)
+
+
+def remaining(job: Job) -> int:
+    """Tokens that a cell still trains for: it goes on from its newest checkpoint."""
+    done = 0 if job.fresh else record.decoded_by(job.folder) or 0
+    return 0 if job.trained_in else max(0, job.budget - done)
 
 
 def room(jobs: Sequence[Job], workers: int) -> int:
@@ -110,7 +117,10 @@ def _finished_here(job: Job) -> dict[str, Any] | None:
     path = job.folder / record.RECORD
     if job.trained_in is not None or not path.exists():
         return None
-    told = record.read_record(path)
+    try:
+        told = record.read_record(path)
+    except DamagedError:  # which a run puts aside
+        return None
     alike = told["status"] == "done" and told["environment"]["device"] == job.device_name
     return told if alike and told["cost"]["training_seconds"] else None
 

@@ -109,9 +109,11 @@ def read_lease(folder: Path) -> Lease | None:
     path = folder / LEASE
     try:
         age = time.time() - path.stat().st_mtime
-        return replace(Lease(**json.loads(path.read_text(encoding="utf-8"))), age=age)
+        found = replace(Lease(**json.loads(path.read_text(encoding="utf-8"))), age=age)
     except (OSError, ValueError, TypeError):
         return None
+    numbers = found.process, found.tokens, found.budget
+    return found if all(type(n) is int and 0 <= n < 2**31 for n in numbers) else None
 
 
 def bury(folder: Path) -> None:
@@ -143,15 +145,11 @@ def hold(folder: Path, *, code: str, commit: str | None, budget: int) -> Iterato
         try:
             folder.mkdir(parents=True, exist_ok=True)
             path.parent.mkdir(exist_ok=True)
+            _check_locks(path)
             lock = FileLock(path)
             lock.acquire(timeout=PATIENCE, poll_interval=0.05)
         except Timeout:
             raise BusyError(read_lease(folder)) from None
-        except NotImplementedError as error:
-            raise UserError(
-                f"{path}: this file system has no locks, so two runs could train one cell twice;"
-                f" give a folder on another one with --out"
-            ) from error
     try:
         other = read_lease(folder)
         # On this machine the lock is enough: whoever held it before is gone.
@@ -161,6 +159,25 @@ def hold(folder: Path, *, code: str, commit: str | None, budget: int) -> Iterato
             yield holding
     finally:
         lock.release()
+
+
+def _check_locks(path: Path) -> None:
+    """Raise UserError where a file cannot be locked: `filelock` then makes do with a file that an
+    owner which is killed leaves behind for ever."""
+    try:
+        import fcntl
+    except ImportError:  # not a Unix: there it is another kind of lock
+        return
+    with path.open("a", encoding="ascii") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:  # somebody has it
+            return
+        except OSError as error:
+            raise UserError(
+                f"{path}: this file system has no locks ({error.strerror}), so two runs could train"
+                f" one cell twice; give a folder on another one with --out"
+            ) from None
 
 
 class Holding:
@@ -211,8 +228,9 @@ class Holding:
             seconds, tokens = now - self._first[0], told["tokens"] - self._first[1]
             rate = round(tokens / seconds, 1) if seconds > 1 else None
             self._lease = replace(self._lease, tokens=told["tokens"], tokens_a_second=rate)
-        if "measuring" in told:
+        if "evaluating" in told:
             self._lease = replace(self._lease, phase="evaluating")
+            self._write()
 
     def stopped(self) -> None:
         """Note that the cell is left unfinished, so that another process need not wait."""

@@ -55,6 +55,12 @@ def is_finished(folder: Path) -> bool:
     return path.exists() and read_record(path)["status"] in FINISHED
 
 
+def is_done(folder: Path) -> bool:
+    """Whether a cell has a result."""
+    path = folder / RECORD
+    return path.exists() and read_record(path)["status"] == "done"
+
+
 def earlier_attempts(folder: Path) -> list[dict[str, Any]]:
     """What a new record of a cell tells of the attempts before it that left no result.
 
@@ -79,20 +85,31 @@ def earlier_attempts(folder: Path) -> list[dict[str, Any]]:
     return [*earlier, last]
 
 
-def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+def decoded_by(folder: Path) -> int | None:
+    """Tokens that the newest checkpoint of a cell has; None where there is none."""
+    names = (path.stem.partition("-")[2] for path in folder.glob(CHECKPOINTS))
+    return max((int(name) for name in names if name.isdecimal()), default=None)
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> bool:
     """Write `record.json` with its digest; a reader sees the whole of it or none.
 
-    A cell that failed here and was finished by another run meanwhile keeps the record of that.
+    A result is not given up for one that failed: a cell that was to be scored again, say, since its
+    arrays were lost.
+
+    Returns:
+        Whether it was written.
 
     Raises:
         ValueError: a number is not finite; a record says null where there is none.
         DiskError: the system refuses to write.
     """
     text = text_of(record)
-    if record.get("status") not in FINISHED and is_finished(folder):
-        return
+    if record.get("status") != "done" and is_done(folder):
+        return False
     with replacing(folder / RECORD) as temporary:
         temporary.write_text(text, encoding="utf-8")
+    return True
 
 
 def text_of(record: Mapping[str, Any], *, sort_keys: bool = False) -> str:
@@ -218,6 +235,8 @@ def read_record(path: Path, oldest: int = OLDEST) -> dict[str, Any]:
         )
     for part, what in (("metrics", "metric"), ("standard_errors", "standard error of")):
         _check_numbers(path, record.get(part) or {}, what)
+    if not isinstance(record.get("status"), str):
+        raise DamagedError(f"{path}: its status is missing; {DAMAGED}")
     record.pop(DIGEST, None)
     return dict(record)
 

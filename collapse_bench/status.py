@@ -10,7 +10,7 @@ from typing import Any
 from collapse_bench.durations import in_words
 from collapse_bench.errors import DamagedError, UserError
 from collapse_bench.lease import Lease, read_lease
-from collapse_bench.record import CHECKPOINTS, RECORD, read_record
+from collapse_bench.record import RECORD, decoded_by, read_record
 from collapse_bench.suite import Suite, belongs_to, cells_of
 
 FOLDER = re.compile(r"(.+)-([^-]+)-([0-9]+)-[0-9a-f]{8}")
@@ -128,8 +128,8 @@ def _status(
 
 def _interrupted_at(folder: Path, lease: Lease | None) -> int | None:
     """Tokens that the newest checkpoint has; 0 where an attempt left none, None without one."""
-    checkpoints = [int(path.stem.partition("-")[2]) for path in folder.glob(CHECKPOINTS)]
-    return max(checkpoints, default=0 if lease else None)
+    tokens = decoded_by(folder)
+    return (0 if lease else None) if tokens is None else tokens
 
 
 HEAD = ("cell", "state", "tokens", "share", "tokens/s", "left", "")

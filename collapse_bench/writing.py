@@ -1,5 +1,6 @@
 """Files that are written whole or not at all, and what a full disk says."""
 
+import errno
 import os
 import re
 import secrets
@@ -37,7 +38,8 @@ def replacing(path: Path) -> Iterator[Path]:
             yield temporary
             _to_the_disk(temporary)
             os.replace(temporary, path)
-            _to_the_disk(path.parent)
+            with _unless_it_cannot():
+                _to_the_disk(path.parent)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -62,6 +64,16 @@ def telling(path: Path) -> Iterator[None]:
             " the folder writable, and give the same command again: what was there before is as it"
             " was"
         ) from error
+
+
+@contextmanager
+def _unless_it_cannot() -> Iterator[None]:
+    """Some file systems flush no folders: then what they promise of a rename is all there is."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
 
 
 def _to_the_disk(path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from collapse_bench.cli import main
 from collapse_bench.errors import DamagedError, UserError
-from collapse_bench.evidence import NOTE, hold, is_noted
+from collapse_bench.evidence import NOTE, hold, is_noted, note
 from collapse_bench.record import MODEL, OLDEST, RECORD, SENTENCES, read_record, text_of
 
 SUITE = """\
@@ -248,7 +248,7 @@ def test_what_is_noted_is_computed_again_only_where_record_or_arrays_are_others(
     assert bench("leaderboard", "trial.yaml") == 0
     told = "2 of 4 records are held against their arrays for the first time\n"
     assert bench.err == told
-    assert all(is_noted(folder) for folder in cells.values())
+    assert all(is_noted(each, read_record(each / RECORD)) for each in cells.values())
     with monkeypatch.context() as patch:
         patch.setattr("collapse_bench.evidence.scores_of", None)
         assert bench("leaderboard", "trial.yaml") == 0
@@ -256,7 +256,11 @@ def test_what_is_noted_is_computed_again_only_where_record_or_arrays_are_others(
     forge(cells["vae"] / RECORD, lambda record: record["metrics"].update({"kl@1": 7.5}))
     assert bench("leaderboard", "trial.yaml") == 1
     assert "metrics.kl@1 is 7.5 in the record" in bench.err
-    assert not is_noted(cells["vae"])
+    record = read_record(cells["vae"] / RECORD)
+    assert not is_noted(cells["vae"], record)
+    note(cells["vae"])
+    assert is_noted(cells["vae"], record)
+    assert not is_noted(cells["vae"], record | {"sentences_sha256": 64 * "0"})
 
 
 def test_a_page_tells_which_records_could_not_be_held(bench, cells, tmp_path):

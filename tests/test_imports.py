@@ -61,7 +61,7 @@ MAY_IMPORT = {
         "job", "result", "suite", "plugins", "remedy", "model", "corpus", "training", "evaluation",
         "metrics", "record", "writing", "device", "provenance", "errors",
     },
-    "evidence": {"result", "suite", "metrics", "record", "writing", "errors"},
+    "evidence": {"result", "provenance", "suite", "metrics", "record", "writing", "errors"},
     "rescoring": {
         "evidence", "cell", "result", "suite", "plugins", "remedy", "model", "corpus", "metrics",
         "record", "errors", "diagnosis", "device", "precision", "provenance",
@@ -69,7 +69,7 @@ MAY_IMPORT = {
     "progress": {"job", "metrics"},
     "durations": set(),
     "status": {"lease", "record", "suite", "durations", "errors"},
-    "forecast": {"cell", "job", "suite", "device", "remedy", "training", "record"},
+    "forecast": {"errors", "cell", "job", "suite", "device", "remedy", "training", "record"},
     "runner": {
         "cell", "job", "progress", "suite", "corpus", "training", "record", "damage", "evidence",
         "lease", "interruption", "writing", "errors", "plugins", "device", "precision",

@@ -1,5 +1,6 @@
 """A cell that is interrupted goes on from its last checkpoint: whole cells, and real signals."""
 
+import io
 import json
 import os
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from threading import Event
 
 import pytest
 from conftest import SIZES, TRAINING, same_arrays
@@ -15,14 +17,15 @@ from collapse_bench.cell import run_cell
 from collapse_bench.cli import build_parser
 from collapse_bench.corpus import load_corpus
 from collapse_bench.evidence import NOTE
-from collapse_bench.lease import hold
+from collapse_bench.lease import LEASE, Lease, hold
 from collapse_bench.plugins import remedy_files
+from collapse_bench.progress import Progress
 from collapse_bench.provenance import CODE
-from collapse_bench.record import HISTORY, MODEL, SENTENCES, read_arrays, read_record
-from collapse_bench.runner import plan
-from collapse_bench.runner.attempt import tidy
+from collapse_bench.record import HISTORY, MODEL, RECORD, SENTENCES, read_arrays, read_record
+from collapse_bench.runner import Ended, Outcome, Reported, plan, run_jobs
+from collapse_bench.runner.attempt import attempt, tidy
 from collapse_bench.suite import Cell, CorpusSettings, Entry, Evaluation, cells_of, load_suite
-from collapse_bench.training import TrainingRun, checkpoint
+from collapse_bench.training import StoppedError, TrainingRun, checkpoint
 
 BUDGET = 700
 
@@ -76,7 +79,7 @@ def test_a_cell_that_fails_in_its_evaluation_has_been_trained(job, monkeypatch):
         found = run_cell(job(), told.append)
     spent = expected["cost"]["tokens_decoded"]
     said = {"said": f"goes on from {spent:,} of {BUDGET:,} tokens"}
-    assert told == [said, {"measuring": True}, {"recording": True}]
+    assert told == [said, {"evaluating": True}, {"measuring": True}, {"recording": True}]
     assert untimed(found) == untimed(expected)
     assert same_arrays(read_arrays(folder), arrays)
     assert (expected["cost"]["attempts"], found["cost"]["attempts"]) == (1, 2)
@@ -104,7 +107,9 @@ def test_a_cell_of_edited_code_begins_anew_and_says_so(job, monkeypatch):
     edited = run_cell(replace(job(), code=64 * "f"), told.append)
     assert (edited["status"], edited["cost"]["attempts"]) == ("done", 1)
     assert f"of another code ({CODE[:12]}, now ffffffffffff); not" in told[0]["said"]
-    assert told[-3:] == [{"said": "begins anew"}, {"measuring": True}, {"recording": True}]
+    assert told[-4:] == [
+        {"said": "begins anew"}, {"evaluating": True}, {"measuring": True}, {"recording": True},
+    ]  # fmt: skip
 
 
 def test_what_an_interrupted_write_left_goes_with_the_cell(job):
@@ -246,3 +251,101 @@ def test_a_cell_whose_process_is_killed_ends_as_one_that_was_not(tmp_path, monke
     assert {path.name for path in folder.iterdir()} == {path.name for path in job.folder.iterdir()}
     seconds = [row["seconds"] for row in resumed]
     assert seconds == sorted(seconds)
+
+
+class Here:
+    """An engine that makes its attempts in this process, one after the other."""
+
+    def room(self):
+        return True
+
+    def submit(self, job):
+        self.job, self.told = job, []
+        self.outcome = attempt(job, self.told.append, Event())
+
+    def events(self, seconds):
+        said = [Reported(self.job, each) for each in self.told]
+        return [*said, Ended(self.job, self.outcome)]
+
+    def close(self, grace):
+        pass
+
+
+def run_here(job):
+    shown = io.StringIO()
+    (result,) = run_jobs([job], Here(), Progress(1, shown))
+    return result, shown.getvalue()
+
+
+def test_a_result_that_cannot_be_made_whole_again_is_kept_and_told_of(job, monkeypatch):
+    """Its arrays are lost, and its evaluation fails."""
+    assert run_here(job())[0]["status"] == "done"
+    folder = job().folder
+    (folder / SENTENCES).unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr("collapse_bench.cell.evaluate_cell", None)
+        result, shown = run_here(replace(job(), tried=1))
+    assert result["status"] == "failed"
+    assert "failed after" in shown
+    assert "it has kept its record" in result["error"]
+    assert read_record(folder / RECORD)["status"] == "done"
+    assert run_here(replace(job(), tried=1))[0]["status"] == "done"
+    assert (folder / SENTENCES).exists()
+
+
+@pytest.mark.parametrize(("lost", "damaged"), [(SENTENCES, MODEL), (MODEL, SENTENCES)])
+def test_a_cell_that_has_neither_arrays_nor_a_model_any_more_is_run_again(job, lost, damaged):
+    assert run_here(job())[0]["status"] == "done"
+    folder = job().folder
+    whole = {name: (folder / name).read_bytes() for name in (SENTENCES, MODEL)}
+    (folder / lost).unlink()
+    (folder / damaged).write_bytes(b"damaged")
+    result, shown = run_here(replace(job(), tried=1))
+    assert result["status"] == "done"
+    assert "what it was made from is damaged" in shown
+    assert {name: (folder / name).read_bytes() for name in whole} == whole
+
+
+def test_what_a_killed_cell_has_cost_is_told_and_a_damaged_record_before_it_put_aside(job):
+    class Dies(Here):
+        def submit(self, job):
+            self.job, self.told = job, [{"began": True}]
+            self.outcome = Outcome("killed", "by whoever")
+            lease = Lease("t", "far", "another", 1, 0.0, "c", None, BUDGET, 345, stopped=True)
+            told = {name: value for name, value in vars(lease).items() if name != "age"}
+            (job.folder / LEASE).write_text(json.dumps(told))
+
+    folder = job().folder
+    folder.mkdir(parents=True)
+    (folder / RECORD).write_text("{")
+    (result,) = run_jobs([job()], Dies(), Progress(1, io.StringIO()))
+    assert (result["status"], result["cost"]["tokens_decoded"]) == ("killed", 345)
+    assert (folder.parent / "quarantine" / f"{folder.name}-{RECORD}").read_text() == "{"
+
+
+def test_a_training_is_not_shared_by_damaged_weights(job):
+    lender = job()
+    assert run_cell(lender, quiet)["status"] == "done"
+    path = lender.folder / MODEL
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    borrower = replace(
+        lender, id="b", folder=lender.folder.with_name("b"), trained_in=lender.folder
+    )
+    result = run_cell(borrower, quiet)
+    assert result["status"] == "failed"
+    assert f"{path}: not the file that the record was made from" in result["error"]
+
+
+def test_an_evaluation_that_is_stopped_goes_on_from_the_end_of_the_training(job, monkeypatch):
+    expected = run_cell(job(), quiet)
+    arrays = read_arrays(job().folder)
+    (job().folder / RECORD).unlink()
+    stop, told = Event(), []
+    with pytest.raises(StoppedError):
+        run_cell(job(), lambda each: stop.set() if "evaluating" in each else None, stop)
+    monkeypatch.setattr(TrainingRun, "update", None)
+    found = run_cell(job(), told.append)
+    assert untimed(found) == untimed(expected)
+    assert same_arrays(read_arrays(job().folder), arrays)

@@ -261,17 +261,16 @@ def test_a_cell_that_another_run_finishes_meanwhile_is_kept(bench):
     assert (path.read_bytes(), path.stat().st_mtime_ns) == written
 
 
-def test_a_failure_never_replaces_a_finished_record(tmp_path):
-    for status in ("done", "diverged"):
-        folder = tmp_path / status
-        kept = {"schema": SCHEMA, "status": status, "metrics": {}}
-        write_record(folder, {"schema": SCHEMA, "status": "failed", "metrics": {}})
-        write_record(folder, kept)
-        for later in ("failed", "killed"):
-            write_record(folder, {"schema": SCHEMA, "status": later, "metrics": {}})
-            assert read_record(folder / "record.json") == kept
-        write_record(folder, kept | {"status": "done", "verdict": "healthy"})
-        assert read_record(folder / "record.json")["verdict"] == "healthy"
+def test_a_failure_never_replaces_a_result(tmp_path):
+    told = {"schema": SCHEMA, "metrics": {}}
+    for status in ("failed", "diverged", "killed", "done"):
+        assert write_record(tmp_path, told | {"status": status})
+        assert read_record(tmp_path / "record.json")["status"] == status
+    for status in ("failed", "diverged", "killed", "timeout"):
+        assert not write_record(tmp_path, told | {"status": status})
+        assert read_record(tmp_path / "record.json")["status"] == "done"
+    assert write_record(tmp_path, told | {"status": "done", "verdict": "healthy"})
+    assert read_record(tmp_path / "record.json")["verdict"] == "healthy"
 
 
 def test_a_copied_folder_is_named(bench):

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 def plan(options: argparse.Namespace) -> int:
     from collapse_bench.durations import in_words
-    from collapse_bench.forecast import forecast, room
+    from collapse_bench.forecast import forecast, remaining, room
     from collapse_bench.runner import is_due, of_other_code
 
     jobs, workers, _ = _jobs(options)
     left = [job for job in jobs if is_due(job)]
-    tokens = sum(job.budget for job in left if job.trained_in is None)
+    tokens = sum(map(remaining, left))
     first = jobs[0]
     print(
         f"{first.cell.suite} on {first.corpus.name}: {len(left)} of {len(jobs)} cells to run,"

@@ -5,11 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from collapse_bench import lease
 from collapse_bench.cli.verbs import say
 from collapse_bench.device import resolve_device
 from collapse_bench.errors import CorpusMissing, UserError
 from collapse_bench.evidence import WORDS, Evidence, Line, hold
 from collapse_bench.metrics import key_of
+from collapse_bench.provenance import CODE, commit
 from collapse_bench.record import MODEL, OLDEST, RECORD, SENTENCES, read_published
 from collapse_bench.rescoring import (
     read_finished,
@@ -71,12 +73,18 @@ def _write(folder: Path, options: argparse.Namespace, files: "RemedyFiles") -> N
     """Write a cell's record anew, from its arrays or its model."""
     result = read_finished(folder, oldest=1 if options.write == "model" else OLDEST)
     remedies = remedies_of(folder, result, files)
-    if options.write == "arrays":
-        result = score_arrays(folder, result, remedies)
-    else:
-        device = resolve_device(options.device)
-        restored = restore(folder, result, files, options.data, say, device)
-        result = score_model(folder, result, restored, remedies)
+    try:
+        with lease.hold(folder, code=CODE, commit=commit(), budget=result["budget"]):
+            if options.write == "arrays":
+                result = score_arrays(folder, result, remedies)
+            else:
+                device = resolve_device(options.device)
+                restored = restore(folder, result, files, options.data, say, device)
+                result = score_model(folder, result, restored, remedies)
+    except lease.BusyError as busy:
+        raise UserError(
+            f"{folder}: {busy} works on this cell; score it when that has ended"
+        ) from None
     useful = result["metrics"][key_of("useful_beyond")]
     told = f"{result['verdict']}, bound {result['bound']}, useful beyond {useful:.2f}"
     print(f"{folder}: {told}", flush=True)

@@ -3,10 +3,11 @@
 import argparse
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from collapse_bench.errors import SuiteError, UserError
+from collapse_bench.errors import DiskError, SuiteError, UserError
 
 if TYPE_CHECKING:
     from collapse_bench.plugins import RemedyFiles
@@ -111,10 +112,11 @@ def _hold(records: list[dict[str, Any]], folder: Path) -> list[str]:
 
     problems, alone = [], 0
     cells = [folder / record["cell"] for record in records]
-    new = sum((cell / SENTENCES).exists() and not is_noted(cell) for cell in cells)
+    pairs = list(zip(cells, records, strict=True))
+    new = sum((cell / SENTENCES).exists() and not is_noted(cell, record) for cell, record in pairs)
     if new:  # seconds each where there are thousands of sentences
         say(f"{new} of {len(records)} records are held against their arrays for the first time")
-    for record, cell in zip(records, cells, strict=True):
+    for cell, record in pairs:
         way_out = f"put back {cell}.json as it was published, or remove it"
         if (cell / RECORD).exists():
             way_out = (
@@ -128,9 +130,10 @@ def _hold(records: list[dict[str, Any]], folder: Path) -> list[str]:
             continue
         problems += [f"{record['cell']}: {each}; {way_out}" for each in evidence.differences]
         if evidence.of_arrays:
+            if (cell / RECORD).exists() and not is_noted(cell, record):
+                with suppress(DiskError):  # of a folder that is only to be read
+                    note(cell)
             record["held"] = "arrays"
-            if (cell / RECORD).exists() and not is_noted(cell):
-                note(cell)
         elif record["status"] == "done":
             alone += 1
     if alone:

@@ -2,7 +2,8 @@
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -115,8 +116,12 @@ def files_of(folder: Path) -> dict[str, bytes]:
     """What is in the files of a cell, by name; nothing that only tells who works on it."""
     if not folder.is_dir():
         return {}
-    paths = (path for path in sorted(folder.iterdir()) if path.is_file())
-    return {p.name: p.read_bytes() for p in paths if p.name[0] != "." and p.name != lease.LEASE}
+    found = {}
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.name[0] != "." and path.name != lease.LEASE:
+            with suppress(FileNotFoundError):  # a checkpoint that has been replaced meanwhile
+                found[path.name] = path.read_bytes()
+    return found
 
 
 def put_files(folder: Path, files: Mapping[str, bytes]) -> None:
@@ -130,12 +135,12 @@ def put_files(folder: Path, files: Mapping[str, bytes]) -> None:
             temporary.write_bytes(files[name])
 
 
-def bring_home(job: Job, before: Mapping[str, bytes], after: Mapping[str, bytes]) -> Outcome:
+def bring_home(job: Job, before: Collection[str], after: Mapping[str, bytes]) -> Outcome:
     """Write into its folder what a cell has left where that folder is not to be seen.
 
     Args:
         job: the cell, as it was planned.
-        before: what was in its files when it was sent.
+        before: names of its files when it was sent.
         after: what is now.
     """
     try:
@@ -144,7 +149,7 @@ def bring_home(job: Job, before: Mapping[str, bytes], after: Mapping[str, bytes]
             if not is_due(job):
                 return Outcome("kept")
             put_files(job.folder, after)
-            for name in before.keys() - after.keys():
+            for name in set(before) - after.keys():
                 (job.folder / name).unlink(missing_ok=True)
     except lease.BusyError as busy:
         return Outcome("busy", str(busy))

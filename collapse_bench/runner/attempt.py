@@ -40,7 +40,8 @@ def attempt(job: Job, report: Report, stop: Event) -> Outcome:
                 report(told)
 
             try:
-                if run_cell(job, tell, stop)["status"] == "done":
+                result = run_cell(job, tell, stop)
+                if result["status"] == "done":
                     with suppress(DiskError):  # it costs no result, and a page makes it anew
                         evidence.note(job.folder)
             except StoppedError:
@@ -50,6 +51,10 @@ def attempt(job: Job, report: Report, stop: Event) -> Outcome:
         return Outcome("busy", str(busy))
     except DiskError as error:
         return Outcome("disk", str(error))
+    if result["status"] != "done" and record.is_done(job.folder):
+        return Outcome(
+            "failed", f"it has kept its record; when it was run again: {result['error']}"
+        )
     return Outcome("recorded")
 
 

@@ -144,6 +144,11 @@ def _start(job: Job) -> Worker:
         raise UserError(
             "the process that cells are forked from has died as it started; what it said is above"
         ) from error
+    except OSError as error:
+        raise UserError(
+            f"no process can be started for {job.cell.name}: {error.strerror}; close what else is"
+            " open, or have fewer cells at a time with --workers"
+        ) from error
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     send.close()

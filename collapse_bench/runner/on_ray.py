@@ -4,7 +4,7 @@ import secrets
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +33,14 @@ class _Sent:
     """A cell that the cluster has.
 
     Attributes:
-        files: what was in its folder when it was sent.
+        files: names of those that were in its folder when it was sent.
         reports: Ray's generator of what its task tells.
         losses: how many machines it has lost.
         cancelled: when it was told to end; None as long as it has not been.
     """
 
     job: Job
-    files: dict[str, bytes] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
     reports: Any = None
     losses: int = 0
     cancelled: float | None = None
@@ -122,7 +122,7 @@ class Ray:
 
     def kill(self, job: Job) -> None:
         for sent in self._sent:
-            if sent.job is job and sent.cancelled is None:
+            if sent.job.folder == job.folder and sent.cancelled is None:
                 self._cancel(sent)
 
     def close(self, grace: float) -> None:
@@ -141,11 +141,12 @@ class Ray:
         job = sent.job
         if id(job.corpus) not in self._corpora:
             self._corpora[id(job.corpus)] = self._ray.put(job.corpus)
-        sent.files = afar.files_of(job.folder)
+        own = afar.files_of(job.folder)
+        sent.files = tuple(own)
         lender = afar.files_of(job.trained_in) if job.trained_in else {}
         # In a list it stays where it is until a task asks for it, which one that sees the folder
         # never does.
-        files = [self._ray.put((sent.files, lender))]
+        files = [self._ray.put((own, lender))]
         threads = job.cell.training.threads or 1
         options = {"num_cpus": threads, "name": job.cell.name}
         if job.memory is not None:
@@ -191,6 +192,7 @@ class Ray:
                 cause = error.cause if isinstance(error.cause, Exception) else error
                 return Outcome("failed", f"on its machine: {type(cause).__name__}: {cause}")
             sent.losses += 1
+            sent.job = replace(sent.job, fresh=False)  # it goes on from its checkpoint
             if sent.losses > LOSSES:
                 return Outcome("killed", f"its machine was lost {sent.losses} times: {first}")
             self._send(sent)

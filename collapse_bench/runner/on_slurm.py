@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,8 @@ class Task:
 
         if self._engine is not None:
             self._engine.close(self._grace)
-        task = Task(self._parcel, self._corpus, self._grace)
+        parcel = replace(self._parcel, parts={**self._parcel.parts, "fresh": False})
+        task = Task(parcel, self._corpus, self._grace)
         return submitit.helpers.DelayedSubmission(task)
 
 

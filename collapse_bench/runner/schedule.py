@@ -3,12 +3,12 @@
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from collapse_bench import lease, record
-from collapse_bench.damage import damaged
+from collapse_bench.damage import damaged, put_aside
 from collapse_bench.errors import DiskError
 from collapse_bench.interruption import GRACE, InterruptedRunError, noted
 from collapse_bench.job import Job, describe
@@ -56,11 +56,11 @@ def run_jobs(
                     run.hear(event)
                 run.end_overdue()
         finally:
-            engine.close(GRACE if caught else 0)
+            engine.close(GRACE)
             progress.close()
     if run.full:
         raise DiskError(run.full)
-    return [_record_of(job) for job in jobs]
+    return [run.lost.get(job.folder) or _record_of(job) for job in jobs]
 
 
 @dataclass
@@ -85,6 +85,7 @@ class _Run:
         waiting: those that have not begun, in their order.
         running: those that the engine has, by folder.
         elsewhere: those that another run is at, by folder, and when to look again.
+        lost: what became of those whose records tell of an earlier attempt, which they keep.
         damaged: folders of those that something is wrong with, whatever their records say.
         full: why nothing can be written any more; empty as long as it can.
     """
@@ -95,6 +96,7 @@ class _Run:
     waiting: list[Job]
     running: dict[Path, _Running] = field(default_factory=dict)
     elsewhere: dict[Path, tuple[Job, float]] = field(default_factory=dict)
+    lost: dict[Path, dict[str, Any]] = field(default_factory=dict)
     damaged: set[Path] = field(default_factory=set)
     full: str = ""
 
@@ -130,7 +132,8 @@ class _Run:
                 continue
             if not self.engine.room():
                 return
-            self.full = _no_room(job, [each.job for each in self.running.values()])
+            begun = [each.job for each in self.running.values() if each.began is not None]
+            self.full = _no_room(job, begun)
             if not self.full:
                 self.waiting.remove(job)
                 self.running[job.folder] = _Running(job)
@@ -158,12 +161,13 @@ class _Run:
             case "busy":
                 self._leave_to(job, outcome.why)
             case "stopped":
-                self.waiting.insert(0, job)
+                self.waiting.insert(0, replace(job, fresh=False))
             case "disk":
                 self.full = outcome.why
             case "killed" | "failed":
                 status = "timeout" if ended.overdue else outcome.kind
-                self._leave_record(job, {"status": status, "error": outcome.why})
+                seconds = 0.0 if ended.began is None else time.monotonic() - ended.began
+                self._leave_record(job, status, outcome.why, seconds)
 
     def end_overdue(self) -> None:
         """End the cells that have taken too long."""
@@ -193,18 +197,26 @@ class _Run:
         self.progress.elsewhere(job, owner)
         self.elsewhere[job.folder] = (job, time.monotonic() + LOOK)
 
-    def _leave_record(self, job: Job, told: dict[str, Any]) -> None:
+    def _leave_record(self, job: Job, status: str, why: str, seconds: float) -> None:
         """Write the record of a cell whose process could not; not over that of another run."""
+        last = lease.read_lease(job.folder)
         try:
             with lease.hold(job.folder, code=job.code, commit=commit(), budget=job.budget):
-                if is_due(job):
-                    record.write_record(job.folder, describe(job) | told)
+                for said in put_aside(job.folder):
+                    self.progress.reported(job, {"said": said})
+                told = describe(job) | {"status": status, "error": why}
+                told["cost"] |= {
+                    "seconds": round(seconds, 1),
+                    "tokens_decoded": last.tokens if last else 0,
+                }
+                if is_due(job) and not record.write_record(job.folder, told):
+                    self.lost[job.folder] = told
         except lease.BusyError as busy:
             self._leave_to(job, str(busy))
         except DiskError as error:
             self.full = str(error)
         else:
-            self.progress.ended(job, _record_of(job))
+            self.progress.ended(job, self.lost.get(job.folder) or _record_of(job))
 
 
 def _record_of(job: Job) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def train(
                 checkpoints.offer(run, selection, validated=validated)
     if not selection.history or selection.history[-1]["tokens"] < run.meter.tokens:
         selection.validate()
-    if checkpoints:
-        checkpoints.offer(run, selection, validated=True)
+    if checkpoints:  # whoever ends the evaluation does not end the training with it
+        checkpoints.write(run, selection)
     selection.restore()
     run.meter.stop()
