@@ -110,6 +110,8 @@ def run_cell(job: Job, report: Report, stop: Event | None = None) -> dict[str, A
         result |= {"status": "diverged", "error": traceback.format_exc()}
     except (Exception, SystemExit) as error:
         status = "out of memory" if is_out_of_memory(error) else "failed"
+        if status == "out of memory" and job.memory is not None:
+            error.add_note(f"the cell wanted more than {job.memory / 2**20:,.0f} MiB (--memory)")
         result |= {"status": status, "error": traceback.format_exc()}
     limit_memory(None)
     cost = checkpoints.cost() | {

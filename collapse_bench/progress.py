@@ -33,9 +33,12 @@ class Progress:
     def skipped(self, job: "Job", record: Mapping[str, Any]) -> None:
         """A cell that keeps the record of an earlier run, or of one beside this."""
         self.finished += 1
-        told, times = "finished before, kept", 1 + len(record.get("attempts", []))
-        if record["status"] != "done":
-            told = f"{record['status']} before, in {times} attempts, kept; --retry runs it again"
+        told, status = "finished before, kept", record["status"]
+        times = 1 + len(record.get("attempts", []))
+        if status != "done":
+            again = status if status in ("failed", "diverged") else "killed"
+            tried = f", in {times} attempts" if times > 1 else ""
+            told = f"{status} before{tried}, kept; --retry {again} runs it again"
         self._line(f"{self._count()} {job.cell.name}: {told}")
 
     def elsewhere(self, job: "Job", owner: str) -> None:

@@ -39,7 +39,7 @@ CHECKPOINTS = "checkpoint-*.pt"
 QUARANTINE = "quarantine"
 """Folder of a suite to which damaged files of its cells are moved."""
 
-DAMAGED = "remove it and run the suite again"
+DAMAGED = "run the suite again, which moves it to quarantine/, or remove it"
 
 OTHER = (
     "not the file that the record was made from: its SHA-256 differs, so it was cut short or "

@@ -3,9 +3,12 @@
 import argparse
 import os
 import shutil
+import signal
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from collapse_bench.cli.verbs import load, say
@@ -16,15 +19,17 @@ CLEAR = "\x1b[H\x1b[J"
 
 if TYPE_CHECKING:
     from collapse_bench.job import Job
+    from collapse_bench.suite import Suite
 
 
 def plan(options: argparse.Namespace) -> int:
+    from collapse_bench.damage import damaged
     from collapse_bench.durations import in_words
     from collapse_bench.forecast import forecast, remaining, room
     from collapse_bench.runner import is_due, of_other_code
 
     jobs, workers, _ = _jobs(options)
-    left = [job for job in jobs if is_due(job)]
+    left = [job for job in jobs if is_due(job) or damaged(job.folder)]
     tokens = sum(map(remaining, left))
     first = jobs[0]
     print(
@@ -89,23 +94,35 @@ def run(options: argparse.Namespace) -> int:
     for record in failed:
         path = options.out / suite / record["cell"] / "record.json"
         say(f"{record['status']}: {record['entry']}/{record['architecture']}/{record['seed']}, "
-             f"traceback in {path}")  # fmt: skip
+             f"why is in {path}")  # fmt: skip
     return 1 if failed else 0
 
 
 def status(options: argparse.Namespace) -> int:
+    suite, _ = load(options)
+    folder = options.out / suite.name
+    if not folder.is_dir():
+        say(f"{folder}: there is no such folder, so nothing has been run there yet")
+    with suppress(KeyboardInterrupt):
+        if options.watch:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        _show(suite, folder, options.watch)
+    return 0
+
+
+def _show(suite: "Suite", folder: Path, watch: float | None) -> None:
+    """Print how far a suite is, again and again where it is to be followed."""
     from collapse_bench.status import UNFINISHED, status_of, table
 
-    suite, _ = load(options)
     while True:
-        states = status_of(suite, options.out / suite.name)
+        states = status_of(suite, folder)
         width = shutil.get_terminal_size((200, 0)).columns
         lines = "\n".join(table(states, width))
-        follows = options.watch and sys.stdout.isatty()
+        follows = watch and sys.stdout.isatty()
         print(f"{CLEAR}{lines}" if follows else lines, flush=True)
-        if not options.watch or not any(each.state in UNFINISHED for each in states):
-            return 0
-        time.sleep(options.watch)
+        if not watch or not any(each.state in UNFINISHED for each in states):
+            return
+        time.sleep(watch)
 
 
 def _jobs(options: argparse.Namespace) -> "tuple[list[Job], int, str]":

@@ -34,7 +34,7 @@ from collapse_bench.leaderboard.table import (
     unfinished,
 )
 from collapse_bench.record import CELL_ID, text_of
-from collapse_bench.writing import replacing
+from collapse_bench.writing import replacing, telling
 
 TAKEN_APART = "Beyond and trivial"
 PICTURE = "rate against distortion, and what is used beyond length and first words against cost"
@@ -74,7 +74,8 @@ def write_leaderboard(
     if bad := sorted(r["cell"] for r in records if not CELL_ID.fullmatch(r["cell"])):
         raise UserError(f"{bad[0]!r} is not a cell id: entry-architecture-seed-<8 hex digits>")
     folder = out / suite_name
-    folder.mkdir(parents=True, exist_ok=True)
+    with telling(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     # The folder is the evidence of this page, so a record that is not in the page leaves it.
     for stale in {p.stem for p in folder.glob("*.json")} - {r["cell"] for r in records}:
         if CELL_ID.fullmatch(stale):

@@ -1,6 +1,7 @@
 """Cells on the machines of a Ray cluster: one task a cell, in a process of its own there."""
 
 import secrets
+import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,6 +21,9 @@ from collapse_bench.writing import replacing
 
 SHARED = ".shared"
 """A file in a suite's folder, with random digits: who reads them sees the folder."""
+
+ANSWER = 5.0
+"""Seconds in which the head of a cluster has to answer."""
 
 LOSSES = 5
 """How often a cell may lose the machine that it is on; then it is the cell that is blamed."""
@@ -65,6 +69,7 @@ class Ray:
     def __init__(self, address: str | None = None, workers: int | None = None) -> None:
         import ray
 
+        _check_reachable(address)
         self._ray: Any = ray
         self._workers = workers
         self._sent: list[_Sent] = []
@@ -226,6 +231,20 @@ class Ray:
             listed = ", ".join(f"{much:,} {name}" for name, much in needs.items() if much)
             said = f"no machine of the cluster has {listed}; it waits until one joins"
             self._told.append(Reported(job, {"said": said}))
+
+
+def _check_reachable(address: str | None) -> None:
+    """Raise UserError where nobody answers: Ray itself tries it again for many minutes."""
+    if address is None:
+        return
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=ANSWER).close()
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"--on ray:{address}: no cluster answers there ({error}); give the HOST:PORT that `ray"
+            " start --head` told, or none for this machine"
+        ) from error
 
 
 def _first_line(error: Exception) -> str:
