@@ -14,7 +14,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GRACE = 3.0
 """Seconds that cells have to leave a checkpoint in."""
 
-PATIENCE = 4.5
+PATIENCE = 4.0
 """Seconds after the first signal at which a run is ended that is still there."""
 
 
