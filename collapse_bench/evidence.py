@@ -247,13 +247,12 @@ def _of_settings(record: Mapping[str, Any]) -> Iterator[Difference]:
         "remedies": (record["remedies"], settings["remedies"]),
         "corpus.name": (corpus["name"], settings["corpus"]["name"]),
         "corpus.sha256": (corpus["sha256"], settings["corpus"]["sha256"]),
-        "environment.threads": (
-            record["environment"].get("threads"),
-            settings["training"].get("threads"),
-        ),
     }
-    if "vocabulary" in corpus and "tokenizer" in settings["corpus"]:
-        tokenizer = corpus["vocabulary"]["tokenizer"], settings["corpus"]["tokenizer"]
+    # Older records do not tell, and values have no vocabulary.
+    if (threads := settings["training"].get("threads")) is not None:
+        found["environment.threads"] = record["environment"]["threads"], threads
+    if (vocabulary := corpus.get("vocabulary")) and "tokenizer" in settings["corpus"]:
+        tokenizer = vocabulary["tokenizer"], settings["corpus"]["tokenizer"]
         found["corpus.vocabulary.tokenizer"] = tokenizer
     if "labels_sha256" in corpus and "labels" in settings["corpus"]:  # older records do not tell
         labels = corpus["labels_sha256"], settings["corpus"]["labels"]
