@@ -74,6 +74,8 @@ def write_leaderboard(
     if bad := sorted(r["cell"] for r in records if not CELL_ID.fullmatch(r["cell"])):
         raise UserError(f"{bad[0]!r} is not a cell id: entry-architecture-seed-<8 hex digits>")
     folder = out / suite_name
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out: must be a folder, and {out} is a file; name another one")
     with telling(folder):
         folder.mkdir(parents=True, exist_ok=True)
     # The folder is the evidence of this page, so a record that is not in the page leaves it.
