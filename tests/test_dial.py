@@ -158,6 +158,7 @@ def test_a_cell_is_evaluated_anew_where_the_model_that_it_shares_is_another(tmp_
     assert main(command) == 0
     assert capsys.readouterr().out.count("finished before, kept") == 3
     save_file({name: 1.1 * value for name, value in weights.items()}, lender / MODEL)
+    write_record(lender, trained | {"model_sha256": digest_of_model(lender)})  # as if trained again
     assert main(command) == 0
     assert capsys.readouterr().out.count("finished before, kept") == 1
     shared = [r for r in read_records(out / "dialled") if r["trained_as"]]
