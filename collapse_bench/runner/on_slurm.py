@@ -236,6 +236,8 @@ class Slurm:
                 outcome: Outcome = handle.result()
                 if outcome.kind == "recorded":
                     afar.wait_for_record(each.job.folder)
+                if outcome.kind == "stopped" and each.killed:
+                    return Outcome("killed", "it was ended by this run")
                 return outcome
         elif not each.killed and time.monotonic() < over + LATE:
             return None

@@ -151,7 +151,7 @@ class _Run:
             return
         ended, outcome = self.running.pop(job.folder), event.outcome
         self.damaged.discard(job.folder)
-        if ended.overdue and outcome.kind == "killed":
+        if ended.overdue and outcome.kind in ("killed", "stopped"):
             outcome = Outcome("killed", f"the cell took longer than {self.timeout:g} s")
         match outcome.kind:
             case "recorded":
