@@ -76,21 +76,21 @@ class Evidence:
         return not self.differences and set(OF_ARRAYS) <= set(self.held)
 
 
-def hold(record: Mapping[str, Any], folder: Path, *, anew: bool = True) -> Evidence:
+def hold(record: Mapping[str, Any], folder: Path, *, noted: bool = False) -> Evidence:
     """Hold a record against its settings and, where its arrays are there, against these.
 
     Args:
         record: as `read_record` gives it, which has held its digest.
         folder: where its arrays are, if they are anywhere.
-        anew: whether to compute everything from the arrays again, which takes seconds, also where
-            a note says that it has been, and record and arrays are to the last bit as they were.
+        noted: whether `is_noted` has said that it is of its arrays, so that nothing need be
+            computed from them again, which takes seconds.
 
     Raises:
         DamagedError: the arrays are not those of the record.
         UserError: the arrays contradict themselves, or the record lacks what every record has.
     """
     try:
-        return _hold(record, folder, anew)
+        return _hold(record, folder, noted)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{record.get('cell')}: its record cannot be held against anything, since it lacks what"
@@ -185,7 +185,7 @@ class Line:
         return near and agrees(recorded, one)
 
 
-def _hold(record: Mapping[str, Any], folder: Path, anew: bool) -> Evidence:
+def _hold(record: Mapping[str, Any], folder: Path, noted: bool) -> Evidence:
     held, not_held = ["cell id", "settings"], []
     differences = [*_of_settings(record), *_of_names(record)]
     if record["schema"] == OLDEST:
@@ -194,8 +194,9 @@ def _hold(record: Mapping[str, Any], folder: Path, anew: bool) -> Evidence:
         held.insert(0, "digest")
     if record["status"] != "done":
         return Evidence(tuple(held), tuple(not_held), tuple(differences), None)
-    if not anew and is_noted(folder, record):
-        differences += _of_own_verdict(record)
+    of_verdict, why_not = _of_own_verdict(record)
+    if noted:
+        differences += of_verdict
         return Evidence((*held, *OF_ARRAYS), tuple(not_held), tuple(differences), None)
     if (folder / SENTENCES).exists():
         found = scores_of(record, folder)
@@ -207,27 +208,22 @@ def _hold(record: Mapping[str, Any], folder: Path, anew: bool) -> Evidence:
             )
         return Evidence(tuple(held), tuple(not_held), tuple(differences), found)
     not_held.append(f"metrics and standard errors, since {SENTENCES} is not here")
-    if _verdict_needs_arrays(record):
-        not_held.append(f"verdict, since of a posterior like this {SENTENCES} is needed for it")
+    differences += of_verdict
+    if why_not:
+        not_held.append(f"verdict, since {why_not}")
     else:
-        try:
-            differences += _of_verdict(record)
-            held.append("verdict")
-        except KeyError as error:
-            not_held.append(f"verdict, since the record has no {error} of this version")
+        held.append("verdict")
     return Evidence(tuple(held), tuple(not_held), tuple(differences), None)
 
 
-def _verdict_needs_arrays(record: Mapping[str, Any]) -> bool:
-    return bool(record["latent"] and not _told(record) and record["family"] not in AGGREGATE_OF_ALL)
-
-
-def _of_own_verdict(record: Mapping[str, Any]) -> list[Difference]:
-    """What the verdict has to be by the record's own metrics, where these are enough for it."""
+def _of_own_verdict(record: Mapping[str, Any]) -> tuple[list[Difference], str]:
+    """What the verdict has to be by the record's own metrics; or why these do not tell it."""
+    if record["latent"] and not _told(record) and record["family"] not in AGGREGATE_OF_ALL:
+        return [], f"of a posterior like this {SENTENCES} is needed for it"
     try:
-        return [] if _verdict_needs_arrays(record) else list(_of_verdict(record))
-    except KeyError:
-        return []
+        return list(_of_verdict(record)), ""
+    except KeyError as error:
+        return [], f"the record has no {error} of this version"
 
 
 def _told(record: Mapping[str, Any]) -> str | None:

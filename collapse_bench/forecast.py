@@ -10,7 +10,6 @@ from typing import Any
 from collapse_bench import record
 from collapse_bench.cell import build
 from collapse_bench.device import peak_memory_mib, prepare, wait_for
-from collapse_bench.errors import DamagedError
 from collapse_bench.job import Job
 from collapse_bench.remedy import chain
 from collapse_bench.suite import Cell
@@ -114,12 +113,8 @@ def _entry(job: Job) -> tuple[str, str]:
 
 def _finished_here(job: Job) -> dict[str, Any] | None:
     """The record of a cell that was trained as the cells of this run will be; else None."""
-    path = job.folder / record.RECORD
-    if job.trained_in is not None or not path.exists():
-        return None
-    try:
-        told = record.read_record(path)
-    except DamagedError:  # which a run puts aside
+    told = record.read_if_whole(job.folder)
+    if job.trained_in is not None or told is None:
         return None
     alike = told["status"] == "done" and told["environment"]["device"] == job.device_name
     return told if alike and told["cost"]["training_seconds"] else None

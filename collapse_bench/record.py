@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from collapse_bench import seal
 from collapse_bench.errors import DamagedError, UserError
 from collapse_bench.seal import DIGEST
-from collapse_bench.writing import replacing as replacing
+from collapse_bench.writing import replacing
 
 SCHEMA, OLDEST = 4, 3
 """Of what is written, and the oldest that is read, which has no digest and is believed; one that is
@@ -256,6 +256,19 @@ def _check_numbers(path: Path, values: Any, what: str) -> None:
             raise DamagedError(
                 f"{path}: the {what} {name} must be finite, not {value!r}; {DAMAGED}"
             )
+
+
+def read_if_whole(folder: Path) -> dict[str, Any] | None:
+    """The record of a cell; None where there is none, or a damaged one, which a run puts aside.
+
+    Raises:
+        UserError: it cannot be read, or is of another schema.
+    """
+    try:
+        path = folder / RECORD
+        return read_record(path) if path.exists() else None
+    except DamagedError:
+        return None
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:

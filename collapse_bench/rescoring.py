@@ -200,6 +200,8 @@ def _check_vocabulary(path: Path, vocabulary: Vocabulary) -> None:
     """Raise UserError unless a cell's file holds this vocabulary."""
     try:
         words = Vocabulary.load(path).tokenizer.get_vocab()
+    except UserError:  # which names the file
+        raise
     except Exception as error:
         raise UserError(f"{path}: cannot be read: {error}; run the suite again") from error
     if words != vocabulary.tokenizer.get_vocab():

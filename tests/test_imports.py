@@ -69,7 +69,7 @@ MAY_IMPORT = {
     "progress": {"job", "metrics"},
     "durations": set(),
     "status": {"lease", "record", "suite", "durations", "errors"},
-    "forecast": {"errors", "cell", "job", "suite", "device", "remedy", "training", "record"},
+    "forecast": {"cell", "job", "suite", "device", "remedy", "training", "record"},
     "runner": {
         "cell", "job", "progress", "suite", "corpus", "training", "record", "damage", "evidence",
         "lease", "interruption", "writing", "errors", "plugins", "device", "precision",

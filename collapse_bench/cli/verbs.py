@@ -111,12 +111,13 @@ def _hold(records: list[dict[str, Any]], folder: Path) -> list[str]:
     from collapse_bench.record import RECORD, SENTENCES
 
     problems, alone = [], 0
-    cells = [folder / record["cell"] for record in records]
-    pairs = list(zip(cells, records, strict=True))
-    new = sum((cell / SENTENCES).exists() and not is_noted(cell, record) for cell, record in pairs)
+    cells = {record["cell"]: folder / record["cell"] for record in records}
+    noted = {record["cell"]: is_noted(cells[record["cell"]], record) for record in records}
+    new = sum((cells[name] / SENTENCES).exists() for name, known in noted.items() if not known)
     if new:  # seconds each where there are thousands of sentences
         say(f"{new} of {len(records)} records are held against their arrays for the first time")
-    for cell, record in pairs:
+    for record in records:
+        cell, known = cells[record["cell"]], noted[record["cell"]]
         way_out = f"put back {cell}.json as it was published, or remove it"
         if (cell / RECORD).exists():
             way_out = (
@@ -124,13 +125,13 @@ def _hold(records: list[dict[str, Any]], folder: Path) -> list[str]:
                 f" arrays {cell}`, or remove {cell} and run the suite again"
             )
         try:
-            evidence = hold(record, cell, anew=False)
+            evidence = hold(record, cell, noted=known)
         except UserError as error:
             problems.append(str(error))
             continue
         problems += [f"{record['cell']}: {each}; {way_out}" for each in evidence.differences]
         if evidence.of_arrays:
-            if (cell / RECORD).exists() and not is_noted(cell, record):
+            if (cell / RECORD).exists() and not known:
                 with suppress(DiskError):  # of a folder that is only to be read
                     note(cell)
             record["held"] = "arrays"

@@ -8,7 +8,7 @@ from typing import Any
 from collapse_bench import record
 from collapse_bench.corpus import Corpus
 from collapse_bench.device import name_of_device
-from collapse_bench.errors import DamagedError, UserError
+from collapse_bench.errors import UserError
 from collapse_bench.job import Job
 from collapse_bench.lease import read_lease
 from collapse_bench.precision import resolve_precision
@@ -88,7 +88,7 @@ def plan(
                 suite_budget=budget or each.training.budget_for(corpus.name),
                 trained_in=None if trained is None else out / each.suite / identifier(trained),
                 retry=retry,
-                tried=attempts(_record_of(folder)),
+                tried=attempts(record.read_if_whole(folder)),
                 memory=memory,
                 parameters=(parameters or {}).get((each.entry.name, each.architecture), 0),
             )
@@ -108,7 +108,7 @@ def plan(
 def is_due(job: Job) -> bool:
     """Whether a cell has to be run: it has no result that is kept, and nobody has made another
     attempt at it since the run was planned."""
-    told = _record_of(job.folder)
+    told = record.read_if_whole(job.folder)
     if told is None:
         return True
     if attempts(told) != job.tried:
@@ -136,7 +136,7 @@ def of_other_code(jobs: Sequence[Job]) -> list[str]:
     due = [job for job in jobs if is_due(job)]
     commits: dict[str, int] = {}
     for job in jobs:
-        told = _record_of(job.folder)
+        told = record.read_if_whole(job.folder)
         if due and told and told["status"] == "done" and told["environment"]["code"] != job.code:
             commit = told["environment"]["commit"] or "an unknown commit"
             commits[commit] = commits.get(commit, 0) + 1
@@ -162,19 +162,10 @@ def _waited_for(job: Job, told: Mapping[str, Any]) -> bool:
     the failure was that of the other cell."""
     if job.trained_in is None or told.get("trained_model") is not None:
         return False
-    other = _record_of(job.trained_in)
+    other = record.read_if_whole(job.trained_in)
     return other is not None and other["status"] in record.FINISHED
 
 
 def attempts(told: Mapping[str, Any] | None) -> int:
     """How many attempts at a cell have ended, by its record."""
     return 0 if told is None else 1 + len(told.get("attempts", []))
-
-
-def _record_of(folder: Path) -> dict[str, Any] | None:
-    """The record of a cell; None where there is none that can be believed."""
-    path = folder / record.RECORD
-    try:
-        return record.read_record(path) if path.exists() else None
-    except DamagedError:
-        return None

@@ -107,8 +107,7 @@ class _Run:
     def keep(self) -> None:
         """Tell of the cells that have a result, and let the others wait."""
         self.damaged = {job.folder for job in self.waiting if damaged(job.folder)}
-        due = [job for job in self.waiting if self._is_due(job)]
-        anew = {job.folder for job in due}
+        anew = {job.folder for job in self.waiting if self._is_due(job)}
         for job in list(self.waiting):
             if job.folder not in anew and job.trained_in not in anew:
                 self._keep(job)
