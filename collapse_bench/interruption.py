@@ -5,16 +5,16 @@ import select
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from multiprocessing import active_children
+from multiprocessing import active_children, forkserver
 from threading import Thread
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """What interrupts a run."""
 
-GRACE = 3.0
+GRACE = 2.5
 """Seconds that cells have to leave a checkpoint in."""
 
-PATIENCE = 4.0
+PATIENCE = 3.0
 """Seconds after the first signal at which a run is ended that is still there."""
 
 
@@ -83,4 +83,8 @@ def end_at_once(number: int, frame: object = None) -> None:
     for child in active_children():
         with suppress(OSError, ValueError):
             child.kill()
+    # It would end by itself, but only after it has loaded what it forks.
+    if (pid := getattr(forkserver._forkserver, "_forkserver_pid", None)) is not None:
+        with suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
     os._exit(128 + number)

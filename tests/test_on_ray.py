@@ -4,6 +4,7 @@ import io
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -27,6 +28,7 @@ FATAL = '''\
 
 import os
 import signal
+import socket
 from dataclasses import dataclass
 
 from collapse_bench.remedy import Remedy
@@ -125,10 +127,20 @@ def test_a_cell_is_ended_when_told_to_and_asked_for_a_checkpoint_first(cluster, 
     assert lease.read_lease(job.folder).stopped
 
 
-def test_a_cluster_that_is_not_there_is_told_in_words(monkeypatch):
+def test_a_cluster_that_is_not_there_is_told_in_words():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound and not listened at: it refuses every connection
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(UserError, match=f"--on ray:{address}: no cluster .*give the HOST:PORT"):
+            Ray(address)
+
+
+def test_what_answers_and_is_no_cluster_is_told_in_words(monkeypatch):
     monkeypatch.setattr("ray.init", lambda **given: (_ for _ in ()).throw(ConnectionError("no")))
-    with pytest.raises(UserError, match=r"--on ray:nowhere:1: no; give the HOST:PORT"):
-        Ray("nowhere:1")
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        with pytest.raises(UserError, match=f"--on ray:{address}: no; give the HOST:PORT"):
+            Ray(address)
 
 
 def test_a_package_that_is_not_installed_is_told_with_how_to_install_it(tmp_path, monkeypatch):

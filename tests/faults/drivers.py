@@ -188,6 +188,7 @@ def _serve() -> None:
         os.setsid()
         os.chdir(folder)
         process.ORIGINAL_DIR = folder  # where workers begin
+        forkserver._forkserver._forkserver_pid = None  # a run that ends does not end it
         output = os.open("output", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         nothing = os.open(os.devnull, os.O_RDONLY)
         for number, descriptor in enumerate((nothing, output, output)):
