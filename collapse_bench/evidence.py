@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from collapse_bench.errors import UserError
+from collapse_bench.errors import DamagedError, UserError
 from collapse_bench.metrics import (
     VERDICTS,
     ArraysError,
@@ -17,7 +17,15 @@ from collapse_bench.metrics import (
     verdict,
 )
 from collapse_bench.provenance import CODE
-from collapse_bench.record import OLDEST, RECORD, SENTENCES, read_arrays
+from collapse_bench.record import (
+    MODEL,
+    OLDEST,
+    OTHER,
+    RECORD,
+    SENTENCES,
+    digest_of_model,
+    read_arrays,
+)
 from collapse_bench.result import in_record
 from collapse_bench.suite import id_of
 from collapse_bench.writing import replacing
@@ -86,7 +94,7 @@ def hold(record: Mapping[str, Any], folder: Path, *, noted: bool = False) -> Evi
             computed from them again, which takes seconds.
 
     Raises:
-        DamagedError: the arrays are not those of the record.
+        DamagedError: arrays or model are not those of the record.
         UserError: the arrays contradict themselves, or the record lacks what every record has.
     """
     try:
@@ -194,6 +202,13 @@ def _hold(record: Mapping[str, Any], folder: Path, noted: bool) -> Evidence:
         held.insert(0, "digest")
     if record["status"] != "done":
         return Evidence(tuple(held), tuple(not_held), tuple(differences), None)
+    model = digest_of_model(folder)
+    if model is not None and record.get("model_sha256") is None:
+        not_held.append(f"{MODEL}, of which the record tells no digest")
+    elif model is not None:
+        if model != record["model_sha256"]:
+            raise DamagedError(f"{folder / MODEL}: {OTHER}; run the suite again")
+        held.append(MODEL)
     of_verdict, why_not = _of_own_verdict(record)
     if noted:
         differences += of_verdict

@@ -3,6 +3,7 @@
 import os
 import select
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import active_children, forkserver
@@ -14,8 +15,13 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GRACE = 2.5
 """Seconds that cells have to leave a checkpoint in."""
 
-PATIENCE = 3.0
-"""Seconds after the first signal at which a run is ended that is still there."""
+PATIENCE = GRACE + 1.0
+"""Seconds after the first signal at which a run is ended that is still there: it may take a moment
+until it hears of the signal, and another one to bring cells to their end."""
+
+
+SOON = 0.25
+"""Seconds after which it is seen that a signal has come, where nothing else happens."""
 
 
 class InterruptedRunError(Exception):
@@ -38,12 +44,8 @@ def noted() -> Iterator[list[int]]:
     """
     caught: list[int] = []
     before = {n: signal.signal(n, lambda number, frame: caught.append(number)) for n in SIGNALS}
-    # The system writes the number of a signal into this pipe even where the interpreter, which
-    # calls handlers, waits in a system call or in a library for something that does not come.
-    told, tell = os.pipe()
-    os.set_blocking(tell, False)
-    previous = signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
-    watchdog = Thread(target=_watch, args=(told,), daemon=True)
+    told, tell, previous = _pipe_of_signals()
+    watchdog = Thread(target=_end_in_time, args=(told,), daemon=True)
     watchdog.start()
     try:
         yield caught
@@ -56,7 +58,16 @@ def noted() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _watch(told: int) -> None:
+def _pipe_of_signals() -> tuple[int, int, int]:
+    """A pipe into which the system writes the number of a signal even where the interpreter, which
+    calls handlers, waits in a system call or in a library for something that does not come; its
+    ends, and what was there before."""
+    told, tell = os.pipe()
+    os.set_blocking(tell, False)
+    return told, tell, signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+
+
+def _end_in_time(told: int) -> None:
     """End the process once it is time."""
     numbers: set[int] = set()
     while True:
@@ -71,9 +82,21 @@ def _watch(told: int) -> None:
 
 def end_on_signals() -> None:
     """End this process at once on every signal: whatever it writes is written whole or not at
-    all."""
+    all. Only for the main thread."""
     for number in SIGNALS:
         signal.signal(number, end_at_once)
+    told, _, _ = _pipe_of_signals()
+    Thread(target=_end, args=(told,), daemon=True).start()
+
+
+def _end(told: int) -> None:
+    """End the process in place of a handler that is not called."""
+    while True:
+        number = os.read(told, 1)[0]
+        time.sleep(SOON)
+        mine = signal.getsignal(number) is end_at_once
+        if number in SIGNALS and mine:
+            end_at_once(number)
 
 
 def end_at_once(number: int, frame: object = None) -> None:

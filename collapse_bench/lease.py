@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from typing import Any, Self
 
 from filelock import FileLock, Timeout
@@ -31,7 +31,7 @@ BEAT, EXPIRY = 5.0, 120.0
 """Seconds after which an owner says that it lives, and after which one that has not is dead. The
 clocks of machines that share a folder have to agree to less than that."""
 
-PATIENCE = 0.5
+WAIT = 0.5
 """Seconds to wait for a lock: another process that only looks has it for a moment."""
 
 STOLEN = 75
@@ -45,7 +45,8 @@ class Lease:
     Attributes:
         token: drawn for each attempt.
         host: name of its machine.
-        machine: the same for all processes among which a lock is sure to hold.
+        machine: the same for all processes among which a lock is sure to hold, and a number means
+            the same process.
         process: its number there.
         began: when, in seconds since 1970.
         code: digest of the package's source.
@@ -97,10 +98,11 @@ class BusyError(Exception):
 
 
 def this_machine() -> str:
-    """A name that the processes of a machine share, also from within containers, until it is
-    started again."""
+    """A name that processes share that know each other by number: those of a machine, or of one of
+    its containers, until it is started again."""
     with suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        started = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{started} {os.readlink('/proc/self/ns/pid')}"
     return platform.node()
 
 
@@ -147,7 +149,7 @@ def hold(folder: Path, *, code: str, commit: str | None, budget: int) -> Iterato
             path.parent.mkdir(exist_ok=True)
             _check_locks(path)
             lock = FileLock(path)
-            lock.acquire(timeout=PATIENCE, poll_interval=0.05)
+            lock.acquire(timeout=WAIT, poll_interval=0.05)
         except Timeout:
             raise BusyError(read_lease(folder)) from None
     try:
@@ -168,7 +170,7 @@ def _check_locks(path: Path) -> None:
         import fcntl
     except ImportError:  # not a Unix: there it is another kind of lock
         return
-    with path.open("a", encoding="ascii") as file:
+    with path.open("a+", encoding="ascii") as file:  # NFS shares a lock of readers only
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:  # somebody has it
@@ -183,8 +185,8 @@ def _check_locks(path: Path) -> None:
 class Holding:
     """The lease of this process on a cell; as a context, written anew every `BEAT` seconds.
 
-    A process that finds another one's lease in place of its own ends itself: it was suspended for
-    so long that its cell has been taken over.
+    A process that does not find its own lease any more ends itself: it was suspended for so long
+    that its cell has been taken over, and may have been finished.
     """
 
     def __init__(self, folder: Path, *, code: str, commit: str | None, budget: int) -> None:
@@ -199,7 +201,7 @@ class Holding:
             commit=commit,
             budget=budget,
         )
-        self._over = Event()
+        self._over, self._writing = Event(), Lock()
         self._thread = Thread(target=self._beat, daemon=True)
         self._first: tuple[float, int] | None = None
 
@@ -212,10 +214,10 @@ class Holding:
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
-        with suppress(OSError):
-            if self._lease.stopped:
-                self._write()
-            elif self._is_ours():
+        if self._lease.stopped:
+            self._renew()
+        elif self._is_ours():
+            with suppress(OSError):
                 self._path.unlink()
 
     def tell(self, told: Mapping[str, Any]) -> None:
@@ -230,7 +232,7 @@ class Holding:
             self._lease = replace(self._lease, tokens=told["tokens"], tokens_a_second=rate)
         if "evaluating" in told:
             self._lease = replace(self._lease, phase="evaluating")
-            self._write()
+            self._renew()
 
     def stopped(self) -> None:
         """Note that the cell is left unfinished, so that another process need not wait."""
@@ -239,16 +241,30 @@ class Holding:
     def _beat(self) -> None:
         while not self._over.wait(BEAT):
             self._check()
-            with suppress(OSError):  # a full disk ends no training: the lock still holds
-                self._write()
+            self._renew()
 
     def _check(self) -> None:
         if not self._is_ours():
+            said = f"{self._path.parent}: another process has taken it over; this one ends\n"
+            with suppress(OSError):
+                os.write(2, said.encode())
             os._exit(STOLEN)
 
     def _is_ours(self) -> bool:
         found = read_lease(self._path.parent)
-        return found is None or found.token == self._lease.token
+        if found is not None:
+            return found.token == self._lease.token
+        try:
+            self._path.stat()
+        except FileNotFoundError:  # whoever has taken it over has finished it
+            return False
+        except OSError:
+            pass
+        return True
+
+    def _renew(self) -> None:
+        with self._writing, suppress(OSError):  # a full disk ends no training: the lock still holds
+            self._write()
 
     def _write(self) -> None:
         told = {name: value for name, value in asdict(self._lease).items() if name != "age"}

@@ -209,7 +209,9 @@ def read_record(path: Path, oldest: int = OLDEST) -> dict[str, Any]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error}; {DAMAGED}") from error
+        raise UserError(
+            f"{path}: cannot be read: {error.strerror}; see who may read it, or remove it"
+        ) from error
     try:
         text = content.decode()
         record = json.loads(text)
@@ -231,7 +233,7 @@ def read_record(path: Path, oldest: int = OLDEST) -> dict[str, Any]:
             way_out = "read it with the version that wrote it"
         raise UserError(
             f"{path}: a record of schema {schema!r}, this version reads {OLDEST} to {SCHEMA};"
-            f" {way_out}, or {DAMAGED}"
+            f" {way_out}, or remove it"
         )
     for part, what in (("metrics", "metric"), ("standard_errors", "standard error of")):
         _check_numbers(path, record.get(part) or {}, what)

@@ -198,14 +198,13 @@ def restore(
 
 def _check_vocabulary(path: Path, vocabulary: Vocabulary) -> None:
     """Raise UserError unless a cell's file holds this vocabulary."""
+    way_out = f"remove {path.parent} and run the suite again, which trains the cell anew"
     try:
         words = Vocabulary.load(path).tokenizer.get_vocab()
-    except UserError:  # which names the file
-        raise
-    except Exception as error:
-        raise UserError(f"{path}: cannot be read: {error}; run the suite again") from error
+    except UserError as error:
+        raise UserError(f"{error}; {way_out}") from error
     if words != vocabulary.tokenizer.get_vocab():
-        raise UserError(f"{path}: not the vocabulary of this corpus; run the suite again")
+        raise UserError(f"{path}: not the vocabulary of this corpus; {way_out}")
 
 
 def rescore(

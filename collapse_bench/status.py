@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from collapse_bench.durations import in_words
-from collapse_bench.errors import DamagedError, UserError
+from collapse_bench.errors import UserError
 from collapse_bench.lease import Lease, read_lease
 from collapse_bench.record import RECORD, decoded_by, read_record
 from collapse_bench.suite import Suite, belongs_to, cells_of
@@ -75,8 +75,10 @@ def status_of(suite: Suite, folder: Path) -> list[CellStatus]:
         if each is not None:
             found.setdefault(name, []).append(each)
     for cell in cells:
-        waiting = CellStatus(cell.name, "waiting", 0, budgets[cell.entry.name, cell.architecture])
-        found.setdefault(cell.name, [waiting])
+        budget = budgets[cell.entry.name, cell.architecture]
+        begun = found.setdefault(cell.name, [])
+        if all(each.budget != budget for each in begun):
+            begun.append(CellStatus(cell.name, "waiting", 0, budget))
     order = {cell.name: place for place, cell in enumerate(cells)}
     return [
         each
@@ -90,9 +92,7 @@ def _record_of(folder: Path) -> tuple[dict[str, Any] | None, str]:
     path = folder / RECORD
     try:
         return (read_record(path) if path.exists() else None), ""
-    except DamagedError as error:
-        return None, str(error)
-    except UserError as error:  # of another schema, or removed at this moment
+    except UserError as error:  # damaged, of another schema, or removed at this moment
         return None, str(error)
 
 

@@ -96,9 +96,17 @@ def _said(error: BaseException | None) -> str | None:
     return None
 
 
+def free_bytes(path: Path) -> int:
+    """How many bytes are free where a file is to be, whose folder need not be there yet.
+
+    Raises:
+        OSError: the system does not say.
+    """
+    there = next(each for each in path.absolute().parents if each.exists())
+    return shutil.disk_usage(there).free
+
+
 def _free(path: Path) -> str:
-    """How many bytes are free where a file is to be."""
     with suppress(OSError):
-        there = next(each for each in path.absolute().parents if each.exists())
-        return f"{shutil.disk_usage(there).free:,}"
+        return f"{free_bytes(path):,}"
     return "an unknown number of"

@@ -92,7 +92,7 @@ def test_an_untouched_record_differs_nowhere_with_arrays_or_without(cells):
         evidence = held(folder)
         assert evidence.differences == ()
         assert evidence.from_arrays is None
-        assert evidence.held == ("digest", "cell id", "settings", "verdict"), name
+        assert evidence.held == ("digest", "cell id", "settings", MODEL, "verdict"), name
         assert SENTENCES in evidence.not_held[0]
 
 
@@ -197,10 +197,27 @@ def test_a_verdict_that_takes_what_only_arrays_tell_is_not_held_without_them(cel
     assert any(each.startswith("verdict") for each in evidence.not_held)
 
 
-def test_arrays_of_another_cell_are_refused(cells):
-    shutil.copy(cells["free"] / SENTENCES, cells["vae"])
-    with pytest.raises(DamagedError, match="SHA-256 differs"):
+@pytest.mark.parametrize("name", [SENTENCES, MODEL])
+def test_arrays_and_a_model_of_another_cell_are_refused(cells, name):
+    shutil.copy(cells["free"] / name, cells["vae"])
+    with pytest.raises(DamagedError, match=f"{name}: .*SHA-256 differs"):
         held(cells["vae"])
+
+
+@pytest.mark.parametrize("part", ["sentences_sha256", "model_sha256"])
+def test_no_page_is_made_of_an_edited_digest(bench, cells, tmp_path, part):
+    edited(cells["vae"], part, "0" * 64)
+    assert bench("leaderboard", "trial.yaml") in (1, 2)
+    assert "SHA-256 differs" in bench.err
+    assert cells["vae"].name in bench.err
+    assert not (tmp_path / "leaderboard").exists()
+
+
+def test_a_model_of_which_nothing_is_told_is_not_held(cells):
+    edited(cells["vae"], "model_sha256", None)
+    evidence = held(cells["vae"])
+    assert MODEL not in evidence.held
+    assert any(each.startswith(MODEL) for each in evidence.not_held)
 
 
 @pytest.mark.parametrize("part", ["settings", "corpus", "status", "metrics", "latent"])

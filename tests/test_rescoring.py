@@ -274,7 +274,10 @@ def test_a_cell_without_arrays_is_held_against_its_model_and_they_are_made_again
     (folder / SENTENCES).unlink()
     said = bench("score", folder)
     assert said.code == 0
-    assert "held: digest, cell id, settings, verdict, metrics and bound from the model" in said.out
+    assert (
+        "held: digest, cell id, settings, model.safetensors, verdict, metrics and bound from the"
+        " model" in said.out
+    )
     told = f"not held: metrics and standard errors, since {SENTENCES} is not here; make"
     assert told in said.out
     said = refused(bench("score", "--write", "arrays", folder), folder / SENTENCES)

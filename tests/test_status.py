@@ -122,6 +122,12 @@ def test_cells_of_earlier_settings_are_no_part_of_it(suite, finished):
     assert {each.state for each in states(other, finished).values()} == {"waiting"}
 
 
+def test_a_cell_that_was_tried_with_a_smaller_budget_still_waits(suite, finished):
+    larger = replace(suite, training=replace(suite.training, budget={"newswire": 2000}))
+    found = [each for each in status_of(larger, finished / "runs" / "trial") if "vae" in each.name]
+    assert [(each.state, each.budget) for each in found] == [("done", 1000), ("waiting", 2000)]
+
+
 def test_the_last_line_is_about_all():
     cells = [
         CellStatus("a/lstm/1", "training", 400, 1000, 10.0, "process 1 on here"),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from collapse_bench.cli.verbs import load, say
 from collapse_bench.errors import SuiteError, UserError
+from collapse_bench.writing import free_bytes
 
 CLEAR = "\x1b[H\x1b[J"
 """What has a terminal begin anew."""
@@ -51,8 +52,7 @@ def plan(options: argparse.Namespace) -> int:
         print(f"(tokens a second of one cell, {measured}: {rates})")
         print(f"memory: about {told.memory_mib:,.0f} MiB a cell, at least")
     if left:
-        there = next(each for each in first.folder.absolute().parents if each.exists())
-        free = shutil.disk_usage(there).free / 2**20
+        free = free_bytes(first.folder) / 2**20
         print(f"disk: about {room(left, workers) / 2**20:,.0f} MiB needed, {free:,.0f} MiB free")
     return 0
 

@@ -51,6 +51,8 @@ def attempt(job: Job, report: Report, stop: Event) -> Outcome:
         return Outcome("busy", str(busy))
     except DiskError as error:
         return Outcome("disk", str(error))
+    except UserError as error:  # of a folder that has no locks
+        return Outcome("failed", str(error))
     if result["status"] != "done" and record.is_done(job.folder):
         return Outcome(
             "failed", f"it has kept its record; when it was run again: {result['error']}"

@@ -41,7 +41,13 @@ class Ended:
 
 
 class Engine(Protocol):
-    """Where `attempt` is called for jobs, in other processes."""
+    """Where `attempt` is called for jobs, in other processes.
+
+    Attributes:
+        queues: whether a cell that was submitted may have to wait before it begins.
+    """
+
+    queues: bool
 
     def room(self) -> bool:
         """Whether another cell may be submitted now."""

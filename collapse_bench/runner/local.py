@@ -16,6 +16,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
+from collapse_bench import lease
 from collapse_bench.errors import UserError
 from collapse_bench.interruption import SIGNALS
 from collapse_bench.job import Job
@@ -68,6 +69,8 @@ class Local:
     Args:
         workers: cells that train at a time; no more than as many again are measured.
     """
+
+    queues = False
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
@@ -238,6 +241,8 @@ def _outcome(worker: Worker) -> Outcome:
             os.kill(pid, signal.SIGKILL)
     if worker.outcome is not None:
         return worker.outcome
+    if code == lease.STOLEN:
+        return Outcome("busy", "another process")
     if code is not None and code < 0:
         why = f"the process was ended by signal {-code} ({signal.strsignal(-code)})"
         if -code == signal.SIGKILL:

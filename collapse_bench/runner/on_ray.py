@@ -66,6 +66,8 @@ class Ray:
         UserError: there is no such cluster.
     """
 
+    queues = True
+
     def __init__(self, address: str | None = None, workers: int | None = None) -> None:
         import ray
 

@@ -1,6 +1,5 @@
 """Which cell begins when, and what becomes of each: the same wherever cells are computed."""
 
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -10,13 +9,14 @@ from typing import Any
 from collapse_bench import lease, record
 from collapse_bench.damage import damaged, put_aside
 from collapse_bench.errors import DiskError
-from collapse_bench.interruption import GRACE, InterruptedRunError, noted
+from collapse_bench.interruption import GRACE, SOON, InterruptedRunError, noted
 from collapse_bench.job import Job, describe
 from collapse_bench.progress import Progress
 from collapse_bench.provenance import commit
 from collapse_bench.runner.attempt import tidy
 from collapse_bench.runner.engine import Ended, Engine, Outcome, Reported
 from collapse_bench.runner.plan import is_due
+from collapse_bench.writing import free_bytes
 
 LOOK = 3.0
 """Seconds after which it is looked again whether another run is done with a cell."""
@@ -52,7 +52,7 @@ def run_jobs(
                 if caught:
                     raise InterruptedRunError(caught[0])
                 run.begin()
-                for event in engine.events(1.0):
+                for event in engine.events(SOON):
                     run.hear(event)
                 run.end_overdue()
         finally:
@@ -131,8 +131,12 @@ class _Run:
                 continue
             if not self.engine.room():
                 return
-            begun = [each.job for each in self.running.values() if each.began is not None]
-            self.full = _no_room(job, begun)
+            at_work = [
+                each.job
+                for each in self.running.values()
+                if each.began is not None or not self.engine.queues
+            ]
+            self.full = _no_room(job, at_work)
             if not self.full:
                 self.waiting.remove(job)
                 self.running[job.folder] = _Running(job)
@@ -149,7 +153,8 @@ class _Run:
                 self.progress.reported(job, event.told)
             return
         ended, outcome = self.running.pop(job.folder), event.outcome
-        self.damaged.discard(job.folder)
+        if outcome.kind != "busy":
+            self.damaged.discard(job.folder)
         if ended.overdue and outcome.kind in ("killed", "stopped"):
             outcome = Outcome("killed", f"the cell took longer than {self.timeout:g} s")
         match outcome.kind:
@@ -224,13 +229,12 @@ def _record_of(job: Job) -> dict[str, Any]:
 
 def _no_room(job: Job, running: Sequence[Job]) -> str:
     """Why a cell cannot be written beside those that run; empty where it can."""
-    there = next(each for each in job.folder.absolute().parents if each.exists())
-    free = shutil.disk_usage(there).free
+    free = free_bytes(job.folder)
     need = ROOM + sum(each.leaves + each.writes for each in (job, *running))
     if free >= need:
         return ""
     return (
-        f"{there}: {free:,} bytes are free, and {job.cell.name} needs {need:,} with what runs: no"
-        f" more cells were begun. Make room and run the same command again, or go on in a copy of"
-        f" the folder elsewhere with --out"
+        f"{job.folder.parent}: {free:,} bytes are free, and {job.cell.name} needs {need:,} with"
+        f" what runs: no more cells were begun. Make room and run the same command again, or go on"
+        f" in a copy of the folder elsewhere with --out"
     )

@@ -56,15 +56,16 @@ class Run:
     def kill(self, whom: str, number: int) -> float | None:
         """Send a signal to the `process`, to its `group` or to one `worker`; tell when.
 
-        None where there is no such worker.
+        None where there is no such worker, or nobody left who could get it.
         """
         targets = {"process": [self.pid], "group": [self.pid, *self.workers()]}
         pids = targets.get(whom) or [pid for pid in self.workers() if _is_at_a_cell(pid)][:1]
-        now = time.monotonic()
+        now, got = time.monotonic(), False
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
-        return now if pids else None
+                got = True
+        return now if got else None
 
 
 class Server:

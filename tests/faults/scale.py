@@ -11,6 +11,9 @@ FULL = os.environ.get("COLLAPSE_BENCH_FAULTS") == "full"
 ROWS = os.environ.get("COLLAPSE_BENCH_FAULTS_ROWS")
 """File that `told` appends to; None where nobody asks for figures."""
 
+MINUTES = 60.0
+"""After which a test here that repeats something begins nothing more, and fails for want of it."""
+
 
 def count(short: int, full: int) -> int:
     """How many are to be tried."""

@@ -10,6 +10,7 @@ import pytest
 from drivers import Run, left_in, server, start_alone
 from scale import FULL, told
 
+from collapse_bench.interruption import GRACE
 from collapse_bench.record import read_records
 
 SUITE = """\
@@ -23,6 +24,9 @@ entries:
   vae: []
 {entries}
 """
+
+LATE = 5.0
+"""Seconds after a signal in which a run has to end."""
 
 BAD = '''\
 """A remedy that does at the first step what none should."""
@@ -143,6 +147,14 @@ def outcomes(folder: Path) -> Mapping[str, dict[str, Any]]:
     return {told["entry"]: told for told in read_records(folder / "runs" / "limits")}
 
 
+def at_its_first_step(run: Run) -> None:
+    """Wait until the only cell of a run is there."""
+    until = time.monotonic() + 60
+    while not list(run.folder.rglob("lease.json")) and time.monotonic() < until:
+        time.sleep(0.1)
+    time.sleep(2)
+
+
 def code_of(run: Run) -> int:
     ended = run.ended(100)
     assert ended is not None, run.output()[-5000:]
@@ -203,6 +215,37 @@ def test_a_cell_that_leaves_or_hangs_up_takes_no_other_along(tmp_path: Path) -> 
     )
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_at_once_what_waits_for_a_cell_after_a_first(
+    number: int, tmp_path: Path
+) -> None:
+    """The cell is in a step that does not end, so that it cannot leave a checkpoint."""
+    seconds = []
+    for signals in (1, 2):
+        (tmp_path / f"{signals}").mkdir()
+        run = start(write(tmp_path / f"{signals}", ("sleep",)), "--only", "sleep/*")
+        at_its_first_step(run)
+        sent = run.kill("process", number)
+        for _ in range(1, signals):
+            time.sleep(0.3)
+            assert run.ended(0) is None, "it had ended by itself"
+            sent = run.kill("process", number)
+        ended = run.ended(LATE)
+        assert ended is not None
+        assert sent is not None
+        assert ended[0] == 128 + number
+        assert left_in(run.folder, 1) == []
+        seconds.append(ended[1] - sent)
+    first, second = seconds
+    assert first > GRACE - 0.5, "it did not wait"
+    assert second < 1
+    told(
+        "a signal while a cell is in a step that does not end, and a second one",
+        1,
+        f"ended after {first:.1f} s; {second:.1f} s after the second",
+    )
+
+
 ALONE = pytest.mark.skipif(
     not FULL, reason="it needs a fork server of its own, for which `make faults` has the time"
 )
@@ -222,10 +265,7 @@ def test_a_cell_that_never_lets_go_of_the_interpreter_ends_with_its_run(tmp_path
     """No thread of its own could end it."""
     folder = write(tmp_path, ("no_threads",))
     run = start_alone(folder, *ARGUMENTS, "--only", "no_threads/*")
-    until = time.monotonic() + 60
-    while not list(folder.rglob("lease.json")) and time.monotonic() < until:
-        time.sleep(0.1)
-    time.sleep(2)  # its first step
+    at_its_first_step(run)
     run.kill("process", signal.SIGKILL)
     assert run.ended(10)
     assert left_in(folder, 10) == []

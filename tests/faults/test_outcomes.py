@@ -7,18 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import KNOWN
+from remedy_cells import job_of
 from scale import FULL, told
 
 from collapse_bench.cell import run_cell
-from collapse_bench.laws.bench import ARCHITECTURES, SIZES, TRAINING, tiny_corpus, tiny_values
 from collapse_bench.plugins import KINDS
 from collapse_bench.record import HISTORY, MODEL, RECORD, SENTENCES, is_finished, read_record
-from collapse_bench.remedy import find_class
-from collapse_bench.runner import plan
-from collapse_bench.suite import Cell, CorpusSettings, Entry, Evaluation, RemedySettings
 from collapse_bench.training import TrainingRun
 
-BUDGET = 6000
 UPDATES = range(20) if FULL else (3,)
 """Updates at which the reconstruction term breaks, the first being 0."""
 
@@ -27,48 +23,27 @@ NAMES = BY_KIND if FULL else BY_KIND[::3]
 """In `make test` every third one, kind by kind, so that each kind is among them."""
 
 
-LEARNING = {"fitted_prior": {"share": 0.9}}
-"""Settings with which the first updates learn from the reconstruction: with those for tiny sizes
-this one fits its prior from the second update on, to which no reconstruction is anything."""
-
-
-def job_of(name, folder):
-    """A cell of a remedy at its tiny settings, in the first architecture that it is for."""
-    remedy = find_class(name, KNOWN[name])
-    corpus = tiny_values() if remedy.values else tiny_corpus()
-    cell = Cell(
-        "tiny",
-        Entry(name, (RemedySettings(name, {**remedy.small, **LEARNING.get(name, {})}),)),
-        next(each for each in ARCHITECTURES if each in remedy.architectures),
-        1,
-        CorpusSettings(),
-        SIZES,
-        TRAINING,
-        Evaluation(samples=2, precision="float32"),
-    )
-    [job] = plan([cell], corpus, folder, budget=BUDGET, device="cpu", remedy_files=KNOWN)
-    return replace(job, folder=folder)
-
-
 @pytest.fixture
 def broken(monkeypatch):
     """Make the reconstruction term of the update with this number a value that is no number.
 
-    Where that update decodes nothing, the next one that does is broken.
+    Where that update decodes nothing, the next one that does is broken; no other is, and at which
+    step that was is noted.
     """
     update = TrainingRun.update
-    state = {"at": 0, "value": math.nan, "updates": 0, "breaking": False, "broken": 0}
+    state = {"at": 0, "value": math.nan, "updates": 0, "breaking": False, "step": None}
 
     def break_terms(readout, arguments, found):
         if state["breaking"] and torch.is_tensor(found):
-            state["broken"] += 1
+            state["step"] = state["now"]
             return found * state["value"]
         return None
 
     def counted(run, batch, **keywords):
         if not state["updates"]:
             run.model.readout.register_forward_hook(break_terms)
-        state["breaking"] = state["updates"] >= state["at"]
+        state["breaking"] = state["updates"] >= state["at"] and state["step"] is None
+        state["now"] = run.steps
         state["updates"] += 1
         try:
             return update(run, batch, **keywords)
@@ -85,10 +60,11 @@ def test_a_loss_that_is_not_finite_is_told_with_its_step_and_as_no_number(
     name, at, broken, tmp_path
 ):
     broken |= {"at": at, "value": (math.nan, math.inf, -math.inf)[at % 3]}
-    record = run_cell(job_of(name, tmp_path), lambda said: None)
-    assert broken["broken"], "nothing was broken"
+    record = run_cell(replace(job_of(name, None, tmp_path), folder=tmp_path), lambda said: None)
+    assert broken["step"] is not None, "nothing was broken"
     assert record["status"] == "diverged", record["error"]
-    assert re.search(r"DivergedError: .*not finite at step \d+, [\d,]+ tokens", record["error"])
+    step = broken["step"]
+    assert re.search(rf"DivergedError: .*not finite at step {step}, [\d,]+ tokens", record["error"])
     assert record["metrics"] == record["standard_errors"] == {}
     assert record["verdict"] is record["sentences_sha256"] is None
     assert not (tmp_path / MODEL).exists()

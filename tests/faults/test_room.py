@@ -3,13 +3,20 @@
 import os
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from io import StringIO
 from pathlib import Path
 
 import pytest
+import tiny
 import toy
 from drivers import Run, left_in, server
 from scale import told
+
+from collapse_bench.errors import DiskError
+from collapse_bench.job import Job
+from collapse_bench.progress import Progress
+from collapse_bench.runner import Ended, Outcome, Reported, run_jobs, schedule
 
 SMALL = (
     "sizes: {embedding: 8, hidden: 8, latent: 4, layers: 1, heads: 2}",
@@ -64,6 +71,42 @@ def test_a_run_that_has_no_room_says_so_before_it_begins_a_cell(disk: Path, tmp_
     assert code_of(run) == 5, run.output()
     assert re.search(r"bytes are free, and \S+ needs .*: no more cells were begun", run.output())
     assert not list(disk.rglob("record.json"))
+
+
+@pytest.mark.parametrize("queues", [False, True])
+def test_room_is_kept_for_every_cell_that_is_at_work(
+    queues: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also for one that has been started a moment ago, and not for one that waits its turn."""
+    beside: list[int] = []
+
+    def no_room(job: Job, running: Sequence[Job]) -> str:
+        beside.append(len(running))
+        return ""
+
+    class Taking:
+        """An engine that has room for two cells, and no disk."""
+
+        def __init__(self) -> None:
+            self.queues, self.taken = queues, list[Job]()
+
+        def room(self) -> bool:
+            return len(self.taken) < 2
+
+        def submit(self, job: Job) -> None:
+            self.taken.append(job)
+
+        def events(self, seconds: float) -> list[Reported | Ended]:
+            return [Ended(job, Outcome("disk", "full")) for job in self.taken]
+
+        def kill(self, job: Job) -> None: ...
+
+        def close(self, grace: float) -> None: ...
+
+    monkeypatch.setattr(schedule, "_no_room", no_room)
+    with pytest.raises(DiskError, match="full"):
+        run_jobs(tiny.jobs(tmp_path, 3), Taking(), Progress(3, StringIO()))
+    assert beside == ([0, 0] if queues else [0, 1])
 
 
 def test_a_run_whose_disk_is_full_says_so_and_goes_on_once_there_is_room(

@@ -9,7 +9,7 @@ from threading import Event
 from typing import Any
 
 import pytest
-from toy import untimed
+from toy import history, untimed
 
 from collapse_bench import record
 from collapse_bench.evidence import NOTE
@@ -79,6 +79,7 @@ def assert_equals_whole(out: Path) -> None:
     assert files.keys() == others.keys()
     for name in (record.MODEL, record.SENTENCES, record.VOCABULARY):
         assert files[name] == others[name], name
+    assert history(files[record.HISTORY]) == history(others[record.HISTORY])
 
 
 def interrupted(out: Path, patch: Callable[..., Any]) -> list[Path]:

@@ -124,6 +124,11 @@ def untimed(told: dict[str, Any]) -> dict[str, Any]:
     return told | {"attempts": None, "cost": cost}
 
 
+def history(content: bytes) -> list[dict[str, Any]]:
+    """The rows of a history without what differs from run to run."""
+    return [{**json.loads(row), "seconds": None} for row in content.splitlines()]
+
+
 def assert_same(one: Path, other: Path) -> None:
     """The cells of two runs ended alike, bit for bit."""
     first, second = records(one), records(other)
@@ -133,6 +138,10 @@ def assert_same(one: Path, other: Path) -> None:
         folders = cells(one)[name], cells(other)[name]
         for file in (record.MODEL, record.SENTENCES, record.VOCABULARY):
             assert len({(each / file).read_bytes() for each in folders}) == 1, (name, file)
+        # One that shares a training has no history of its own.
+        paths = [path for each in folders if (path := each / record.HISTORY).exists()]
+        rows = [history(path.read_bytes()) for path in paths]
+        assert rows[:1] == rows[1:], name
         # One that was killed right after its record has no note, which a page makes.
         one_names, other_names = ({each.name for each in f.iterdir()} - {NOTE} for f in folders)
         assert one_names == other_names, name
