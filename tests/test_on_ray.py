@@ -13,7 +13,7 @@ import pytest
 from afar_cells import descendants, in_the_middle, planned, same_results, until, write_suite
 
 from collapse_bench import lease
-from collapse_bench.errors import UserError
+from collapse_bench.errors import DiskError, UserError
 from collapse_bench.interruption import GRACE
 from collapse_bench.progress import Progress
 from collapse_bench.record import read_record
@@ -21,6 +21,7 @@ from collapse_bench.runner import Ended, Local, Reported, engine_on, run_jobs
 
 pytest.importorskip("ray")
 
+from collapse_bench.runner import on_ray
 from collapse_bench.runner.on_ray import Ray
 
 FATAL = '''\
@@ -125,6 +126,38 @@ def test_a_cell_is_ended_when_told_to_and_asked_for_a_checkpoint_first(cluster, 
     finally:
         engine.close(GRACE)
     assert lease.read_lease(job.folder).stopped
+
+
+def test_a_cell_that_cannot_be_sent_ends_the_run_with_what_the_disk_says(
+    cluster, tmp_path, monkeypatch
+):
+    write_suite(tmp_path, vae="[]")
+    jobs = planned(tmp_path, "runs")
+    folder = tmp_path / "runs" / "trial"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "taken").touch()
+    monkeypatch.setattr(on_ray, "SHARED", "taken/no folder")
+    with pytest.raises(DiskError, match="no folder: cannot be written"):
+        run_jobs(jobs, Ray(cluster.address), Progress(1, io.StringIO()))
+
+
+def test_a_cell_that_ray_ends_for_want_of_memory_is_an_outcome(cluster, tmp_path):
+    """By Ray's memory monitor, on a machine that it takes for full whatever is used there."""
+    write_suite(tmp_path, mine="[paced]")
+    (job,) = planned(tmp_path, "runs")
+    large = replace(job, cell=replace(job.cell, training=replace(job.cell.training, threads=2)))
+    full = {"RAY_memory_usage_threshold": "0.0001", "RAY_memory_monitor_refresh_ms": "100"}
+    node = cluster.add_node(num_cpus=2, object_store_memory=100 * 2**20, env_vars=full)
+    out = io.StringIO()
+    try:
+        (record,) = run_jobs([large], Ray(cluster.address), Progress(1, out))
+    finally:
+        cluster.remove_node(node)
+    assert record["status"] == "killed"
+    assert "no memory left" in record["error"]
+    assert "--memory" in record["error"]
+    assert "--workers" in record["error"]
+    assert "was lost" not in out.getvalue()
 
 
 def test_a_cluster_that_is_not_there_is_told_in_words():

@@ -102,12 +102,18 @@ class Ray:
         return self._workers is None or on_gpus or len(self._sent) < self._workers
 
     def submit(self, job: Job) -> None:
+        """Have a task made of a cell.
+
+        Raises:
+            DiskError: a file that tells machines of this folder cannot be written, or one of a
+                remedy cannot be read.
+        """
         sent = _Sent(job)
-        self._sent.append(sent)
         if not self._asked:
             self._asked = True
             self._look_for_a_machine(job)
         self._send(sent)
+        self._sent.append(sent)  # only now: what has no task cannot be cancelled
 
     def events(self, seconds: float) -> list[Reported | Ended]:
         found, self._told = self._told, []
@@ -171,7 +177,7 @@ class Ray:
     def _heard(self, sent: _Sent) -> list[Reported | Ended]:
         """What a cell has told and nobody has read."""
         found: list[Reported | Ended] = []
-        while sent.reports and self._ray.wait([sent.reports], timeout=0)[0]:
+        while self._ray.wait([sent.reports], timeout=0)[0]:
             told = self._next(sent)
             if isinstance(told, Outcome):
                 self._sent.remove(sent)
@@ -198,6 +204,13 @@ class Ray:
                 # What the task itself raises: its cell's process has not even begun.
                 cause = error.cause if isinstance(error.cause, Exception) else error
                 return Outcome("failed", f"on its machine: {type(cause).__name__}: {cause}")
+            if isinstance(error, errors.OutOfMemoryError):
+                # Ray has ended the task, and its machine goes on.
+                return Outcome(
+                    "killed",
+                    f"its machine had no memory left: {first}; say what a cell needs with --memory,"
+                    " or have fewer at a time with --workers",
+                )
             sent.losses += 1
             sent.job = replace(sent.job, fresh=False)  # it goes on from its checkpoint
             if sent.losses > LOSSES:

@@ -1,5 +1,6 @@
 """Cells as jobs of SLURM, through submitit: one array of jobs for all cells that may begin."""
 
+import errno
 import pickle
 import shutil
 import signal
@@ -19,12 +20,12 @@ from collapse_bench.runner import afar
 from collapse_bench.runner.engine import Ended, Outcome, Reported
 from collapse_bench.runner.local import Local
 from collapse_bench.runner.sbatch import delay_of, options, parameters
-from collapse_bench.writing import replacing
+from collapse_bench.writing import replacing, telling
 
 FOLDER = ".slurm"
 """Folder of a suite's batch scripts, of what is sent and of what its jobs say."""
 
-GRACE = 2 / 3
+GRACE_SHARE = 2 / 3
 """Of the seconds between SLURM's signal and the end of a job: for a cell to leave a checkpoint."""
 
 LATE = 15.0
@@ -87,7 +88,8 @@ class _Submitted:
     Attributes:
         handle: submitit's of its job.
         token: of the last owner of the cell that has been seen.
-        tokens: decoded by it when it last told.
+        began: whether it has been seen to begin.
+        tokens: decoded by that owner when it last told.
         killed: whether it was told to end.
         over: when its job was first seen to be over; None as long as it is not.
     """
@@ -95,6 +97,7 @@ class _Submitted:
     job: Job
     handle: Any
     token: str | None
+    began: bool = False
     tokens: int = 0
     killed: bool = False
     over: float | None = None
@@ -177,15 +180,19 @@ class Slurm:
 
         Raises:
             UserError: SLURM refuses.
+            DiskError: a file of a job cannot be written.
         """
         folder = jobs[0].folder.absolute().parent / FOLDER
         executor = self._executor(folder, jobs[0])
-        grace = GRACE * delay_of(self._given)
+        grace = GRACE_SHARE * delay_of(self._given)
         tasks = [Task(afar.pack(job), _corpus_of(job, folder), grace) for job in jobs]
         try:
             with executor.batch():
                 handles = [executor.submit(task) for task in tasks]
         except Exception as error:  # what sbatch says, as submitit's error
+            if isinstance(error, OSError) and not _is_of_sbatch(error):
+                with telling(folder):
+                    raise
             raise UserError(
                 f"--on slurm: sbatch refuses: {error}; see --slurm, and the script in {folder}"
             ) from error
@@ -214,7 +221,10 @@ class Slurm:
         if seen is not None and seen.alive:
             if seen.token != each.token:
                 each.token, each.tokens = seen.token, 0
-                found.append(Reported(each.job, {"began": True}))
+                # Once, however often the job is put back: the time of a cell counts from here.
+                if not each.began:
+                    each.began = True
+                    found.append(Reported(each.job, {"began": True}))
             if seen.tokens > each.tokens:
                 each.tokens = seen.tokens
                 found.append(Reported(each.job, {"tokens": seen.tokens}))
@@ -250,6 +260,11 @@ class Slurm:
             f"the SLURM job {handle.job_id} is over ({handle.state}) and left no record:"
             f" {_last_line(handle.paths.stderr)}; all that it said is in {handle.paths.stderr}",
         )
+
+
+def _is_of_sbatch(error: OSError) -> bool:
+    """Whether the system could not start sbatch; else it is a file that it refuses."""
+    return error.filename == "sbatch" or error.errno in (errno.EAGAIN, errno.ENOMEM)
 
 
 def _last_line(path: Path) -> str:
