@@ -25,6 +25,9 @@ from collapse_bench.writing import replacing, telling
 FOLDER = ".slurm"
 """Folder of a suite's batch scripts, of what is sent and of what its jobs say."""
 
+PACE = 0.5
+"""Seconds between two looks at the leases of all cells, which are on a file system of many."""
+
 GRACE_SHARE = 2 / 3
 """Of the seconds between SLURM's signal and the end of a job: for a cell to leave a checkpoint."""
 
@@ -120,6 +123,8 @@ class Slurm:
         UserError: this machine has no SLURM, or an option is none.
     """
 
+    queues = True
+
     def __init__(
         self, given: Mapping[str, str], workers: int | None = None, cluster: str = "slurm"
     ) -> None:
@@ -134,6 +139,7 @@ class Slurm:
         self._new: list[Job] = []
         self._submitted: list[_Submitted] = []
         self._told: list[Reported | Ended] = []
+        self._looks = 0.0
 
     def room(self) -> bool:
         return True
@@ -145,15 +151,15 @@ class Slurm:
         if self._new:
             new, self._new = self._new, []
             self._submit(new)
-        until = time.monotonic() + seconds
-        while True:
-            found, self._told = self._told, []
+        left = self._looks - time.monotonic()
+        if not self._told and left > 0:
+            time.sleep(min(left, seconds))
+        found, self._told = self._told, []
+        if time.monotonic() >= self._looks:
             for each in list(self._submitted):
                 found += self._news(each)
-            left = until - time.monotonic()
-            if found or left <= 0:
-                return found
-            time.sleep(min(left, 0.5))
+            self._looks = time.monotonic() + PACE
+        return found
 
     def kill(self, job: Job) -> None:
         if any(each is job for each in self._new):

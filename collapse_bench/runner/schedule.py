@@ -42,7 +42,8 @@ def run_jobs(
 
     Raises:
         InterruptedRunError: on SIGINT or SIGTERM, after every cell has been stopped.
-        DiskError: nothing more can be written; cells that were running have been waited for.
+        DiskError: nothing more can be written; cells that were running have been waited for, or,
+            where the engine could not go on, asked for a checkpoint.
     """
     run = _Run(engine, progress, timeout, list(jobs))
     with noted() as caught:
