@@ -41,19 +41,21 @@ class Fatal(Remedy):
         os.kill(os.getpid(), signal.SIGKILL)
 '''
 
+STORE = {"object_store_memory": 100 * 2**20}
+MACHINE = {"num_cpus": 1, **STORE}
+
 
 @pytest.fixture(scope="module")
 def cluster():
     """A head that computes nothing, without which there is no cluster, and two machines."""
     from ray.cluster_utils import Cluster
 
-    each = {"object_store_memory": 100 * 2**20}
     cluster = Cluster(
         initialize_head=True,
-        head_node_args={"num_cpus": 0, "include_dashboard": False, **each},
+        head_node_args={"num_cpus": 0, "include_dashboard": False, **STORE},
     )
     for _ in range(2):
-        cluster.add_node(wait=False, num_cpus=1, **each)
+        cluster.add_node(wait=False, **MACHINE)
     cluster.wait_for_nodes()
     yield cluster
     cluster.shutdown()
@@ -182,15 +184,38 @@ def test_a_package_that_is_not_installed_is_told_with_how_to_install_it(tmp_path
         engine_on("ray", workers=None, at_once=1, slurm={})
 
 
+def begun(cluster, folder):
+    """A run of the suite in a folder, in a session of its own; and its command."""
+    command = [sys.executable, "-m", "collapse_bench", "run", "trial.yaml", "--plugin", "paced.py"]
+    command += ["--threads", "1", "--on", f"ray:{cluster.address}"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, cwd=folder, start_new_session=True, **pipes), command
+
+
+def test_a_run_that_loses_a_machine_goes_on_to_the_end_that_it_would_have_had(cluster, tmp_path):
+    write_suite(tmp_path, mine="[paced]")
+    run, _ = begun(cluster, tmp_path)
+    first = until(lambda: in_the_middle(tmp_path))
+    cluster.remove_node(node_of(cluster, *first), allow_graceful=False)
+    cluster.add_node(wait=False, **MACHINE)  # the next test has two, as this one had
+    until(lambda: in_the_middle(tmp_path) - first)
+    (tmp_path / "go").touch()
+    out, _ = run.communicate(timeout=240)
+    assert run.returncode == 0, out
+    assert "mine/lstm/1: its machine was lost" in out
+    assert "mine/lstm/1: goes on from" in out
+    [path] = (tmp_path / "runs" / "trial").glob("mine-*/record.json")
+    assert read_record(path)["cost"]["attempts"] == 2
+    run_jobs(planned(tmp_path, "whole"), Local(1), Progress(1, io.StringIO()))
+    same_results(tmp_path / "whole" / "trial", tmp_path / "runs" / "trial")
+
+
 def test_a_cell_whose_machine_and_then_whose_run_is_killed_ends_as_one_that_was_not(
     cluster, tmp_path
 ):
     """The last of these: the cluster has one machine less afterwards."""
     write_suite(tmp_path, mine="[paced]", vae="[]")
-    command = [sys.executable, "-m", "collapse_bench", "run", "trial.yaml", "--plugin", "paced.py"]
-    command += ["--threads", "1", "--on", f"ray:{cluster.address}"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    run = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, **pipes)
+    run, command = begun(cluster, tmp_path)
     first = until(lambda: in_the_middle(tmp_path))
     cluster.remove_node(node_of(cluster, *first), allow_graceful=False)
     second = until(lambda: in_the_middle(tmp_path) - first)

@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,17 +13,27 @@ from scale import FULL, count, told
 from collapse_bench import record
 from collapse_bench.damage import damaged
 from collapse_bench.errors import DamagedError
-from collapse_bench.training import checkpoint
 from collapse_bench.training.checkpoint import RefusedError, read_checkpoint
 
 FILES = (record.RECORD, record.SENTENCES, record.MODEL)
-OF = {"cell": "this"}
+
+SMALL, ENDS, SPREAD = 10_000, 2000, 997
+"""In the full form a file up to so many bytes is cut at every length; every length of a larger one
+takes minutes, so it is each of its first and last, and every so many between."""
+
+
+def lengths(size: int) -> Iterable[int]:
+    """At which a file is cut."""
+    if not FULL:
+        return range(0, size, max(1, size // 60))
+    if size <= SMALL:
+        return range(size)
+    return (*range(ENDS), *range(ENDS, size - ENDS, SPREAD), *range(size - ENDS, size))
 
 
 def damages(content: bytes, seed: int) -> Iterator[tuple[str, bytes]]:
-    """Copies of a file that were cut, at every length or a spread of them, or lost a bit."""
-    step = 1 if FULL else max(1, len(content) // 60)
-    for length in range(0, len(content), step):
+    """Copies of a file that were cut, or lost a bit anywhere in it."""
+    for length in lengths(len(content)):
         yield f"cut at {length}", content[:length]
     draw = random.Random(seed)
     for _ in range(count(60, 1000)):
@@ -58,18 +68,12 @@ def test_every_cut_and_every_bit_of_arrays_and_of_a_model_are_noticed(
     path, tried = finished / name, 0
     content = path.read_bytes()
     sha256 = hashlib.sha256(content).hexdigest()
-    # Every length of a large file takes minutes: its first and last kilobytes, and a spread.
-    for what, other in damages(content[:2000] if FULL else content, 2):
-        whole = other + content[2000:] if FULL and what.startswith("bit") else other
-        path.write_bytes(whole)
+    for what, other in damages(content, 2):
+        path.write_bytes(other)
         assert [each for each, _ in damaged(finished)] == [path], what
         if name == record.SENTENCES:
             with pytest.raises(DamagedError, match=str(path)):
                 record.read_arrays(finished, sha256)
-        tried += 1
-    for length in range(max(0, len(content) - 2000), len(content)) if FULL else ():
-        path.write_bytes(content[:length])
-        assert [each for each, _ in damaged(finished)] == [path], length
         tried += 1
     told(f"{name} is cut, or a bit of it flipped", tried, "noticed every time")
 
@@ -77,13 +81,14 @@ def test_every_cut_and_every_bit_of_arrays_and_of_a_model_are_noticed(
 def test_every_cut_and_every_bit_of_a_checkpoint_are_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, tried = tmp_path / "checkpoint-000000000001.pt", 0
-    checkpoint.write_checkpoint(path, {"of": OF, "run": {"steps": 3}, "selection": {}})
-    assert read_checkpoint(path, OF)["run"] == {"steps": 3}
+    tiny.often(monkeypatch)
+    path, tried = tiny.interrupted(tmp_path, monkeypatch.setattr)[0], 0
+    of = read_checkpoint(path, {})["of"]
+    assert read_checkpoint(path, of)["run"]
     for _, content in damages(path.read_bytes(), 3):
         path.write_bytes(content)
         with pytest.raises(RefusedError, match="damaged"):
-            read_checkpoint(path, OF)
+            read_checkpoint(path, of)
         tried += 1
     told("a checkpoint is cut, or a bit of it flipped", tried, "noticed every time")
 

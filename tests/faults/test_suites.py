@@ -12,6 +12,7 @@ from hostile_suites import HARD, SUITES
 from mutations import mutated
 from scale import FULL, count, told
 
+from collapse_bench.cli import main
 from collapse_bench.errors import UserError
 from collapse_bench.plugins import remedy_files
 from collapse_bench.suite import cells_of, load_suite
@@ -24,6 +25,8 @@ REAL = [path.read_bytes() for path in sorted((ROOT / "suites").glob("*.yaml"))]
 REMEDIES = remedy_files()
 LONGEST = 4000
 """Characters of a problem: the longest names all remedies."""
+BLOCKED = 5.0
+"""Seconds after which a suite is taken for one whose reading waits for something."""
 
 
 def outcome(path: Path, content: bytes) -> str:
@@ -61,19 +64,28 @@ def _refused(path: Path, text: str) -> str:
     return "not YAML" if "is not YAML" in text else "refused"
 
 
-def test_a_mutated_suite_is_read_or_refused(tmp_path):
-    """Nothing but a UserError comes of it, whose lines name the file and the line."""
+def test_a_mutated_suite_is_read_or_refused(tmp_path, capsys):
+    """Nothing but a UserError comes of it, whose lines name the file and the line; on the command
+    line, which each hundredth of those that are refused is given to, it is exit code 2."""
     path, tries = tmp_path / "mutated.yaml", count(short=300, full=20_000)
     seen: Counter[str] = Counter()
-    slowest = 0.0
+    took, waited, given = (0.0, 0), (0.0, 0), 0
     for number in range(tries):
         content = mutated(number, REAL)
-        began = time.process_time()
+        began, at = time.process_time(), time.monotonic()
         try:
-            seen[outcome(path, content)] += 1
+            what = outcome(path, content)
         except Exception as error:
             pytest.fail(f"mutated({number}): {type(error).__name__}: {error}")
-        slowest = max(slowest, time.process_time() - began)
+        took = max(took, (time.process_time() - began, number))
+        waited = max(waited, (time.monotonic() - at, number))
+        if what != "suite" and (seen["refused"] + seen["not YAML"]) % 100 == 0:
+            _refused_by_the_command_line(path, number, capsys)
+            given += 1
+        seen[what] += 1
+    print(f"slowest: {took[0]:.2f} s of CPU, {waited[0]:.2f} s in all")
+    assert took[0] < 1, f"mutated({took[1]}) took {took[0]:.2f} s of CPU"
+    assert waited[0] < BLOCKED, f"mutated({waited[1]}) took {waited[0]:.2f} s"
     assert seen["suite"] > tries / 50
     assert seen["refused"] > tries / 10
     assert seen["not YAML"] > tries / 10
@@ -81,8 +93,17 @@ def test_a_mutated_suite_is_read_or_refused(tmp_path):
         "suites of `suites/` mutated at random",
         tries,
         f"{seen['suite']:,} were still suites, {seen['refused']:,} refused by line and rule,"
-        f" {seen['not YAML']:,} as no YAML by line and column; slowest {slowest:.2f} s of CPU",
+        f" {seen['not YAML']:,} as no YAML by line and column; {given} of these also on the"
+        f" command line, exit code 2; slowest {took[0]:.2f} s of CPU, {waited[0]:.2f} s in all",
     )
+
+
+def _refused_by_the_command_line(path: Path, number: int, capsys: pytest.CaptureFixture) -> None:
+    code = main(["check", str(path)])
+    out, err = capsys.readouterr()
+    assert code == 2, f"mutated({number}): {code} {err}"
+    assert re.match(rf"error: {re.escape(str(path))}:[1-9]\d*: ", err), f"mutated({number}): {err}"
+    assert not out, f"mutated({number}): {out}"
 
 
 @pytest.mark.parametrize("name", SUITES)
