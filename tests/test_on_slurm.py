@@ -189,8 +189,9 @@ def test_a_job_that_dies_without_a_word_is_told_of_once_its_lease_has_expired(
     assert "the SLURM job 7 is over (OUT_OF_MEMORY)" in ended.outcome.why
 
 
-def test_a_cell_that_is_put_back_into_the_queue_begins_once(sbatch, tmp_path):
+def test_a_cell_that_is_put_back_into_the_queue_begins_once(sbatch, tmp_path, monkeypatch):
     """What `--timeout` counts from, and an attempt has a lease of its own."""
+    monkeypatch.setattr("collapse_bench.runner.on_slurm.PACE", 0.0)
     write_suite(tmp_path, vae="[]")
     (job,) = planned(tmp_path, "runs")
     engine = Slurm({})

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import tiny
-from scale import count, told
+from scale import MINUTES, count, told
 
 from collapse_bench import record
 from collapse_bench.job import Job, describe
@@ -29,9 +29,6 @@ attempts = __import__("collapse_bench.runner.attempt", fromlist=["attempt"])
 FORK: Any = get_context("fork")
 
 RUNNERS, CELLS, ROUNDS = count(3, 8), count(12, 200), count(1, 20)
-
-MINUTES = float(os.environ.get("COLLAPSE_BENCH_FAULTS_MINUTES", "60"))
-"""In which all rounds have to be made."""
 
 LONGEST = 300.0
 """Seconds after which a round is taken for one that never ends; it takes some thirty."""

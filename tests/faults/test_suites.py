@@ -25,7 +25,7 @@ REAL = [path.read_bytes() for path in sorted((ROOT / "suites").glob("*.yaml"))]
 REMEDIES = remedy_files()
 LONGEST = 4000
 """Characters of a problem: the longest names all remedies."""
-BLOCKED = 5.0
+BLOCKED = 20.0
 """Seconds after which a suite is taken for one whose reading waits for something."""
 
 
