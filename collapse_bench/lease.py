@@ -122,7 +122,9 @@ def bury(folder: Path) -> None:
     """Remove the lease of an owner that has died on this machine: another machine cannot know, and
     would wait until it is taken for dead."""
     found = read_lease(folder)
-    if found and found.machine == this_machine() and not (found.stopped or found.alive):
+    if not found or found.stopped or found.machine != this_machine():
+        return
+    if not _exists(found.process):  # however old the lease: one that was suspended has the lock
         with suppress(OSError):
             (folder / LEASE).unlink()
 
@@ -245,7 +247,7 @@ class Holding:
 
     def _check(self) -> None:
         if not self._is_ours():
-            said = f"{self._path.parent}: another process has taken it over; this one ends\n"
+            said = f"{self._path}: is gone or another process's, so this one ends\n"
             with suppress(OSError):
                 os.write(2, said.encode())
             os._exit(STOLEN)

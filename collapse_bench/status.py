@@ -49,17 +49,19 @@ class CellStatus:
         return max(0, self.budget - self.tokens) / self.tokens_a_second
 
 
-def status_of(suite: Suite, folder: Path) -> list[CellStatus]:
+def status_of(suite: Suite, folder: Path, budget: int | None = None) -> list[CellStatus]:
     """What is known of every cell of a suite, and of cells of it with other seeds or budgets.
 
     Args:
         suite: whose cells.
         folder: `runs/<suite>`, which may not exist.
+        budget: of every cell; None is that of the suite.
     """
     belongs = belongs_to(suite)
     cells = cells_of(suite)
     budgets: dict[tuple[str, str], int] = {
-        (cell.entry.name, cell.architecture): cell.budget_for(suite.corpus.name) for cell in cells
+        (cell.entry.name, cell.architecture): budget or cell.budget_for(suite.corpus.name)
+        for cell in cells
     }
     found: dict[str, list[CellStatus]] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
@@ -70,15 +72,14 @@ def status_of(suite: Suite, folder: Path) -> list[CellStatus]:
         record, damage = _record_of(path)
         if record is not None and not belongs(record):
             continue
-        budget = budgets[named[1], named[2]]
-        each = _status(name, path, record, damage, budget)
+        each = _status(name, path, record, damage, budgets[named[1], named[2]])
         if each is not None:
             found.setdefault(name, []).append(each)
     for cell in cells:
-        budget = budgets[cell.entry.name, cell.architecture]
         begun = found.setdefault(cell.name, [])
-        if all(each.budget != budget for each in begun):
-            begun.append(CellStatus(cell.name, "waiting", 0, budget))
+        own = budgets[cell.entry.name, cell.architecture]
+        if all(each.budget != own and each.state not in UNFINISHED for each in begun):
+            begun.append(CellStatus(cell.name, "waiting", 0, own))
     order = {cell.name: place for place, cell in enumerate(cells)}
     return [
         each

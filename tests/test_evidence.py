@@ -4,11 +4,13 @@ Every edit here comes with a digest that fits: it is what the digest cannot find
 """
 
 import json
+import os
 import shutil
 from dataclasses import dataclass
 
 import pytest
 
+from collapse_bench import lease
 from collapse_bench.cli import main
 from collapse_bench.errors import DamagedError, UserError
 from collapse_bench.evidence import NOTE, hold, is_noted, note
@@ -210,6 +212,14 @@ def test_no_page_is_made_of_an_edited_digest(bench, cells, tmp_path, part):
     assert bench("leaderboard", "trial.yaml") in (1, 2)
     assert "SHA-256 differs" in bench.err
     assert cells["vae"].name in bench.err
+    assert not (tmp_path / "leaderboard").exists()
+
+
+def test_a_cell_that_is_computed_again_makes_no_page_meanwhile(bench, cells, tmp_path):
+    shutil.copy(cells["free"] / MODEL, cells["vae"])
+    with lease.hold(cells["vae"], code="c", commit=None, budget=300):
+        assert bench("leaderboard", "trial.yaml") == 1
+    assert f"{cells['vae'].name}: is computed again by process {os.getpid()} on" in bench.err
     assert not (tmp_path / "leaderboard").exists()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from dataclasses import replace
 
@@ -124,8 +125,23 @@ def test_cells_of_earlier_settings_are_no_part_of_it(suite, finished):
 
 def test_a_cell_that_was_tried_with_a_smaller_budget_still_waits(suite, finished):
     larger = replace(suite, training=replace(suite.training, budget={"newswire": 2000}))
-    found = [each for each in status_of(larger, finished / "runs" / "trial") if "vae" in each.name]
-    assert [(each.state, each.budget) for each in found] == [("done", 1000), ("waiting", 2000)]
+    folder = finished / "runs" / "trial"
+
+    def of_vae(budget=None):
+        found = (each for each in status_of(larger, folder, budget) if "vae" in each.name)
+        return [(each.state, each.budget) for each in found]
+
+    assert of_vae() == [("done", 1000), ("waiting", 2000)]
+    assert of_vae(1000) == [("done", 1000)]
+
+
+def test_a_cell_that_is_trained_with_another_budget_is_told_once(suite, finished):
+    path = leave_lease(finished / "runs" / "trial" / "annealed-lstm-1-00c0ffee", budget=500)
+    try:
+        found = [each for each in status_of(suite, path.parents[1]) if "annealed" in each.name]
+        assert [(each.state, each.budget) for each in found] == [("training", 500)]
+    finally:
+        shutil.rmtree(path.parent)
 
 
 def test_the_last_line_is_about_all():

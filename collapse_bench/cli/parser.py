@@ -78,6 +78,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--out", type=Path, default=Path("runs"), help="folder of all runs (%(default)s)"
     )
     states.add_argument(
+        "--budget", type=_positive_number, metavar="TOKENS", help="that the run was given"
+    )
+    states.add_argument(
         "--watch",
         type=_seconds,
         nargs="?",

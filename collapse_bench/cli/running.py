@@ -106,16 +106,16 @@ def status(options: argparse.Namespace) -> int:
     with suppress(KeyboardInterrupt):
         if options.watch:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-        _show(suite, folder, options.watch)
+        _show(suite, folder, options.budget, options.watch)
     return 0
 
 
-def _show(suite: "Suite", folder: Path, watch: float | None) -> None:
+def _show(suite: "Suite", folder: Path, budget: int | None, watch: float | None) -> None:
     """Print how far a suite is, again and again where it is to be followed."""
     from collapse_bench.status import UNFINISHED, status_of, table
 
     while True:
-        states = status_of(suite, folder)
+        states = status_of(suite, folder, budget)
         width = shutil.get_terminal_size((200, 0)).columns
         lines = "\n".join(table(states, width))
         follows = watch and sys.stdout.isatty()

@@ -108,6 +108,7 @@ def _hold(records: list[dict[str, Any]], folder: Path) -> list[str]:
         What is wrong: cell, field, both values, and the way out.
     """
     from collapse_bench.evidence import hold, is_noted, note
+    from collapse_bench.lease import read_lease
     from collapse_bench.record import RECORD, SENTENCES
 
     problems, alone = [], 0
@@ -127,7 +128,12 @@ def _hold(records: list[dict[str, Any]], folder: Path) -> list[str]:
         try:
             evidence = hold(record, cell, noted=known)
         except UserError as error:
-            problems.append(str(error))
+            at_work = read_lease(cell)
+            if at_work and at_work.alive:  # its files change one by one
+                owner = at_work.owner
+                problems.append(f"{cell}: is computed again by {owner}; wait until that has ended")
+            else:
+                problems.append(str(error))
             continue
         problems += [f"{record['cell']}: {each}; {way_out}" for each in evidence.differences]
         if evidence.of_arrays:

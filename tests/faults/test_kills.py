@@ -17,10 +17,11 @@ BUDGET, SEEDS = 6000, range(1, count(2, 4))
 
 CODES = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}
 
-LATE = 5.0
-"""Seconds after a signal in which a run has to end, and all that it has started."""
+LATE = 5.0 if FULL else 10.0
+"""Seconds after a signal in which a run has to end, and all that it has started; it is five of them
+on a machine that does nothing else, which `make test` does not wait for."""
 
-DONE = 2.0
+DONE = 2.0 if FULL else 5.0
 """And in which one has to end that has no cell left to do, and ends as if there were no signal."""
 
 LOADING = 60.0
@@ -92,7 +93,7 @@ def test_a_suite_that_is_killed_again_and_again_ends_as_one_that_was_not(
         suites += 1
         resumed += sum(each["cost"]["attempts"] > 1 for each in toy.records(folder).values())
     assert kills.total() >= asked, f"{kills.total()} of {asked} in {MINUTES:g} minutes"
-    assert resumed >= suites // 2, "they begin anew"
+    assert resumed >= max(1, suites // 2), "they begin anew"
     by = ", ".join(f"{n} {what}" for what, n in sorted(kills.items()))
     seen = (
         f"{suites} suites equal to the last bit ({by}); {resumed} cells went on from checkpoints;"

@@ -19,6 +19,7 @@ import tiny
 
 from collapse_bench import lease, record
 from collapse_bench.job import Job, describe
+from collapse_bench.runner import local
 
 attempts = __import__("collapse_bench.runner.attempt", fromlist=["attempt"])
 """The module; its function is called so, too."""
@@ -96,6 +97,32 @@ def test_on_another_machine_it_is_free_once_nothing_was_heard_of_it_for_a_while(
     time.sleep(lease.EXPIRY + 0.2)
     with held(job):
         pass
+
+
+def test_the_lease_of_one_that_lives_is_not_buried_however_old_it_is(tmp_path: Path) -> None:
+    """As where it was suspended, or the disk is full: it has the lock."""
+    job = tiny.job(tmp_path)
+    process = owner(job)
+    long_ago = time.time() - lease.EXPIRY - 1
+    os.utime(job.folder / lease.LEASE, (long_ago, long_ago))
+    lease.bury(job.folder)
+    assert lease.read_lease(job.folder) is not None
+    process.kill()
+    process.join()
+    lease.bury(job.folder)
+    assert lease.read_lease(job.folder) is None
+
+
+@pytest.mark.parametrize(("code", "kind"), [(lease.STOLEN, "busy"), (3, "failed"), (-9, "killed")])
+def test_how_a_worker_ended_tells_whether_it_lost_its_cell(
+    code: int, kind: str, tmp_path: Path
+) -> None:
+    """One that has lost it has not failed: another process is at it, or has finished it."""
+    process = FORK.Process(target=lambda: os._exit(code) if code > 0 else os.kill(os.getpid(), 9))
+    process.start()
+    process.join()
+    here, _ = FORK.Pipe(duplex=False)
+    assert local._outcome(local.Worker(tiny.job(tmp_path), process, here)).kind == kind
 
 
 @pytest.mark.usefixtures("quick")
