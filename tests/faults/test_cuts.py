@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import KNOWN
-from remedy_cells import BUDGET, job_of
+from remedy_cells import job_of
 from scale import FULL, told
 from toy import history, untimed
 
@@ -108,7 +108,7 @@ def test_a_cell_that_is_killed_twice_ends_as_one_that_was_not(
     said: list[str] = []
     outcome = attempt(job, lambda told: said.append(told.get("said", "")), Event())
     assert outcome.kind == "recorded"
-    assert any(each.endswith(f" of {BUDGET:,} tokens") for each in said), said
+    assert any(each.endswith(f" of {job.budget:,} tokens") for each in said), said
     assert left_of(job) == left_of(expected)
     told(
         "cells of every remedy, with each decoder that it is for, killed at two updates",

@@ -56,7 +56,8 @@ def end_of(run: Run, number: int, sent: float, *, alone: bool) -> float:
     ended = run.ended(LATE)
     assert ended is not None, f"still there {LATE:g} s after a signal\n{run.output()}"
     code, at = ended
-    if code != CODES[signal.Signals(number)]:
+    # A signal that comes as the interpreter leaves finds no handler any more: to a shell the same.
+    if code not in (CODES[signal.Signals(number)], -number):
         assert code in (0, 1), run.output()
         assert at - sent < DONE, f"went on for {at - sent:.1f} s after a signal\n{run.output()}"
         cells = len(toy.records(run.folder))
@@ -182,7 +183,8 @@ def test_a_run_that_is_told_to_end_does_so_whatever_it_is_at(
             if (second := run.kill(whom, number)) is not None:
                 sent, times = second, again
         times.append(end_of(run, number, sent, alone=alone))
-        codes[run.ended(0)[0]] += 1
+        code = run.ended(0)[0]
+        codes[code if code >= 0 else 128 - code] += 1
     assert codes.total() == asked, f"{codes.total()} of {asked} in {MINUTES:g} minutes"
     assert codes[130] + codes[143] >= asked / 2, f"signals that change nothing: {codes}"
     seen = (
