@@ -116,6 +116,8 @@ def test_the_parent_records_a_worker_that_died_without_asking_the_gpu(gpu, broke
     class Dead:
         """An engine whose only cell is dead."""
 
+        queues = False
+
         def room(self):
             return True
 

@@ -256,6 +256,8 @@ def test_a_cell_whose_process_is_killed_ends_as_one_that_was_not(tmp_path, monke
 class Here:
     """An engine that makes its attempts in this process, one after the other."""
 
+    queues = False
+
     def room(self):
         return True
 
