@@ -258,10 +258,8 @@ class Holding:
             return found.token == self._lease.token
         try:
             self._path.stat()
-        except FileNotFoundError:  # whoever has taken it over has finished it
-            return False
-        except OSError:
-            pass
+        except OSError as error:  # where it is gone, whoever has taken it over has finished it
+            return not isinstance(error, FileNotFoundError)
         return True
 
     def _renew(self) -> None:
