@@ -15,6 +15,9 @@ from scale import FULL, MINUTES, count, told
 BUDGET, SEEDS = 6000, range(1, count(2, 4))
 """Cells of one or two seconds each: four in the short form, twelve in the full."""
 
+SHARES = range(1, count(1, 5) + 1)
+"""Of the counts, each a test, which the processes of a run of the tests take from one another."""
+
 CODES = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}
 
 LATE = 5.0 if FULL else 10.0
@@ -79,12 +82,13 @@ def spread(seconds: list[float]) -> str:
     return f"{median:.2f} s, 95 % {late:.2f} s, at most {ordered[-1]:.2f} s, {over} over 5 s"
 
 
+@pytest.mark.parametrize("share", SHARES)
 def test_a_suite_that_is_killed_again_and_again_ends_as_one_that_was_not(
-    reference: Path, tmp_path: Path
+    reference: Path, tmp_path: Path, share: int
 ) -> None:
-    draw, kills, times = random.Random(7), Counter[str](), list[float]()
+    draw, kills, times = random.Random(f"kills {share}"), Counter[str](), list[float]()
     suites = resumed = 0
-    asked, until = count(6, 500), time.monotonic() + 60 * MINUTES
+    asked, until = count(6, 500) // len(SHARES), time.monotonic() + 60 * MINUTES
     while kills.total() < asked and time.monotonic() < until:
         folder = toy.write(tmp_path / f"{suites}", BUDGET, SEEDS)
         _to_its_end(folder, draw, kills, times)
@@ -101,7 +105,7 @@ def test_a_suite_that_is_killed_again_and_again_ends_as_one_that_was_not(
         f" ended by a signal in {spread(times)}"
     )
     print(seen)
-    told("a suite is killed at random moments until it is done", kills.total(), seen)
+    told(f"a suite is killed at random moments until it is done, {share}", kills.total(), seen)
 
 
 def _to_its_end(folder: Path, draw: random.Random, kills: Counter[str], times: list[float]) -> None:
@@ -157,13 +161,14 @@ def _assert_kept(folder: Path, finished: dict[str, tuple[int, int, bytes]]) -> N
         assert now.get(name) == stamp, f"{name} had finished and was written again"
 
 
+@pytest.mark.parametrize("share", SHARES)
 def test_a_run_that_is_told_to_end_does_so_whatever_it_is_at(
-    reference: Path, tmp_path: Path
+    reference: Path, tmp_path: Path, share: int
 ) -> None:
     """Every fourth begins as a user's does, and with it its fork server."""
-    draw, codes = random.Random(11), Counter[int]()
+    draw, codes = random.Random(f"signals {share}"), Counter[int]()
     once, again = list[float](), list[float]()
-    asked, until = count(5, 200), time.monotonic() + 60 * MINUTES
+    asked, until = count(5, 200) // len(SHARES), time.monotonic() + 60 * MINUTES
     for n in itertools.count():
         if codes.total() == asked or time.monotonic() > until:
             break
@@ -191,4 +196,4 @@ def test_a_run_that_is_told_to_end_does_so_whatever_it_is_at(
         f"ended in {spread(once)}; at a second signal in {spread(again)}; exit codes {dict(codes)}"
     )
     print(seen)
-    told("SIGTERM or SIGINT at a random moment, every fifth twice", codes.total(), seen)
+    told(f"SIGTERM or SIGINT at a random moment, every fifth twice, {share}", codes.total(), seen)
