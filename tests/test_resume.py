@@ -8,6 +8,7 @@ import os
 import random
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Event
 from types import SimpleNamespace
 
 import pytest
@@ -226,6 +227,31 @@ def test_a_checkpoint_of_something_else_is_refused_in_words(other, told, corpus,
     assert said[2] == "begins anew"
     assert equal(found, expected)
     assert not old & set(tmp_path.iterdir()), "the cell's own take their place"
+
+
+def test_a_run_that_is_stopped_soon_leaves_the_checkpoints_that_it_refused(
+    corpus, tmp_path, often, monkeypatch
+):
+    """Whoever reads that they are of other code may stop it to go back to that."""
+    interrupted(make("lstm"), corpus, tmp_path, updates=5)
+    monkeypatch.undo()
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    stop, run, said = Event(), make("lstm").run(corpus), []
+    checkpoints = Checkpoints(tmp_path, OF | {"code": "456"}, said.append, stop, every=300.0)
+    selection = Selection(run)
+    step = checkpoints.start(run, selection)
+    assert said[-1] == "begins anew"
+    step(run.draw())
+    stop.set()
+    with pytest.raises(checkpoint.StoppedError):
+        checkpoints.offer(run, selection, validated=False)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    checkpoints.write(run, selection)  # as one is due
+    step(run.draw())
+    with pytest.raises(checkpoint.StoppedError):
+        checkpoints.offer(run, selection, validated=False)
+    assert len(list(tmp_path.iterdir())) == 2
+    assert not before.keys() & set(tmp_path.iterdir())
 
 
 def test_no_code_of_a_checkpoint_is_run(corpus, tmp_path):

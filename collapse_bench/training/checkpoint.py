@@ -44,7 +44,7 @@ class RefusedError(Exception):
 
 
 class StoppedError(Exception):
-    """The training was asked to stop, and has left a checkpoint."""
+    """The training was asked to stop; what there is to go on from is on the disk."""
 
 
 class Checkpoints:
@@ -77,6 +77,7 @@ class Checkpoints:
         self.every = every
         self.attempts = 1
         self._kept: list[Path] = []
+        self._refused = False
         self._began = self._last = time.monotonic()
         self._took = self._writing = 0.0
 
@@ -115,10 +116,13 @@ class Checkpoints:
             validated: whether there has just been a validation.
 
         Raises:
-            StoppedError: the training is to stop; there is a checkpoint of this moment.
+            StoppedError: the training is to stop; there is a checkpoint of this moment, or those
+                that were not gone on from, in whose place none has been due.
         """
         if self.stop.is_set():
-            self.write(run, selection)
+            # Whoever reads that their checkpoints are refused may stop it to go back to their code.
+            if self._kept or not self._refused:
+                self.write(run, selection)
             raise StoppedError
         waited = time.monotonic() - self._last
         asked = self.every or EVERY
@@ -173,7 +177,6 @@ class Checkpoints:
 
     def _newest(self) -> tuple[Path | None, dict[str, Any]]:
         """The newest checkpoint that is whole and of this cell."""
-        refused = False
         for path in sorted(self.folder.glob(CHECKPOINTS), reverse=True):
             try:
                 return path, read_checkpoint(path, self.of)
@@ -181,8 +184,8 @@ class Checkpoints:
                 continue
             except (RefusedError, OSError) as why:
                 self.say(f"{path}: {why}")
-                refused = True
-        if refused:
+                self._refused = True
+        if self._refused:
             self.say("begins anew")
         return None, {}
 
