@@ -2,7 +2,8 @@
 
 import re
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ class Progress:
 
     def __init__(self, total: int, stream: TextIO | None = None, *, verbose: bool = False) -> None:
         self.total = total
-        self.stream = stream or sys.stdout
+        self.stream: Any = _Lenient(stream or sys.stdout)
         self.verbose = verbose
         self.finished = 0
         self.live = self.stream.isatty()
@@ -108,6 +109,36 @@ class Progress:
             tqdm.write(text, file=self.stream)
         else:
             print(text, file=self.stream, flush=True)
+
+
+class _Lenient:
+    """A stream whose full disk, or whose terminal that is gone, ends no run: what is shown is in
+    the records, too. One whose reader has seen enough does."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with _unless_it_cannot():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with _unless_it_cannot():
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def _unless_it_cannot() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError:
+        pass
 
 
 FRAME = re.compile(r'^  File "(.+)", line (\d+)')

@@ -1,13 +1,16 @@
 """The command line: `main` runs one verb, `parser` reads it, `verbs` does it."""
 
+import argparse
+import errno
 import io
 import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from collapse_bench.cli.parser import build_parser
-from collapse_bench.errors import UserError
+from collapse_bench.errors import DiskError, UserError
 
 __all__ = ["build_parser", "main"]
 
@@ -17,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         0 all is well; 1 cells failed, or numbers do not agree; 2 bad suite or usage; 3 corpus
-        missing; 5 a file cannot be written; 128 + n on signal n.
+        missing; 5 a file cannot be written, be it the one that is printed to; 128 + n on signal n.
     """
     _survive_the_terminal()
     parser = build_parser()
@@ -25,21 +28,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help(sys.stderr)
         return 2
     options = parser.parse_args(arguments)
+    code, said = _code_of(options)
+    if said:
+        with suppress(OSError):
+            print(said, file=sys.stderr)
+    _give_up_what_cannot_be_shown()
+    return code
+
+
+def _code_of(options: argparse.Namespace) -> tuple[int, str]:
+    """How a verb has ended, and what is to be said of it."""
     try:
         code: int = options.verb(options)
+        if code == 0:  # another one tells of what matters more
+            sys.stdout.flush()
+        return code, ""
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+        return error.exit_code, f"error: {error}"
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+        return 128 + signal.SIGPIPE, ""
     except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+        return DiskError.exit_code if full else 2, f"error: {error}"
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return code
+        return 130, "interrupted"
+
+
+def _give_up_what_cannot_be_shown() -> None:
+    """The interpreter would try it once more as it ends, and end with a code of its own."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _survive_the_terminal() -> None:

@@ -319,4 +319,6 @@ def _remedies(options: argparse.Namespace) -> int:
 
 
 def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    """Print a line for the user; that it cannot be shown ends nothing."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
