@@ -9,8 +9,8 @@ from contextlib import contextmanager, suppress
 from multiprocessing import active_children, forkserver
 from threading import Thread
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-"""What interrupts a run."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What interrupts a run: Ctrl-C, a system that shuts down, a terminal that is closed."""
 
 GRACE = 2.5
 """Seconds that cells have to leave a checkpoint in."""
@@ -43,7 +43,7 @@ def noted() -> Iterator[list[int]]:
         The signals that have come, in their order.
     """
     caught: list[int] = []
-    before = {n: signal.signal(n, lambda number, frame: caught.append(number)) for n in SIGNALS}
+    before = {n: signal.signal(n, lambda number, frame: caught.append(number)) for n in _heeded()}
     told, tell, previous = _pipe_of_signals()
     watchdog = Thread(target=_end_in_time, args=(told,), daemon=True)
     watchdog.start()
@@ -83,10 +83,17 @@ def _end_in_time(told: int) -> None:
 def end_on_signals() -> None:
     """End this process at once on every signal: whatever it writes is written whole or not at
     all. Only for the main thread."""
-    for number in SIGNALS:
+    for number in _heeded():
         signal.signal(number, end_at_once)
     told, _, _ = _pipe_of_signals()
     Thread(target=_end, args=(told,), daemon=True).start()
+
+
+def _heeded() -> list[signal.Signals]:
+    """Those of `SIGNALS` that are meant for this process: `nohup` has it live on without its
+    terminal."""
+    hangs_on = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [n for n in SIGNALS if n != signal.SIGHUP or not hangs_on]
 
 
 def _end(told: int) -> None:

@@ -1,6 +1,7 @@
 """What tests share: the tiny corpus and models that laws are tried on."""
 
 import os
+import signal
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -47,6 +48,9 @@ __all__ = [
     "same_arrays",
 ]
 
+
+# What a shell starts in the background ignores Ctrl-C, and so would all that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long an example takes says how much else runs on the machine.
 hypothesis.settings.register_profile(

@@ -181,6 +181,7 @@ def _work(job: Job, reports: Connection) -> None:
     """The worker process: its parent handles signals, and terminates it to have it stop."""
     stop = Event()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     _die_with_the_fork_server()

@@ -80,6 +80,7 @@ class Server:
             text=True,
             env=environment,
             start_new_session=True,
+            preexec_fn=_heed_its_terminal,
         )
         self._started: list[int] = []
         self._ended: dict[int, tuple[int, float]] = {}
@@ -135,8 +136,14 @@ def start_alone(folder: Path, *arguments: str) -> Run:
             stderr=output,
             env=environment,
             start_new_session=True,
+            preexec_fn=_heed_its_terminal,
         )
     return Run(process.pid, folder, process)
+
+
+def _heed_its_terminal() -> None:
+    """Have a run do what it does where nobody has called `nohup`, as one may for these tests."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def processes_in(folder: Path) -> list[int]:

@@ -18,7 +18,10 @@ BUDGET, SEEDS = 6000, range(1, count(2, 4))
 SHARES = range(1, count(1, 5) + 1)
 """Of the counts, each a test, which the processes of a run of the tests take from one another."""
 
-CODES = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}
+CODES = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129}
+
+ASKING = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+"""Signals after which a run ends in order."""
 
 LATE = 5.0 if FULL else 10.0
 """Seconds after a signal in which a run has to end, and all that it has started; it is five of them
@@ -123,9 +126,9 @@ def _to_its_end(folder: Path, draw: random.Random, kills: Counter[str], times: l
             if ended is not None:
                 break
             assert mine < most, f"has not ended\n{run.output()}"
-            number = draw.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-            # A worker leaves SIGINT to its run, so that would be none.
-            workers = [] if number == signal.SIGINT else ["worker"]
+            number = draw.choice([signal.SIGKILL, signal.SIGKILL, *ASKING])
+            # A worker leaves SIGINT and SIGHUP to its run, so that would be none.
+            workers = ["worker"] if number in (signal.SIGKILL, signal.SIGTERM) else []
             whom = draw.choice(["process", "group", *workers])
             sent = run.kill(whom, number)
             if sent is None:
@@ -175,7 +178,7 @@ def test_a_run_that_is_told_to_end_does_so_whatever_it_is_at(
         folder = toy.write(tmp_path / f"{n}", BUDGET, SEEDS)
         alone = n % 4 == 3
         run = (start_alone if alone else server().start)(folder, *toy.ARGUMENTS)
-        number = draw.choice([signal.SIGTERM, signal.SIGINT])
+        number = draw.choice(ASKING)
         whom = draw.choice(["process", "group"])
         twice = n % 5 == 4
         if run.ended(draw.uniform(0.5, 12.0 if alone else 2.0 * len(SEEDS))):
@@ -191,9 +194,10 @@ def test_a_run_that_is_told_to_end_does_so_whatever_it_is_at(
         code = run.ended(0)[0]
         codes[code if code >= 0 else 128 - code] += 1
     assert codes.total() == asked, f"{codes.total()} of {asked} in {MINUTES:g} minutes"
-    assert codes[130] + codes[143] >= asked / 2, f"signals that change nothing: {codes}"
+    heard = sum(codes[128 + number] for number in ASKING)
+    assert heard >= asked / 2, f"signals that change nothing: {codes}"
     seen = (
         f"ended in {spread(once)}; at a second signal in {spread(again)}; exit codes {dict(codes)}"
     )
     print(seen)
-    told(f"SIGTERM or SIGINT at a random moment, every fifth twice, {share}", codes.total(), seen)
+    told(f"a signal at a random moment, every fifth twice, {share}", codes.total(), seen)
