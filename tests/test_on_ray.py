@@ -22,6 +22,7 @@ from collapse_bench.runner import Ended, Local, Reported, engine_on, run_jobs
 pytest.importorskip("ray")
 
 from collapse_bench.runner import on_ray
+from collapse_bench.runner.engine import Outcome
 from collapse_bench.runner.on_ray import Ray
 
 FATAL = '''\
@@ -160,6 +161,44 @@ def test_a_cell_that_ray_ends_for_want_of_memory_is_an_outcome(cluster, tmp_path
     assert "--memory" in record["error"]
     assert "--workers" in record["error"]
     assert "was lost" not in out.getvalue()
+
+
+def test_each_engine_has_a_file_of_its_own_by_which_its_folder_is_known(cluster, tmp_path):
+    """A copy of a folder that another run has left is not the folder of this one."""
+    copy = tmp_path / "copy"
+    engine = Ray(cluster.address)
+    try:
+        marker = engine._marker(tmp_path / "home")
+        shutil.copytree(tmp_path / "home", copy)
+        assert on_ray._sees(marker)
+    finally:
+        engine.close(0)
+    assert not list((tmp_path / "home").iterdir()), "it takes its file along"
+    another = Ray(cluster.address)
+    try:
+        path, digits = another._marker(tmp_path / "home")
+        assert not on_ray._sees((copy / path.name, digits))
+    finally:
+        another.close(0)
+
+
+def test_a_cell_that_takes_its_machines_down_is_sent_no_more(cluster, tmp_path, monkeypatch):
+    """Also where between two losses another machine has found it busy, and it was sent anew."""
+
+    def lost():
+        raise RuntimeError("node died")
+        yield
+
+    write_suite(tmp_path, vae="[]")
+    [job] = planned(tmp_path, "runs")
+    monkeypatch.setattr(Ray, "_send", lambda self, sent: None)
+    engine = Ray(cluster.address)
+    try:
+        told = [engine._next(on_ray._Sent(job, reports=lost())) for _ in range(on_ray.LOSSES + 1)]
+    finally:
+        engine.close(0)
+    assert all("it is sent again" in each["said"] for each in told[:-1])
+    assert told[-1] == Outcome("killed", "its machine was lost 6 times: node died")
 
 
 def test_a_cluster_that_is_not_there_is_told_in_words():

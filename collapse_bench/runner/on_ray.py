@@ -4,7 +4,9 @@ import secrets
 import socket
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,9 @@ from collapse_bench.runner import afar
 from collapse_bench.runner.engine import Ended, Outcome, Reported
 from collapse_bench.writing import replacing
 
-SHARED = ".shared"
-"""A file in a suite's folder, with random digits: who reads them sees the folder."""
+SHARED = ".shared-{}"
+"""A file in a suite's folder, called after random digits that are also in it: who reads them sees
+the folder. Each engine has its own, which a copy of the folder from before cannot have."""
 
 ANSWER = 5.0
 """Seconds in which the head of a cluster has to answer."""
@@ -39,14 +42,12 @@ class _Sent:
     Attributes:
         files: names of those that were in its folder when it was sent.
         reports: Ray's generator of what its task tells.
-        losses: how many machines it has lost.
         cancelled: when it was told to end; None as long as it has not been.
     """
 
     job: Job
     files: tuple[str, ...] = ()
     reports: Any = None
-    losses: int = 0
     cancelled: float | None = None
 
 
@@ -79,6 +80,7 @@ class Ray:
         self._over: list[Ended] = []
         self._corpora: dict[int, Any] = {}
         self._markers: dict[Path, tuple[Path, str]] = {}
+        self._losses: Counter[Path] = Counter()
         self._asked = False
         variables = {provenance.SENT: told} if (told := provenance.commit()) else {}
         package = str(Path(collapse_bench.__file__).parent)
@@ -147,6 +149,9 @@ class Ray:
         for sent in self._sent:
             self._ray.cancel(sent.reports, force=True)
         self._sent.clear()
+        for path, _ in self._markers.values():
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
         self._ray.shutdown()
 
     def _send(self, sent: _Sent) -> None:
@@ -211,10 +216,10 @@ class Ray:
                     f"its machine had no memory left: {first}; say what a cell needs with --memory,"
                     " or have fewer at a time with --workers",
                 )
-            sent.losses += 1
             sent.job = replace(sent.job, fresh=False)  # it goes on from its checkpoint
-            if sent.losses > LOSSES:
-                return Outcome("killed", f"its machine was lost {sent.losses} times: {first}")
+            self._losses[sent.job.folder] += 1
+            if (times := self._losses[sent.job.folder]) > LOSSES:
+                return Outcome("killed", f"its machine was lost {times} times: {first}")
             self._send(sent)
             return {"said": f"its machine was lost: {first}; it is sent again", "lost": True}
         if not isinstance(told, tuple):
@@ -230,11 +235,11 @@ class Ray:
         """A file, and what is in it, by which a machine knows whether it sees a folder of this
         one's."""
         if folder not in self._markers:
-            path = folder.absolute() / SHARED
-            if not path.exists():
-                with replacing(path) as temporary:
-                    temporary.write_text(secrets.token_hex(8), encoding="ascii")
-            self._markers[folder] = (path, path.read_text(encoding="ascii"))
+            digits = secrets.token_hex(8)
+            path = folder.absolute() / SHARED.format(digits)
+            with replacing(path) as temporary:
+                temporary.write_text(digits, encoding="ascii")
+            self._markers[folder] = (path, digits)
         return self._markers[folder]
 
     def _look_for_a_machine(self, job: Job) -> None:
