@@ -21,6 +21,7 @@ from collapse_bench.plugins import remedy_files
 from collapse_bench.record import (
     MODEL,
     RECORD,
+    SENTENCES,
     digest_of_model,
     read_records,
     text_of,
@@ -190,6 +191,19 @@ def test_what_failed_for_want_of_a_training_is_due_once_that_is_there(corpus, tm
     assert is_due(planned()[1])
     assert run_cell(planned()[1], lambda told: None)["status"] == "done"
     assert not is_due(planned()[1])
+
+
+def test_what_shares_a_training_is_kept_where_both_have_records_alone(tmp_path):
+    """Arrays and models may be deleted to have room; no cell is due that cannot be made again."""
+    path, out = suite(tmp_path, ALL), tmp_path / "runs"
+    command = ["run", str(path), "--out", str(out), "--only", "all-*"]
+    assert main(command) == 0
+    before = {each: each.read_bytes() for each in (out / "dialled").glob(f"*/{RECORD}")}
+    for cell in before:
+        (cell.parent / MODEL).unlink()
+        (cell.parent / SENTENCES).unlink()
+    assert main(command) == 0
+    assert {each: each.read_bytes() for each in before} == before
 
 
 def test_what_shares_a_training_that_diverged_has_diverged(tmp_path):

@@ -119,9 +119,8 @@ def is_due(job: Job) -> bool:
         if (job.folder / record.SENTENCES).exists() != (job.folder / record.MODEL).exists():
             return True
         # It shares the training of another cell, which has been trained again since.
-        return job.trained_in is not None and (
-            told.get("trained_model") != record.digest_of_model(job.trained_in)
-        )
+        lent = record.digest_of_model(job.trained_in) if job.trained_in is not None else None
+        return lent is not None and told.get("trained_model") != lent
     if status == "failed" and _waited_for(job, told):
         return True
     if job.retry is not None:
