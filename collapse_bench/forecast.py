@@ -9,8 +9,10 @@ from typing import Any
 
 from collapse_bench import record
 from collapse_bench.cell import build
+from collapse_bench.damage import damaged
 from collapse_bench.device import peak_memory_mib, prepare, wait_for
 from collapse_bench.job import Job
+from collapse_bench.lease import read_lease
 from collapse_bench.remedy import chain
 from collapse_bench.suite import Cell
 from collapse_bench.training import TrainingRun
@@ -72,9 +74,14 @@ def forecast(jobs: Sequence[Job], left: Sequence[Job], workers: int) -> Forecast
 
 
 def remaining(job: Job) -> int:
-    """Tokens that a cell still trains for: it goes on from its newest checkpoint."""
-    done = 0 if job.fresh else record.decoded_by(job.folder) or 0
-    return 0 if job.trained_in else max(0, job.budget - done)
+    """Tokens that a cell still trains for: it goes on from its newest checkpoint, unless that is of
+    other code, and one whose arrays alone are lost is only evaluated again."""
+    if job.trained_in is not None or _is_only_evaluated(job):
+        return 0
+    last = read_lease(job.folder)
+    others = last is not None and last.code != job.code
+    done = 0 if job.fresh or others else record.decoded_by(job.folder) or 0
+    return max(0, job.budget - done)
 
 
 def room(jobs: Sequence[Job], workers: int) -> int:
@@ -100,6 +107,15 @@ def tokens_a_second(job: Job) -> float:
         step(run.draw())
     wait_for(job.device)
     return (run.meter.tokens - tokens) / (time.perf_counter() - began)
+
+
+def _is_only_evaluated(job: Job) -> bool:
+    """Whether a cell that is due has a result, and the model that it is of."""
+    told = record.read_if_whole(job.folder)
+    if told is None or told["status"] != "done":
+        return False
+    path = job.folder / record.MODEL
+    return path.exists() and path not in [each for each, _ in damaged(job.folder)]
 
 
 def _kind(job: Job) -> str:

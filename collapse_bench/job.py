@@ -2,6 +2,7 @@
 
 import platform
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from collapse_bench import record
+from collapse_bench import lease, record
 from collapse_bench.corpus import Corpus
-from collapse_bench.provenance import provenance
+from collapse_bench.provenance import commit, provenance
 from collapse_bench.suite import Cell, identity
 
 
@@ -56,6 +57,16 @@ class Job:
     memory: int | None = None
     checkpoint: float | None = None
     parameters: int = 0
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The identity of the cell, which its id is of."""
+        corpus = self.corpus
+        return identity(self.cell, corpus.name, corpus.sha256, corpus.labels_sha256, self.budget)
+
+    def hold(self) -> AbstractContextManager[lease.Holding]:
+        """Be the one that works on the cell: see `lease.hold`."""
+        return lease.hold(self.folder, code=self.code, commit=commit(), settings=self.settings)
 
     @property
     def leaves(self) -> int:
@@ -107,9 +118,7 @@ def describe(job: Job) -> dict[str, Any]:
         "remedies": [asdict(remedy) for remedy in cell.entry.remedies],
         "trained_as": None,
         "trained_model": None,
-        "settings": identity(
-            cell, job.corpus.name, job.corpus.sha256, job.corpus.labels_sha256, job.budget
-        ),
+        "settings": job.settings,
         "corpus": job.corpus.record() | {"hub": cell.corpus.hub, "revision": cell.corpus.revision},
         "metrics": {},
         "standard_errors": {},

@@ -51,7 +51,7 @@ class Lease:
         began: when, in seconds since 1970.
         code: digest of the package's source.
         commit: of the code, None outside git.
-        budget: decoded tokens that the cell trains for.
+        settings: the cell's identity, as its record carries it.
         tokens: decoded by now, in this attempt and those that it goes on from.
         tokens_a_second: in this attempt; None until that is known.
         phase: `training` or `evaluating`.
@@ -66,12 +66,17 @@ class Lease:
     began: float
     code: str
     commit: str | None
-    budget: int
+    settings: Mapping[str, Any]
     tokens: int = 0
     tokens_a_second: float | None = None
     phase: str = "training"
     stopped: bool = False
     age: float = field(default=0.0, compare=False)
+
+    @property
+    def budget(self) -> int:
+        """Decoded tokens that the cell trains for."""
+        return int(self.settings["training"]["budget"])
 
     @property
     def owner(self) -> str:
@@ -112,9 +117,9 @@ def read_lease(folder: Path) -> Lease | None:
     try:
         age = time.time() - path.stat().st_mtime
         found = replace(Lease(**json.loads(path.read_text(encoding="utf-8"))), age=age)
-    except (OSError, ValueError, TypeError):
+        numbers = found.process, found.tokens, found.settings["training"]["budget"]
+    except (OSError, ValueError, TypeError, KeyError):
         return None
-    numbers = found.process, found.tokens, found.budget
     return found if all(type(n) is int and 0 <= n < 2**31 for n in numbers) else None
 
 
@@ -130,14 +135,16 @@ def bury(folder: Path) -> None:
 
 
 @contextmanager
-def hold(folder: Path, *, code: str, commit: str | None, budget: int) -> Iterator["Holding"]:
+def hold(
+    folder: Path, *, code: str, commit: str | None, settings: Mapping[str, Any]
+) -> Iterator["Holding"]:
     """Be the one that works on a cell.
 
     Args:
         folder: the cell's, made if need be.
         code: digest of the package's source.
         commit: of the code.
-        budget: decoded tokens of the cell.
+        settings: the cell's identity, as its record carries it.
 
     Raises:
         BusyError: another process works on it.
@@ -159,7 +166,7 @@ def hold(folder: Path, *, code: str, commit: str | None, budget: int) -> Iterato
         # On this machine the lock is enough: whoever held it before is gone.
         if other and other.alive and other.machine != this_machine():
             raise BusyError(other)
-        with Holding(folder, code=code, commit=commit, budget=budget) as holding:
+        with Holding(folder, code=code, commit=commit, settings=settings) as holding:
             yield holding
     finally:
         lock.release()
@@ -191,7 +198,9 @@ class Holding:
     that its cell has been taken over, and may have been finished.
     """
 
-    def __init__(self, folder: Path, *, code: str, commit: str | None, budget: int) -> None:
+    def __init__(
+        self, folder: Path, *, code: str, commit: str | None, settings: Mapping[str, Any]
+    ) -> None:
         self._path = folder / LEASE
         self._lease = Lease(
             token=secrets.token_hex(8),
@@ -201,7 +210,7 @@ class Holding:
             began=time.time(),
             code=code,
             commit=commit,
-            budget=budget,
+            settings=settings,
         )
         self._over, self._writing = Event(), Lock()
         self._thread = Thread(target=self._beat, daemon=True)

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from collapse_bench.durations import in_words
 from collapse_bench.errors import UserError
 from collapse_bench.lease import Lease, read_lease
 from collapse_bench.record import RECORD, decoded_by, read_record
-from collapse_bench.suite import Suite, belongs_to, cells_of
+from collapse_bench.suite import Suite, belongs_to, cells_of, trained_as
 
 FOLDER = re.compile(r"(.+)-([^-]+)-([0-9]+)-[0-9a-f]{8}")
 """Of a cell: its entry, architecture and seed, and the digest of its settings."""
@@ -32,6 +32,7 @@ class CellStatus:
         budget: of decoded tokens.
         tokens_a_second: of the training; None where that is not known.
         told: who works on it, or what it ended with.
+        shares: whether it is the training of another cell, at another value of a dial.
     """
 
     name: str
@@ -40,13 +41,21 @@ class CellStatus:
     budget: int
     tokens_a_second: float | None = None
     told: str = ""
+    shares: bool = False
+
+    @property
+    def tokens_left(self) -> int:
+        """That it will still train."""
+        if self.shares or self.state == "evaluating" or self.state not in UNFINISHED:
+            return 0
+        return max(0, self.budget - self.tokens)
 
     @property
     def seconds_left(self) -> float | None:
         """That it will still train; None where that is not known."""
         if self.state != "training" or not self.tokens_a_second:
             return None
-        return max(0, self.budget - self.tokens) / self.tokens_a_second
+        return self.tokens_left / self.tokens_a_second
 
 
 def status_of(suite: Suite, folder: Path, budget: int | None = None) -> list[CellStatus]:
@@ -63,6 +72,7 @@ def status_of(suite: Suite, folder: Path, budget: int | None = None) -> list[Cel
         (cell.entry.name, cell.architecture): budget or cell.budget_for(suite.corpus.name)
         for cell in cells
     }
+    sharing = {(cell.entry.name, cell.architecture) for cell in cells if trained_as(cell)}
     found: dict[str, list[CellStatus]] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         named = FOLDER.fullmatch(path.name)
@@ -70,16 +80,20 @@ def status_of(suite: Suite, folder: Path, budget: int | None = None) -> list[Cel
             continue
         name = "/".join(named.groups())
         record, damage = _record_of(path)
-        if record is not None and not belongs(record):
+        lease = read_lease(path)
+        told = record or (lease and _as_in_a_record(path.name, named[1], lease))
+        if told and not belongs(told):
             continue
-        each = _status(name, path, record, damage, budgets[named[1], named[2]])
+        each = _status(name, path, record, lease, damage, budgets[named[1], named[2]])
         if each is not None:
+            each = replace(each, shares=(named[1], named[2]) in sharing)
             found.setdefault(name, []).append(each)
     for cell in cells:
         begun = found.setdefault(cell.name, [])
         own = budgets[cell.entry.name, cell.architecture]
         if all(each.budget != own and each.state not in UNFINISHED for each in begun):
-            begun.append(CellStatus(cell.name, "waiting", 0, own))
+            shares = trained_as(cell) is not None
+            begun.append(CellStatus(cell.name, "waiting", 0, own, shares=shares))
     order = {cell.name: place for place, cell in enumerate(cells)}
     return [
         each
@@ -97,11 +111,22 @@ def _record_of(folder: Path) -> tuple[dict[str, Any] | None, str]:
         return None, str(error)
 
 
+def _as_in_a_record(cell: str, entry: str, lease: Lease) -> dict[str, Any]:
+    """What tells which cell it is that somebody is at, or was."""
+    settings = lease.settings
+    told = {name: settings.get(name) for name in ("architecture", "seed", "corpus")}
+    return {"cell": cell, "entry": entry, "settings": settings, "budget": lease.budget, **told}
+
+
 def _status(
-    name: str, folder: Path, record: dict[str, Any] | None, damage: str, budget: int
+    name: str,
+    folder: Path,
+    record: dict[str, Any] | None,
+    lease: Lease | None,
+    damage: str,
+    budget: int,
 ) -> CellStatus | None:
     """What a folder tells of its cell; None of one that has not begun."""
-    lease = read_lease(folder)
     if lease and lease.alive:
         late = f", not heard of for {lease.age:.0f} s" if lease.age > 60 else ""
         return CellStatus(
@@ -174,11 +199,7 @@ def summary(states: Iterable[CellStatus]) -> str:
     counts = Counter(each.state for each in states)
     told = f"{len(states)} cells: " + ", ".join(f"{n} {state}" for state, n in counts.items())
     rate = sum(each.tokens_a_second or 0.0 for each in states if each.state == "training")
-    left = sum(
-        max(0, each.budget - each.tokens)
-        for each in states
-        if each.state in UNFINISHED and each.state != "evaluating"
-    )
+    left = sum(each.tokens_left for each in states)
     if rate and left:
         told += f"; about {in_words(left / rate)} of training left at {rate:,.0f} tokens/s"
     return told

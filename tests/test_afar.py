@@ -70,7 +70,9 @@ def test_a_cell_that_dies_on_its_machine_keeps_no_other_waiting(tmp_path):
 
 
 def test_only_the_lease_of_a_dead_owner_of_this_machine_is_removed(tmp_path, monkeypatch):
-    with lease.hold(tmp_path / "cell", code=CODE, commit=None, budget=1):
+    with lease.hold(
+        tmp_path / "cell", code=CODE, commit=None, settings={"training": {"budget": 1}}
+    ):
         lease.bury(tmp_path / "cell")
         assert lease.read_lease(tmp_path / "cell").process == os.getpid()
         monkeypatch.setattr(lease, "_exists", lambda process: False)
@@ -95,7 +97,7 @@ def test_what_comes_home_replaces_what_was_sent_and_no_result(tmp_path):
     assert afar.files_of(job.folder) == after
     assert afar.bring_home(job, {}, {"record.json": b"another"}).kind == "kept"
     assert afar.files_of(job.folder) == after
-    with lease.hold(job.folder, code=CODE, commit=None, budget=1):
+    with job.hold():
         assert afar.bring_home(job, {}, after).kind == "busy"
 
 

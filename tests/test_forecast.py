@@ -1,11 +1,15 @@
 """`plan` and `check` of a suite on a text of one's own: what is left, how long, which labels."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
 from collapse_bench.cli import main
+from collapse_bench.corpus import load_corpus
 from collapse_bench.durations import in_words
+from collapse_bench.runner import plan
+from collapse_bench.suite import cells_of, load_suite
 
 SUITE = """
 corpus: {name: text, path: texts}
@@ -67,6 +71,44 @@ def test_what_has_finished_tells_how_long_the_others_will_take(folder, capsys, m
     assert "2 of 4 cells to run, 2 are kept; 400 tokens to train" in said
     assert "as 2 finished cells were" in said
     assert "evaluation comes on top" not in said
+
+
+def left_of(folder, capsys):
+    """Tokens that are left to train, as `plan` tells them."""
+    capsys.readouterr()
+    assert main(["plan", "mine.yaml"]) == 0
+    return re.search(r"([\d,]+) tokens to train", capsys.readouterr().out)[1]
+
+
+def test_what_a_cell_goes_on_from_is_not_left_unless_it_is_of_other_code(
+    folder, capsys, monkeypatch
+):
+    monkeypatch.setattr("collapse_bench.forecast.tokens_a_second", lambda job: 100.0)
+    assert left_of(folder, capsys) == "400"
+    suite = load_suite(folder / "mine.yaml", {})
+    corpus = load_corpus(suite.corpus, None, say=print)
+    of = {"budget": None, "device": "cpu", "remedy_files": {}}
+    job = plan(cells_of(suite), corpus, folder / "runs", **of)[1]
+    with job.hold() as holding:
+        holding.stopped()
+    (job.folder / "checkpoint-000000000150.pt").touch()
+    assert left_of(folder, capsys) == "250"
+    with replace(job, code="another").hold() as holding:
+        holding.stopped()
+    assert left_of(folder, capsys) == "400"
+
+
+@pytest.mark.parametrize("loss", ["removed", "damaged"])
+def test_a_cell_whose_arrays_are_lost_is_not_trained_again(folder, capsys, loss):
+    assert main(["run", "mine.yaml", "--workers", "1"]) == 0
+    [cell] = (folder / "runs" / "mine").glob("vae-*")
+    arrays = cell / "sentences.npz"
+    arrays.unlink() if loss == "removed" else arrays.write_bytes(b"")
+    assert left_of(folder, capsys) == "0"
+    model = cell / "model.safetensors"
+    model.unlink() if loss == "removed" else model.write_bytes(b"")
+    # One that has neither is kept, as it is where a record was published.
+    assert left_of(folder, capsys) == ("0" if loss == "removed" else "200")
 
 
 def test_a_budget_of_less_than_an_update_can_be_timed(folder, capsys, monkeypatch):

@@ -55,7 +55,7 @@ MAY_IMPORT = {
     "seal": set(),
     "record": {"seal", "writing", "errors"},
     "damage": {"record", "writing", "errors"},
-    "job": {"suite", "corpus", "record", "provenance"},
+    "job": {"suite", "corpus", "record", "lease", "provenance"},
     "result": {"metrics"},
     "cell": {
         "job", "result", "suite", "plugins", "remedy", "model", "corpus", "training", "evaluation",
@@ -69,7 +69,9 @@ MAY_IMPORT = {
     "progress": {"job", "metrics"},
     "durations": set(),
     "status": {"lease", "record", "suite", "durations", "errors"},
-    "forecast": {"cell", "job", "suite", "device", "remedy", "training", "record"},
+    "forecast": {
+        "cell", "job", "suite", "device", "remedy", "training", "record", "damage", "lease",
+    },
     "runner": {
         "cell", "job", "progress", "suite", "corpus", "training", "record", "damage", "evidence",
         "lease", "interruption", "writing", "errors", "plugins", "device", "precision",

@@ -178,7 +178,7 @@ def test_a_job_that_dies_without_a_word_is_told_of_once_its_lease_has_expired(
     (job,) = planned(tmp_path, "runs")
     engine = Slurm({})
     engine.submit(job)
-    with lease.hold(job.folder, code=job.code, commit=None, budget=1):
+    with job.hold():
         told = json.loads((job.folder / lease.LEASE).read_text())
     path = job.folder / lease.LEASE
     path.write_text(json.dumps(told | {"machine": "another"}))
@@ -198,7 +198,7 @@ def test_a_cell_that_is_put_back_into_the_queue_begins_once(sbatch, tmp_path, mo
     engine.submit(job)
     engine.events(0.0)
     for tokens, told in ((5, [{"began": True}, {"tokens": 5}]), (3, [{"tokens": 3}])):
-        with lease.hold(job.folder, code=job.code, commit=None, budget=9) as holding:
+        with job.hold() as holding:
             holding.tell({"tokens": tokens, "evaluating": True})
             assert engine.events(0.0) == [Reported(job, each) for each in told]
 

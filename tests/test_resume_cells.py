@@ -17,7 +17,7 @@ from collapse_bench.cell import run_cell
 from collapse_bench.cli import build_parser
 from collapse_bench.corpus import load_corpus
 from collapse_bench.evidence import NOTE
-from collapse_bench.lease import LEASE, Lease, hold
+from collapse_bench.lease import LEASE, Lease
 from collapse_bench.plugins import remedy_files
 from collapse_bench.progress import Progress
 from collapse_bench.provenance import CODE
@@ -148,7 +148,7 @@ def test_nothing_is_tidied_of_a_cell_that_is_to_be_run_or_that_another_process_i
     assert sorted(job().folder.iterdir()) == left
     monkeypatch.setattr(checkpoint.Checkpoints, "remove", lambda self: None)
     assert run_cell(job(), quiet)["status"] == "done"
-    with hold(job().folder, code="", commit=None, budget=1):
+    with job().hold():
         tidy(job())
         assert list(job().folder.glob("checkpoint-*"))
 
@@ -313,7 +313,7 @@ def test_what_a_killed_cell_has_cost_is_told_and_a_damaged_record_before_it_put_
         def submit(self, job):
             self.job, self.told = job, [{"began": True}]
             self.outcome = Outcome("killed", "by whoever")
-            lease = Lease("t", "far", "another", 1, 0.0, "c", None, BUDGET, 345, stopped=True)
+            lease = Lease("t", "far", "another", 1, 0.0, "c", None, job.settings, 345, stopped=True)
             told = {name: value for name, value in vars(lease).items() if name != "age"}
             (job.folder / LEASE).write_text(json.dumps(told))
 

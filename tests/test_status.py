@@ -12,7 +12,7 @@ from collapse_bench import lease
 from collapse_bench.cli import main
 from collapse_bench.record import RECORD, read_record, write_record
 from collapse_bench.status import CellStatus, status_of, summary, table
-from collapse_bench.suite import cells_of, load_suite
+from collapse_bench.suite import cells_of, id_of, identity, load_suite
 
 SUITE = """\
 corpus: {name: newswire, sentences: 60}
@@ -50,10 +50,12 @@ def states(suite, folder):
     return {each.name: each for each in status_of(suite, folder / "runs" / "trial")}
 
 
-def leave_lease(folder, **told):
-    """A lease as another process would have left it."""
-    folder.mkdir(exist_ok=True)
-    with lease.hold(folder, code="c", commit=None, budget=1000) as holding:
+def leave_lease(suite, folder, budget=1000, **told):
+    """A lease as another process at `annealed/lstm/1` would have left it."""
+    cell = next(each for each in cells_of(suite) if each.entry.name == "annealed")
+    settings = identity(cell, "newswire", "5ha", None, budget)
+    folder = folder / "runs" / "trial" / id_of("annealed", settings)
+    with lease.hold(folder, code="c", commit=None, settings=settings) as holding:
         holding.tell({"tokens": 400})
         held = holding._lease
     told = {**vars(replace(held, tokens_a_second=20.0)), **told}
@@ -72,15 +74,14 @@ def test_a_cell_is_finished_or_waits(suite, finished, tmp_path):
 
 
 def test_an_owner_that_lives_is_told_and_one_that_is_gone_is_none(suite, finished):
-    folder = finished / "runs" / "trial" / "annealed-lstm-1-00000000"
     elsewhere = {"machine": "another", "host": "far", "process": 7}
+    path = leave_lease(suite, finished, process=os.getpid())
     try:
-        path = leave_lease(folder, process=os.getpid())
         told = states(suite, finished)["annealed/lstm/1"]
         assert (told.state, told.tokens, told.seconds_left) == ("training", 400, 30.0)
         assert told.told.startswith(f"process {os.getpid()} on ")
 
-        path = leave_lease(folder, **elsewhere)
+        leave_lease(suite, finished, **elsewhere)
         assert states(suite, finished)["annealed/lstm/1"].told == "process 7 on far"
         past = time.time() - 90
         os.utime(path, (past, past))
@@ -92,14 +93,13 @@ def test_an_owner_that_lives_is_told_and_one_that_is_gone_is_none(suite, finishe
         told = states(suite, finished)["annealed/lstm/1"]
         assert (told.state, told.told) == ("interrupted", "was with process 7 on far")
 
-        leave_lease(folder, **elsewhere, stopped=True)
+        leave_lease(suite, finished, **elsewhere, stopped=True)
         assert states(suite, finished)["annealed/lstm/1"].state == "interrupted"
-        leave_lease(folder, process=os.getpid(), phase="evaluating")
+        leave_lease(suite, finished, process=os.getpid(), phase="evaluating")
         told = states(suite, finished)["annealed/lstm/1"]
         assert (told.state, told.seconds_left) == ("evaluating", None)
     finally:
-        (folder / lease.LEASE).unlink()
-        folder.rmdir()
+        shutil.rmtree(path.parent)
 
 
 def test_what_a_cell_ended_with_and_what_is_damaged_is_told(suite, finished, tmp_path):
@@ -123,6 +123,29 @@ def test_cells_of_earlier_settings_are_no_part_of_it(suite, finished):
     assert {each.state for each in states(other, finished).values()} == {"waiting"}
 
 
+def test_a_cell_that_was_interrupted_at_earlier_settings_is_no_part_of_it(suite, finished):
+    path = leave_lease(suite, finished, stopped=True)
+    try:
+        assert states(suite, finished)["annealed/lstm/1"].state == "interrupted"
+        other = replace(suite, training=replace(suite.training, batch=8))
+        found = [each for each in status_of(other, path.parents[1]) if "annealed" in each.name]
+        assert [(each.state, each.tokens) for each in found] == [("waiting", 0)]
+    finally:
+        shutil.rmtree(path.parent)
+
+
+def test_a_training_that_is_shared_is_counted_once(tmp_path):
+    path = tmp_path / "trial.yaml"
+    swept = "  dial: [{multi_rate: {beta: {sweep: [0.5, 1.0, 2.0]}}}]\n"
+    path.write_text(SUITE.replace("entries: {vae: [], annealed: [kl_annealing], ", "entries:\n")
+                    .replace("language_model: {latent: 0}}\n", swept))  # fmt: skip
+    from collapse_bench.plugins import remedy_files
+
+    found = status_of(load_suite(path, remedy_files()), tmp_path / "nothing")
+    assert [each.state for each in found] == 3 * ["waiting"]
+    assert sorted(each.tokens_left for each in found) == [0, 0, 1000]
+
+
 def test_a_cell_that_was_tried_with_a_smaller_budget_still_waits(suite, finished):
     larger = replace(suite, training=replace(suite.training, budget={"newswire": 2000}))
     folder = finished / "runs" / "trial"
@@ -136,7 +159,7 @@ def test_a_cell_that_was_tried_with_a_smaller_budget_still_waits(suite, finished
 
 
 def test_a_cell_that_is_trained_with_another_budget_is_told_once(suite, finished):
-    path = leave_lease(finished / "runs" / "trial" / "annealed-lstm-1-00c0ffee", budget=500)
+    path = leave_lease(suite, finished, budget=500, process=os.getpid())
     try:
         found = [each for each in status_of(suite, path.parents[1]) if "annealed" in each.name]
         assert [(each.state, each.budget) for each in found] == [("training", 500)]

@@ -74,7 +74,9 @@ def _write(folder: Path, options: argparse.Namespace, files: "RemedyFiles") -> N
     result = read_finished(folder, oldest=1 if options.write == "model" else OLDEST)
     remedies = remedies_of(folder, result, files)
     try:
-        with lease.hold(folder, code=CODE, commit=commit(), budget=result["budget"]):
+        settings, tokens = result["settings"], result["cost"]["tokens_decoded"]
+        with lease.hold(folder, code=CODE, commit=commit(), settings=settings) as holding:
+            holding.tell({"tokens": tokens, "evaluating": True})
             if options.write == "arrays":
                 result = score_arrays(folder, result, remedies)
             else:

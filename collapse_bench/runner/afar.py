@@ -14,7 +14,6 @@ from collapse_bench.damage import put_aside
 from collapse_bench.errors import DiskError
 from collapse_bench.job import Job
 from collapse_bench.plugins import BUILT_IN, built_in
-from collapse_bench.provenance import commit
 from collapse_bench.runner.engine import Ended, Outcome, Reported
 from collapse_bench.runner.local import Local
 from collapse_bench.runner.plan import is_due
@@ -144,7 +143,7 @@ def bring_home(job: Job, before: Collection[str], after: Mapping[str, bytes]) ->
         after: what is now.
     """
     try:
-        with lease.hold(job.folder, code=job.code, commit=commit(), budget=job.budget):
+        with job.hold():
             put_aside(job.folder)
             if not is_due(job):
                 return Outcome("kept")

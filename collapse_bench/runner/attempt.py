@@ -9,7 +9,6 @@ from collapse_bench.damage import put_aside
 from collapse_bench.device import limit_memory
 from collapse_bench.errors import DiskError, UserError
 from collapse_bench.job import Job
-from collapse_bench.provenance import commit
 from collapse_bench.runner.engine import Outcome
 from collapse_bench.runner.plan import is_due
 from collapse_bench.training import Checkpoints, StoppedError
@@ -27,7 +26,7 @@ def attempt(job: Job, report: Report, stop: Event) -> Outcome:
         stop: set by whoever wants a checkpoint and an end.
     """
     try:
-        with lease.hold(job.folder, code=job.code, commit=commit(), budget=job.budget) as holding:
+        with job.hold() as holding:
             for said in put_aside(job.folder):
                 report({"said": said})
             if not is_due(job):
@@ -70,7 +69,7 @@ def tidy(job: Job) -> None:
         return
     with (
         suppress(lease.BusyError, UserError),
-        lease.hold(job.folder, code=job.code, commit=commit(), budget=job.budget),
+        job.hold(),
     ):
         if record.is_finished(job.folder) and not is_due(job):
             Checkpoints(job.folder, {}).remove()

@@ -12,7 +12,6 @@ from collapse_bench.errors import DiskError
 from collapse_bench.interruption import GRACE, SOON, InterruptedRunError, noted
 from collapse_bench.job import Job, describe
 from collapse_bench.progress import Progress
-from collapse_bench.provenance import commit
 from collapse_bench.runner.attempt import tidy
 from collapse_bench.runner.engine import Ended, Engine, Outcome, Reported
 from collapse_bench.runner.plan import is_due
@@ -41,7 +40,7 @@ def run_jobs(
         The records of all jobs, in their order.
 
     Raises:
-        InterruptedRunError: on SIGINT or SIGTERM, after every cell has been stopped.
+        InterruptedRunError: on SIGINT, SIGTERM or SIGHUP, after every cell has been stopped.
         DiskError: nothing more can be written; cells that were running have been waited for, or,
             where the engine could not go on, asked for a checkpoint.
     """
@@ -206,7 +205,7 @@ class _Run:
         """Write the record of a cell whose process could not; not over that of another run."""
         last = lease.read_lease(job.folder)
         try:
-            with lease.hold(job.folder, code=job.code, commit=commit(), budget=job.budget):
+            with job.hold():
                 for said in put_aside(job.folder):
                     self.progress.reported(job, {"said": said})
                 told = describe(job) | {"status": status, "error": why}
