@@ -127,6 +127,18 @@ def run_cell(job: Job, report: Report, stop: Event | None = None) -> dict[str, A
     return result
 
 
+def gone_on_from(job: Job) -> tuple[int, set[str]]:
+    """Tokens that a cell has behind it when it is run now, and what is another one in the
+    checkpoints that it refuses, where it begins anew though there are some: such as `code`."""
+    if job.fresh:
+        return 0, set()
+    checkpoints = Checkpoints(job.folder, checkpoint_of(job))
+    path, _ = checkpoints.newest()
+    if path is None:
+        return 0, checkpoints.others
+    return int(path.stem.partition("-")[2]), set()
+
+
 def build(
     cell: Cell, corpus: Corpus, files: Mapping[str, Path], sentences: int | None = None
 ) -> tuple[SequenceVAE, list[Remedy]]:
@@ -179,13 +191,16 @@ def _train_and_score(
     result["levers"] = levers_of(remedies)
     result["by_construction"] = by_construction(remedies)
     result["cost"]["parameters"] = sum(p.numel() for p in model.parameters())
-    if job.trained_in is not None:
-        _take(job.trained_in, result, model)
-    elif (before := _trained_before(job.folder)) is not None:
+    before = _trained_before(job.folder)
+    lent = None if job.trained_in is None else record.digest_of_model(job.trained_in)
+    if before is not None and lent in (None, before.get("trained_model")):
         report({"said": "is evaluated again, its model is there"})
         record.read_model(job.folder, model, before.get("model_sha256"))
         result |= {name: before[name] for name in (*OF_TRAINING, "cost")}
+        result |= {name: before.get(name) for name in ("trained_as", "trained_model")}
         checkpoints.add(before["cost"])
+    elif job.trained_in is not None:
+        _take(job.trained_in, result, model)
     else:
         _train(job, report, checkpoints, result, model, remedies)
     report({"evaluating": True})

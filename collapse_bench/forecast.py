@@ -8,11 +8,10 @@ from statistics import fmean
 from typing import Any
 
 from collapse_bench import record
-from collapse_bench.cell import build
+from collapse_bench.cell import build, gone_on_from
 from collapse_bench.damage import damaged
 from collapse_bench.device import peak_memory_mib, prepare, wait_for
 from collapse_bench.job import Job
-from collapse_bench.lease import read_lease
 from collapse_bench.remedy import chain
 from collapse_bench.suite import Cell
 from collapse_bench.training import TrainingRun
@@ -49,7 +48,7 @@ def forecast(jobs: Sequence[Job], left: Sequence[Job], workers: int) -> Forecast
 
     Args:
         jobs: all of a run.
-        left: those of them that are to be trained.
+        left: those of them that are due.
         workers: cells at a time.
     """
     finished = [(job, told) for job in jobs if (told := _finished_here(job))]
@@ -60,10 +59,12 @@ def forecast(jobs: Sequence[Job], left: Sequence[Job], workers: int) -> Forecast
     memory = max((told["cost"]["peak_memory_mib"] for _, told in finished), default=0.0)
     seconds = 0.0
     for job in left:
+        if not (tokens := remaining(job)):
+            continue
         if _kind(job) not in rates:
             rates[_kind(job)] = tokens_a_second(job)
             memory = max(memory, peak_memory_mib())
-        seconds += remaining(job) / of_cell.get(_entry(job), rates[_kind(job)])
+        seconds += tokens / of_cell.get(_entry(job), rates[_kind(job)])
     evaluations = [
         told["cost"]["seconds"] - told["cost"]["training_seconds"] for _, told in finished
     ]
@@ -74,13 +75,11 @@ def forecast(jobs: Sequence[Job], left: Sequence[Job], workers: int) -> Forecast
 
 
 def remaining(job: Job) -> int:
-    """Tokens that a cell still trains for: it goes on from its newest checkpoint, unless that is of
-    other code, and one whose arrays alone are lost is only evaluated again."""
+    """Tokens that a cell still trains for: it goes on from its newest checkpoint that is not
+    refused, and one whose arrays alone are lost is only evaluated again."""
     if job.trained_in is not None or _is_only_evaluated(job):
         return 0
-    last = read_lease(job.folder)
-    others = last is not None and last.code != job.code
-    done = 0 if job.fresh or others else record.decoded_by(job.folder) or 0
+    done, _ = gone_on_from(job)
     return max(0, job.budget - done)
 
 

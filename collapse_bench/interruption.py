@@ -37,7 +37,8 @@ def noted() -> Iterator[list[int]]:
     """Note signals in place of acting on them: what is half done is brought to an end first.
 
     The same signal twice ends the process at once, and so does one after which the block has not
-    been left in `PATIENCE` seconds. Only for the main thread.
+    been left in `PATIENCE` seconds. Only for the main thread. A terminal that is closed may send
+    SIGHUP twice by itself, by its shell and by the system, which counts as once.
 
     Yields:
         The signals that have come, in their order.
@@ -75,7 +76,7 @@ def _end_in_time(told: int) -> None:
         some = os.read(told, 16) if ready else b""
         if ready and not some:  # the block has been left
             return
-        if not ready or numbers.intersection(some):
+        if not ready or numbers.intersection(some) - {signal.SIGHUP}:
             end_at_once(min(numbers))
         numbers.update(n for n in some if n in SIGNALS)
 

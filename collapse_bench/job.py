@@ -12,7 +12,7 @@ import torch
 
 from collapse_bench import lease, record
 from collapse_bench.corpus import Corpus
-from collapse_bench.provenance import commit, provenance
+from collapse_bench.provenance import provenance
 from collapse_bench.suite import Cell, identity
 
 
@@ -66,7 +66,7 @@ class Job:
 
     def hold(self) -> AbstractContextManager[lease.Holding]:
         """Be the one that works on the cell: see `lease.hold`."""
-        return lease.hold(self.folder, code=self.code, commit=commit(), settings=self.settings)
+        return lease.hold(self.folder, self.settings)
 
     @property
     def leaves(self) -> int:

@@ -49,8 +49,6 @@ class Lease:
             the same process.
         process: its number there.
         began: when, in seconds since 1970.
-        code: digest of the package's source.
-        commit: of the code, None outside git.
         settings: the cell's identity, as its record carries it.
         tokens: decoded by now, in this attempt and those that it goes on from.
         tokens_a_second: in this attempt; None until that is known.
@@ -64,8 +62,6 @@ class Lease:
     machine: str
     process: int
     began: float
-    code: str
-    commit: str | None
     settings: Mapping[str, Any]
     tokens: int = 0
     tokens_a_second: float | None = None
@@ -135,15 +131,11 @@ def bury(folder: Path) -> None:
 
 
 @contextmanager
-def hold(
-    folder: Path, *, code: str, commit: str | None, settings: Mapping[str, Any]
-) -> Iterator["Holding"]:
+def hold(folder: Path, settings: Mapping[str, Any]) -> Iterator["Holding"]:
     """Be the one that works on a cell.
 
     Args:
         folder: the cell's, made if need be.
-        code: digest of the package's source.
-        commit: of the code.
         settings: the cell's identity, as its record carries it.
 
     Raises:
@@ -166,7 +158,7 @@ def hold(
         # On this machine the lock is enough: whoever held it before is gone.
         if other and other.alive and other.machine != this_machine():
             raise BusyError(other)
-        with Holding(folder, code=code, commit=commit, settings=settings) as holding:
+        with Holding(folder, settings) as holding:
             yield holding
     finally:
         lock.release()
@@ -198,9 +190,7 @@ class Holding:
     that its cell has been taken over, and may have been finished.
     """
 
-    def __init__(
-        self, folder: Path, *, code: str, commit: str | None, settings: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         self._path = folder / LEASE
         self._lease = Lease(
             token=secrets.token_hex(8),
@@ -208,8 +198,6 @@ class Holding:
             machine=this_machine(),
             process=os.getpid(),
             began=time.time(),
-            code=code,
-            commit=commit,
             settings=settings,
         )
         self._over, self._writing = Event(), Lock()

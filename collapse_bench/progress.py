@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from collapse_bench.job import Job
 from collapse_bench.metrics import key_of
+from collapse_bench.writing import give_up
 
 
 class Progress:
@@ -119,26 +120,25 @@ class _Lenient:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        with _unless_it_cannot():
+        with self._given_up_where_it_fails():
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        with _unless_it_cannot():
+        with self._given_up_where_it_fails():
             self._stream.flush()
+
+    @contextmanager
+    def _given_up_where_it_fails(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            raise
+        except OSError:
+            give_up(self._stream)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
-
-
-@contextmanager
-def _unless_it_cannot() -> Iterator[None]:
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError:
-        pass
 
 
 FRAME = re.compile(r'^  File "(.+)", line (\d+)')

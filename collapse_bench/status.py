@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -81,8 +81,9 @@ def status_of(suite: Suite, folder: Path, budget: int | None = None) -> list[Cel
         name = "/".join(named.groups())
         record, damage = _record_of(path)
         lease = read_lease(path)
-        told = record or (lease and _as_in_a_record(path.name, named[1], lease))
-        if told and not belongs(told):
+        if record is not None and not belongs(record):
+            continue
+        if record is None and lease and not _may_belong(belongs, path.name, named[1], lease):
             continue
         each = _status(name, path, record, lease, damage, budgets[named[1], named[2]])
         if each is not None:
@@ -111,11 +112,18 @@ def _record_of(folder: Path) -> tuple[dict[str, Any] | None, str]:
         return None, str(error)
 
 
-def _as_in_a_record(cell: str, entry: str, lease: Lease) -> dict[str, Any]:
-    """What tells which cell it is that somebody is at, or was."""
+def _may_belong(
+    belongs: Callable[[Mapping[str, Any]], bool], cell: str, entry: str, lease: Lease
+) -> bool:
+    """Whether somebody is, or was, at a cell as the suite defines it now, as far as a lease tells
+    that."""
     settings = lease.settings
     told = {name: settings.get(name) for name in ("architecture", "seed", "corpus")}
-    return {"cell": cell, "entry": entry, "settings": settings, "budget": lease.budget, **told}
+    told |= {"cell": cell, "entry": entry, "settings": settings, "budget": lease.budget}
+    try:
+        return belongs(told)
+    except UserError:
+        return True
 
 
 def _status(

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 from collapse_bench.errors import DiskError
 
@@ -94,6 +95,13 @@ def _said(error: BaseException | None) -> str | None:
             return os.strerror(int(told[1]))
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return None
+
+
+def give_up(stream: TextIO) -> None:
+    """Let a stream that cannot be written go nowhere, with what it still holds: the interpreter
+    would try it once more as it ends, and end with a code of its own."""
+    with suppress(OSError):  # of a stream that is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def free_bytes(path: Path) -> int:

@@ -70,9 +70,7 @@ def test_a_cell_that_dies_on_its_machine_keeps_no_other_waiting(tmp_path):
 
 
 def test_only_the_lease_of_a_dead_owner_of_this_machine_is_removed(tmp_path, monkeypatch):
-    with lease.hold(
-        tmp_path / "cell", code=CODE, commit=None, settings={"training": {"budget": 1}}
-    ):
+    with lease.hold(tmp_path / "cell", {"training": {"budget": 1}}):
         lease.bury(tmp_path / "cell")
         assert lease.read_lease(tmp_path / "cell").process == os.getpid()
         monkeypatch.setattr(lease, "_exists", lambda process: False)

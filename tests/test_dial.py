@@ -206,6 +206,23 @@ def test_what_shares_a_training_is_kept_where_both_have_records_alone(tmp_path):
     assert {each: each.read_bytes() for each in before} == before
 
 
+def test_what_shares_a_training_is_evaluated_again_by_its_own_model_alone(tmp_path):
+    path, out = suite(tmp_path, ALL), tmp_path / "runs"
+    command = ["run", str(path), "--out", str(out), "--only", "all-*"]
+    assert main(command) == 0
+    before = {record["cell"]: record for record in read_records(out / "dialled")}
+    for cell, told in before.items():
+        (out / "dialled" / cell / SENTENCES).unlink()
+        if told["trained_as"] is None:
+            (out / "dialled" / cell / MODEL).unlink()
+    assert main(command) == 0
+    for record in read_records(out / "dialled"):
+        told = before[record["cell"]]
+        for name in ("metrics", "trained_as", "trained_model", "sentences_sha256", "status"):
+            assert record[name] == told[name]
+        assert (out / "dialled" / record["cell"] / SENTENCES).exists() == bool(told["trained_as"])
+
+
 def test_what_shares_a_training_that_diverged_has_diverged(tmp_path):
     path, out = suite(tmp_path, ALL), tmp_path / "runs"
     command = ["run", str(path), "--out", str(out), "--only", "all-*"]

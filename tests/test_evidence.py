@@ -217,7 +217,7 @@ def test_no_page_is_made_of_an_edited_digest(bench, cells, tmp_path, part):
 
 def test_a_cell_that_is_computed_again_makes_no_page_meanwhile(bench, cells, tmp_path):
     shutil.copy(cells["free"] / MODEL, cells["vae"])
-    with lease.hold(cells["vae"], code="c", commit=None, settings={"training": {"budget": 300}}):
+    with lease.hold(cells["vae"], {"training": {"budget": 300}}):
         assert bench("leaderboard", "trial.yaml") == 1
     assert f"{cells['vae'].name}: is computed again by process {os.getpid()} on" in bench.err
     assert not (tmp_path / "leaderboard").exists()

@@ -1,15 +1,16 @@
 """`plan` and `check` of a suite on a text of one's own: what is left, how long, which labels."""
 
 import re
-from dataclasses import replace
 
 import pytest
 
 from collapse_bench.cli import main
 from collapse_bench.corpus import load_corpus
 from collapse_bench.durations import in_words
-from collapse_bench.runner import plan
+from collapse_bench.job import checkpoint_of
+from collapse_bench.runner import plan, what_has_changed
 from collapse_bench.suite import cells_of, load_suite
+from collapse_bench.training.checkpoint import write_checkpoint
 
 SUITE = """
 corpus: {name: text, path: texts}
@@ -80,21 +81,25 @@ def left_of(folder, capsys):
     return re.search(r"([\d,]+) tokens to train", capsys.readouterr().out)[1]
 
 
-def test_what_a_cell_goes_on_from_is_not_left_unless_it_is_of_other_code(
-    folder, capsys, monkeypatch
-):
+def test_what_a_cell_goes_on_from_is_not_left_unless_it_is_refused(folder, capsys, monkeypatch):
     monkeypatch.setattr("collapse_bench.forecast.tokens_a_second", lambda job: 100.0)
     assert left_of(folder, capsys) == "400"
     suite = load_suite(folder / "mine.yaml", {})
     corpus = load_corpus(suite.corpus, None, say=print)
     of = {"budget": None, "device": "cpu", "remedy_files": {}}
     job = plan(cells_of(suite), corpus, folder / "runs", **of)[1]
-    with job.hold() as holding:
-        holding.stopped()
-    (job.folder / "checkpoint-000000000150.pt").touch()
+    write_checkpoint(job.folder / "checkpoint-000000000150.pt", {"of": checkpoint_of(job)})
     assert left_of(folder, capsys) == "250"
-    with replace(job, code="another").hold() as holding:
-        holding.stopped()
+    for name in ("code", "torch"):
+        other = checkpoint_of(job) | {name: "another"}
+        write_checkpoint(job.folder / "checkpoint-000000000150.pt", {"of": other})
+        assert left_of(folder, capsys) == "400"
+        told = f"begin anew: 1, whose checkpoints are of another {name}: go back to that"
+        assert told in what_has_changed([job])[0]
+    write_checkpoint(job.folder / "checkpoint-000000000060.pt", {"of": checkpoint_of(job)})
+    assert left_of(folder, capsys) == "340"
+    assert what_has_changed([job]) == []
+    (job.folder / "checkpoint-000000000060.pt").write_bytes(b"")
     assert left_of(folder, capsys) == "400"
 
 

@@ -66,7 +66,7 @@ MAY_IMPORT = {
         "evidence", "cell", "result", "suite", "plugins", "remedy", "model", "corpus", "metrics",
         "record", "errors", "diagnosis", "device", "precision", "provenance",
     },
-    "progress": {"job", "metrics"},
+    "progress": {"job", "metrics", "writing"},
     "durations": set(),
     "status": {"lease", "record", "suite", "durations", "errors"},
     "forecast": {

@@ -44,3 +44,33 @@ def test_nohup_has_a_process_live_on_without_its_terminal():
     process.send_signal(signal.SIGHUP)
     assert process.communicate(timeout=60) == ("done\n", None)
     assert process.returncode == 0
+
+
+ORDERLY = """\
+import signal, sys, time
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+from collapse_bench.interruption import end_on_signals, noted
+end_on_signals()
+with noted() as caught:
+    print("ready", flush=True)
+    while not caught:
+        time.sleep(0.05)
+    time.sleep(0.5)  # as cells leave their checkpoints
+print("left", len(set(caught)), flush=True)
+sys.exit(128 + caught[0])
+"""
+
+
+@pytest.mark.parametrize("apart", [0.0, 0.001, 0.2])
+@pytest.mark.parametrize(("number", "orderly"), [(signal.SIGHUP, True), (signal.SIGTERM, False)])
+def test_a_terminal_that_is_closed_and_says_so_twice_ends_a_run_in_order(number, orderly, apart):
+    """The shell tells its jobs, and the system those that are in the foreground."""
+    process = subprocess.Popen([sys.executable, "-c", ORDERLY], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    time.sleep(apart)
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    if orderly or apart == 0.2:  # sooner, the system may make one of the two
+        assert out == ("left 1\n" if orderly else "")

@@ -201,6 +201,22 @@ def test_a_cell_that_takes_its_machines_down_is_sent_no_more(cluster, tmp_path, 
     assert told[-1] == Outcome("killed", "its machine was lost 6 times: node died")
 
 
+def test_a_cluster_of_this_machine_outlives_the_terminal_that_is_closed(tmp_path, monkeypatch):
+    """Its processes are in the group of the run; they are to serve until cells are stopped."""
+    import ray
+
+    def init(**_):
+        blocked.append(signal.pthread_sigmask(signal.SIG_BLOCK, []))
+        raise ValueError("no cluster here")
+
+    blocked: list[set[signal.Signals]] = []
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(UserError, match="no cluster here"):
+        Ray()
+    assert blocked == [{signal.SIGHUP}]
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
+
+
 def test_a_cluster_that_is_not_there_is_told_in_words():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound and not listened at: it refuses every connection

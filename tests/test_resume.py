@@ -254,6 +254,29 @@ def test_a_run_that_is_stopped_soon_leaves_the_checkpoints_that_it_refused(
     assert not before.keys() & set(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("why", ["damaged", "a minute ago"])
+def test_a_run_that_is_stopped_leaves_its_checkpoint_where_nobody_wants_those_that_it_refused(
+    why, corpus, tmp_path, often, monkeypatch
+):
+    interrupted(make("lstm"), corpus, tmp_path, updates=5)
+    monkeypatch.undo()
+    before = set(tmp_path.iterdir())
+    if why == "damaged":
+        for path in before:
+            path.write_bytes(b"")
+    else:
+        monkeypatch.setattr(checkpoint, "SOONEST", 0.0)
+    stop, run = Event(), make("lstm").run(corpus)
+    of = OF if why == "damaged" else OF | {"code": "456"}
+    checkpoints, selection = Checkpoints(tmp_path, of, stop=stop, every=300.0), Selection(run)
+    step = checkpoints.start(run, selection)
+    step(run.draw())
+    stop.set()
+    with pytest.raises(checkpoint.StoppedError):
+        checkpoints.offer(run, selection, validated=False)
+    assert len(set(tmp_path.iterdir()) - before) == 1
+
+
 def test_no_code_of_a_checkpoint_is_run(corpus, tmp_path):
     canary = tmp_path / "canary"
 

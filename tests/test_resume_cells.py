@@ -313,7 +313,7 @@ def test_what_a_killed_cell_has_cost_is_told_and_a_damaged_record_before_it_put_
         def submit(self, job):
             self.job, self.told = job, [{"began": True}]
             self.outcome = Outcome("killed", "by whoever")
-            lease = Lease("t", "far", "another", 1, 0.0, "c", None, job.settings, 345, stopped=True)
+            lease = Lease("t", "far", "another", 1, 0.0, job.settings, 345, stopped=True)
             told = {name: value for name, value in vars(lease).items() if name != "age"}
             (job.folder / LEASE).write_text(json.dumps(told))
 

@@ -55,7 +55,7 @@ def leave_lease(suite, folder, budget=1000, **told):
     cell = next(each for each in cells_of(suite) if each.entry.name == "annealed")
     settings = identity(cell, "newswire", "5ha", None, budget)
     folder = folder / "runs" / "trial" / id_of("annealed", settings)
-    with lease.hold(folder, code="c", commit=None, settings=settings) as holding:
+    with lease.hold(folder, settings) as holding:
         holding.tell({"tokens": 400})
         held = holding._lease
     told = {**vars(replace(held, tokens_a_second=20.0)), **told}
@@ -132,6 +132,17 @@ def test_a_cell_that_was_interrupted_at_earlier_settings_is_no_part_of_it(suite,
         assert [(each.state, each.tokens) for each in found] == [("waiting", 0)]
     finally:
         shutil.rmtree(path.parent)
+
+
+def test_a_lease_that_does_not_tell_its_cell_hides_no_other(suite, finished):
+    folder = finished / "runs" / "trial" / "annealed-lstm-1-00000000"
+    settings = {"training": {"budget": 1000}}
+    try:
+        for further in ({}, {"architecture": "lstm", "corpus": {}}):
+            with lease.hold(folder, settings | further):
+                assert states(suite, finished)["vae/lstm/1"].state == "done"
+    finally:
+        shutil.rmtree(folder)
 
 
 def test_a_training_that_is_shared_is_counted_once(tmp_path):

@@ -8,11 +8,17 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import TextIO
 
 from collapse_bench.cli.parser import build_parser
 from collapse_bench.errors import DiskError, UserError
+from collapse_bench.writing import give_up
 
 __all__ = ["build_parser", "main"]
+
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""What the system says of nothing but a file that is to be written."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,44 +33,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not (sys.argv[1:] if arguments is None else arguments):
         parser.print_help(sys.stderr)
         return 2
-    options = parser.parse_args(arguments)
-    code, said = _code_of(options)
+    code, said = _code_of(parser.parse_args(arguments))
+    lost = _flush(sys.stdout)
+    if isinstance(lost, BrokenPipeError):  # the reader, such as `head`, has seen enough
+        code, said = 128 + signal.SIGPIPE, ""
+    elif lost is not None and code == 0:
+        code, said = DiskError.exit_code, f"error: standard output: {lost.strerror}"
     if said:
         with suppress(OSError):
             print(said, file=sys.stderr)
-    _give_up_what_cannot_be_shown()
+    _flush(sys.stderr)
     return code
 
 
 def _code_of(options: argparse.Namespace) -> tuple[int, str]:
     """How a verb has ended, and what is to be said of it."""
     try:
-        code: int = options.verb(options)
-        if code == 0:  # another one tells of what matters more
-            sys.stdout.flush()
-        return code, ""
+        return options.verb(options), ""
     except UserError as error:
         return error.exit_code, f"error: {error}"
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+    except BrokenPipeError:
         return 128 + signal.SIGPIPE, ""
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
-        return DiskError.exit_code if full else 2, f"error: {error}"
+        return DiskError.exit_code if error.errno in NO_ROOM else 2, f"error: {error}"
     except KeyboardInterrupt:
         return 130, "interrupted"
 
 
-def _give_up_what_cannot_be_shown() -> None:
-    """The interpreter would try it once more as it ends, and end with a code of its own."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+def _flush(stream: TextIO) -> OSError | None:
+    """Why what has been printed does not get where it was to, which is then given up."""
+    try:
+        stream.flush()
+    except OSError as error:
+        give_up(stream)
+        return error
+    return None
 
 
 def _survive_the_terminal() -> None:
-    """Show `?` for a character that a terminal cannot write: no result dies of a plus-minus."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
+    """Show `?` for a character that a terminal cannot write, and nothing where a stream is closed:
+    no result dies of a plus-minus."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")

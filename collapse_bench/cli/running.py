@@ -27,7 +27,7 @@ def plan(options: argparse.Namespace) -> int:
     from collapse_bench.damage import damaged
     from collapse_bench.durations import in_words
     from collapse_bench.forecast import forecast, remaining, room
-    from collapse_bench.runner import is_due, of_other_code
+    from collapse_bench.runner import is_due, what_has_changed
 
     jobs, workers, _ = _jobs(options)
     left = [job for job in jobs if is_due(job) or damaged(job.folder)]
@@ -37,7 +37,7 @@ def plan(options: argparse.Namespace) -> int:
         f"{first.cell.suite} on {first.corpus.name}: {len(left)} of {len(jobs)} cells to run,"
         f" {len(jobs) - len(left)} are kept; {tokens:,} tokens to train"
     )
-    for line in of_other_code(jobs):
+    for line in what_has_changed(jobs):
         say(line)
     trained = [job for job in left if job.trained_in is None]
     if trained:
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
     jobs, workers, device = _jobs(options)
 
     from collapse_bench.progress import Progress
-    from collapse_bench.runner import InterruptedRunError, engine_on, of_other_code, run_jobs
+    from collapse_bench.runner import InterruptedRunError, engine_on, run_jobs, what_has_changed
 
     jobs = [replace(job, fresh=options.fresh, checkpoint=options.checkpoint) for job in jobs]
     suite, corpus = jobs[0].cell.suite, jobs[0].corpus
@@ -82,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
         f"records in {options.out / suite}",
         flush=True,
     )
-    for line in of_other_code(jobs):
+    for line in what_has_changed(jobs):
         say(line)
     progress = Progress(len(jobs), verbose=options.verbose)
     try:

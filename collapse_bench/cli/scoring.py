@@ -11,7 +11,6 @@ from collapse_bench.device import resolve_device
 from collapse_bench.errors import CorpusMissing, UserError
 from collapse_bench.evidence import WORDS, Evidence, Line, hold
 from collapse_bench.metrics import key_of
-from collapse_bench.provenance import CODE, commit
 from collapse_bench.record import MODEL, OLDEST, RECORD, SENTENCES, read_published
 from collapse_bench.rescoring import (
     read_finished,
@@ -75,7 +74,7 @@ def _write(folder: Path, options: argparse.Namespace, files: "RemedyFiles") -> N
     remedies = remedies_of(folder, result, files)
     try:
         settings, tokens = result["settings"], result["cost"]["tokens_decoded"]
-        with lease.hold(folder, code=CODE, commit=commit(), settings=settings) as holding:
+        with lease.hold(folder, settings) as holding:
             holding.tell({"tokens": tokens, "evaluating": True})
             if options.write == "arrays":
                 result = score_arrays(folder, result, remedies)

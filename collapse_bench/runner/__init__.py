@@ -6,7 +6,7 @@ plan -> schedule -> engine (local, ray, slurm) -> attempt -> the cell's record
 from collapse_bench.interruption import InterruptedRunError
 from collapse_bench.runner.engine import Ended, Engine, Outcome, Reported
 from collapse_bench.runner.local import ENVIRONMENT, Local, cores
-from collapse_bench.runner.plan import is_due, of_other_code, plan
+from collapse_bench.runner.plan import is_due, plan, what_has_changed
 from collapse_bench.runner.schedule import run_jobs
 from collapse_bench.runner.where import engine_on
 
@@ -21,7 +21,7 @@ __all__ = [
     "cores",
     "engine_on",
     "is_due",
-    "of_other_code",
     "plan",
     "run_jobs",
+    "what_has_changed",
 ]

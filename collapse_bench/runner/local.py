@@ -139,7 +139,7 @@ def _start(job: Job) -> Worker:
     # A signal to the process group is for the run to handle: the fork server inherits the mask,
     # which the start of the resource tracker would undo.
     resource_tracker.ensure_running()
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         with _environment():
             process.start()
@@ -153,7 +153,7 @@ def _start(job: Job) -> Worker:
             " open, or have fewer cells at a time with --workers"
         ) from error
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     send.close()
     return Worker(job, process, receive)
 

@@ -1,6 +1,7 @@
 """Cells on the machines of a Ray cluster: one task a cell, in a process of its own there."""
 
 import secrets
+import signal
 import socket
 import tempfile
 import time
@@ -84,6 +85,9 @@ class Ray:
         self._asked = False
         variables = {provenance.SENT: told} if (told := provenance.commit()) else {}
         package = str(Path(collapse_bench.__file__).parent)
+        # A terminal that is closed tells all that was started here, and a cluster that is would be
+        # gone before its cells had left a checkpoint; Ray itself sees to SIGINT.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
         try:
             ray.init(
                 address=address,
@@ -97,6 +101,8 @@ class Ray:
                 f"--on {place}: {_first_line(error)}; give the HOST:PORT that `ray"
                 " start --head` told, or none for this machine"
             ) from error
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._remote: Any = ray.remote(max_retries=0, num_returns="streaming")(_on_a_node)
 
     def room(self) -> bool:

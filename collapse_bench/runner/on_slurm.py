@@ -174,11 +174,13 @@ class Slurm:
         ids = sorted({each.handle.job_id.split("_")[0] for each in self._submitted})
         if ids:
             listed, many = " ".join(ids), len(self._submitted)
-            print(
-                f"left running: {many} {'cell' if many == 1 else 'cells'}, as {listed} in SLURM;"
-                f" the same command waits for what runs, `scancel {listed}` ends it",
-                file=sys.stderr,
-            )
+            with suppress(OSError):  # of a terminal that is closed
+                print(
+                    f"left running: {many} {'cell' if many == 1 else 'cells'}, as {listed} in"
+                    f" SLURM; the same command waits for what runs, `scancel {listed}` ends it",
+                    file=sys.stderr,
+                    flush=True,
+                )
         self._submitted.clear()
 
     def _submit(self, jobs: Sequence[Job]) -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from collapse_bench import record
+from collapse_bench.cell import gone_on_from
 from collapse_bench.corpus import Corpus
 from collapse_bench.device import name_of_device
 from collapse_bench.errors import UserError
 from collapse_bench.job import Job
-from collapse_bench.lease import read_lease
 from collapse_bench.precision import resolve_precision
 from collapse_bench.provenance import CODE
 from collapse_bench.suite import Cell, cell_id, trained_as
@@ -129,9 +129,9 @@ def is_due(job: Job) -> bool:
     return status in ONCE and not (same_code and told["environment"]["code"] == job.code)
 
 
-def of_other_code(jobs: Sequence[Job]) -> list[str]:
-    """What it means that the package has been edited since some of the cells were trained, in
-    words; nothing where all have been, or none is of other code."""
+def what_has_changed(jobs: Sequence[Job]) -> list[str]:
+    """What it means that the package has been edited, or another one of what a checkpoint is of is
+    here, since some of the cells were trained, in words; nothing where that is nothing."""
     due = [job for job in jobs if is_due(job)]
     commits: dict[str, int] = {}
     for job in jobs:
@@ -139,8 +139,7 @@ def of_other_code(jobs: Sequence[Job]) -> list[str]:
         if due and told and told["status"] == "done" and told["environment"]["code"] != job.code:
             commit = told["environment"]["commit"] or "an unknown commit"
             commits[commit] = commits.get(commit, 0) + 1
-    leases = [(job, read_lease(job.folder)) for job in due]
-    begun = sum(lease is not None and lease.code != job.code for job, lease in leases)
+    refused = [others for job in due if (others := gone_on_from(job)[1])]
     said = []
     if commits:
         of = ", ".join(f"{n} of {commit}" for commit, n in sorted(commits.items()))
@@ -148,10 +147,11 @@ def of_other_code(jobs: Sequence[Job]) -> list[str]:
             f"finished cells were trained by other code ({of}): they are kept, and their records"
             f" say by which; remove the folders of those that are to be trained anew"
         )
-    if begun:
+    if refused:
+        names = " or ".join(sorted(set.union(*refused)))
         said.append(
-            f"interrupted cells of other code: {begun}; they begin anew, since a checkpoint is gone"
-            f" on from only by the code that wrote it: check that one out to go on"
+            f"interrupted cells that begin anew: {len(refused)}, whose checkpoints are of another"
+            f" {names}: go back to that, such as by checking its commit out, to go on with them"
         )
     return said
 

@@ -43,8 +43,20 @@ class RefusedError(Exception):
     """Why a checkpoint cannot be gone on from."""
 
 
+class OtherError(RefusedError):
+    """It is of something else, which may go on from it.
+
+    Attributes:
+        names: of what differs.
+    """
+
+    def __init__(self, others: Mapping[str, str]) -> None:
+        super().__init__(f"of {', '.join(others.values())}; not gone on from")
+        self.names = tuple(others)
+
+
 class StoppedError(Exception):
-    """The training was asked to stop; what there is to go on from is on the disk."""
+    """The training was asked to stop, and has left its checkpoint or those that it refused."""
 
 
 class Checkpoints:
@@ -60,6 +72,7 @@ class Checkpoints:
 
     Attributes:
         attempts: this one, and those that it goes on from.
+        others: what is another one in the checkpoints that were refused, by name.
     """
 
     def __init__(
@@ -77,7 +90,7 @@ class Checkpoints:
         self.every = every
         self.attempts = 1
         self._kept: list[Path] = []
-        self._refused = False
+        self.others: set[str] = set()
         self._began = self._last = time.monotonic()
         self._took = self._writing = 0.0
 
@@ -91,7 +104,7 @@ class Checkpoints:
         Raises:
             UserError: the run is not of the shape that the checkpoint has.
         """
-        path, saved = self._newest()
+        path, saved = self.newest()
         if path is None:
             return run.start()
         try:
@@ -116,12 +129,13 @@ class Checkpoints:
             validated: whether there has just been a validation.
 
         Raises:
-            StoppedError: the training is to stop; there is a checkpoint of this moment, or those
-                that were not gone on from, in whose place none has been due.
+            StoppedError: the training is to stop; there is a checkpoint of this moment. Only one
+                that has just begun leaves those that it refused in its place: whoever reads that
+                may want to go back to the code that they are of.
         """
         if self.stop.is_set():
-            # Whoever reads that their checkpoints are refused may stop it to go back to their code.
-            if self._kept or not self._refused:
+            has_just_begun = time.monotonic() < self._began + SOONEST
+            if self._kept or not (self.others and has_just_begun):
                 self.write(run, selection)
             raise StoppedError
         waited = time.monotonic() - self._last
@@ -175,8 +189,9 @@ class Checkpoints:
             with telling(path):
                 path.unlink(missing_ok=True)
 
-    def _newest(self) -> tuple[Path | None, dict[str, Any]]:
-        """The newest checkpoint that is whole and of this cell."""
+    def newest(self) -> tuple[Path | None, dict[str, Any]]:
+        """The newest checkpoint that is whole and of this cell, and what it holds."""
+        refused = False
         for path in sorted(self.folder.glob(CHECKPOINTS), reverse=True):
             try:
                 return path, read_checkpoint(path, self.of)
@@ -184,8 +199,9 @@ class Checkpoints:
                 continue
             except (RefusedError, OSError) as why:
                 self.say(f"{path}: {why}")
-                self._refused = True
-        if self._refused:
+                refused = True
+                self.others |= set(why.names if isinstance(why, OtherError) else ())
+        if refused:
             self.say("begins anew")
         return None, {}
 
@@ -217,7 +233,8 @@ def read_checkpoint(path: Path, of: Mapping[str, str]) -> dict[str, Any]:
         of: what it has to be of.
 
     Raises:
-        RefusedError: it is damaged, or of something else.
+        OtherError: it is of something else.
+        RefusedError: it is damaged.
     """
     content = memoryview(path.read_bytes())
     if hashlib.sha256(content[:-DIGEST]).hexdigest().encode() != content[-DIGEST:]:
@@ -236,13 +253,13 @@ def read_checkpoint(path: Path, of: Mapping[str, str]) -> dict[str, Any]:
         raise RefusedError(f"cannot be read: {first}; not gone on from") from error
     if not isinstance(saved, dict) or not _told_in_words(saved.get("of")):
         raise RefusedError("does not tell what it is of; not gone on from")
-    others = [
-        f"another {name} ({saved['of'].get(name)}, now {value})"
+    others = {
+        name: f"another {name} ({saved['of'].get(name)}, now {value})"
         for name, value in of.items()
         if saved["of"].get(name) != value
-    ]
+    }
     if others:
-        raise RefusedError(f"of {', '.join(others)}; not gone on from")
+        raise OtherError(others)
     return saved
 
 

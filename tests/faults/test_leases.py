@@ -34,7 +34,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def held(job: Job) -> Any:
-    return lease.hold(job.folder, code=job.code, commit=None, settings=job.settings)
+    return lease.hold(job.folder, job.settings)
 
 
 def owner(job: Job, stopped: bool = False) -> Any:

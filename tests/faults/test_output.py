@@ -2,12 +2,14 @@
 
 import errno
 import io
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import toy
+from drivers import ROOT
 from scale import told
 
 from collapse_bench.cli import main
@@ -20,66 +22,109 @@ BENCH = (sys.executable, "-m", "collapse_bench")
 needs_a_full_disk = pytest.mark.skipif(not FULL_DISK.exists(), reason="there is no /dev/full")
 
 
-class Log(io.StringIO):
+class Log(io.RawIOBase):
     """A log that takes a line, and then nothing more."""
 
     def __init__(self, number: int) -> None:
-        super().__init__()
-        self.number = number
+        self.number, self.taken = number, b""
 
-    def write(self, text: str) -> int:
-        if "\n" in self.getvalue():
+    def writable(self) -> bool:
+        return True
+
+    def write(self, some: bytes) -> int:
+        if b"\n" in self.taken:
             raise OSError(self.number, "it is over")
-        return super().write(text)
+        self.taken += bytes(some)
+        return len(some)
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+def stream(log: Log) -> io.TextIOWrapper:
+    return io.TextIOWrapper(io.BufferedWriter(log), encoding="utf-8")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EFBIG])
 def test_a_log_that_can_no_more_be_written_ends_no_run(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = toy.write(tmp_path / "run", 600, [1])
     monkeypatch.chdir(folder)
     log = Log(number)
-    monkeypatch.setattr("sys.stdout", log)
-    assert main([*toy.ARGUMENTS, "--only", "vae/*"]) == 0
-    assert log.getvalue().startswith("toy: 1 cell on newswire")
+    monkeypatch.setattr("sys.stdout", stream(log))
+    main([*toy.ARGUMENTS, "--only", "vae/*"])
+    assert log.taken.startswith(b"toy: 1 cell on newswire")
     assert [each["status"] for each in toy.records(folder).values()] == ["done"]
-    told("a log on a full disk, or of a terminal that is gone, under a run", 1, "all cells done")
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="this system has no terminals")
+def test_a_run_goes_on_without_its_terminal(tmp_path: Path) -> None:
+    """As under `nohup`, whose output is left to the terminal."""
+    folder = toy.write(tmp_path / "run", 600, [1])
+    mine, its = os.openpty()
+    process = subprocess.Popen(
+        [*BENCH, *toy.ARGUMENTS, "--only", "vae/*"],
+        cwd=folder,
+        stdout=its,
+        stderr=its,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    os.close(its)
+    assert os.read(mine, 5) == b"toy: "
+    os.close(mine)
+    assert process.wait(120) == 0
+    assert [each["status"] for each in toy.records(folder).values()] == ["done"]
+    told("a terminal that is closed, or a log whose disk is full, under a run", 4, "cells are done")
 
 
 def test_a_reader_that_has_left_ends_a_run() -> None:
-    log = Log(errno.EPIPE)
-    progress = Progress(1, log)
+    progress = Progress(1, stream(Log(errno.EPIPE)))
     progress._line("a")
     with pytest.raises(BrokenPipeError):
         progress._line("b")
 
 
 @needs_a_full_disk
+@pytest.mark.parametrize("buffered", [False, True])
 @pytest.mark.parametrize("errors_too", [False, True])
-@pytest.mark.parametrize("verb", [["list", "remedies"], ["status", "toy.yaml"], ["plan", "none"]])
+@pytest.mark.parametrize("verb", ["list remedies", "status toy.yaml", "plan none"])
 def test_what_cannot_be_printed_is_exit_code_5(
-    verb: list[str], tmp_path: Path, *, errors_too: bool
+    verb: str, tmp_path: Path, *, errors_too: bool, buffered: bool
 ) -> None:
     folder = toy.write(tmp_path / "run", 600, [1])
     with FULL_DISK.open("w") as full:
-        errors = full if errors_too else subprocess.PIPE
-        plugin = ["--plugin", "often.py"]
         done = subprocess.run(
-            [*BENCH, *verb, *plugin], cwd=folder, stdout=full, stderr=errors, text=True
+            [*BENCH, *verb.split(), "--plugin", "often.py"],
+            cwd=folder,
+            stdout=full,
+            stderr=full if errors_too else subprocess.PIPE,
+            env={
+                **os.environ,
+                "PYTHONPATH": str(ROOT),
+                "PYTHONUNBUFFERED": "" if buffered else "1",
+            },
+            text=True,
         )
-    if verb[0] == "plan":
-        assert done.returncode == 2, "its own error, which could be printed nowhere"
+    if verb == "plan none":
+        assert done.returncode == 2, "its own error, whether or not it can be printed"
     else:
         assert done.returncode == 5
-        assert errors_too or "error: [Errno 28] No space left on device" in done.stderr
+        assert errors_too or done.stderr.endswith("No space left on device\n")
     assert errors_too or "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_stream_that_is_closed_is_no_error(closed: str) -> None:
+    command = f'"{sys.executable}" -m collapse_bench list architectures {closed}'
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ("lstm" in done.stdout) == (not closed.startswith(">"))
 
 
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     with subprocess.Popen(
         [*BENCH, "list", "remedies"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
+        assert process.stdout
+        assert process.stderr
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 141
