@@ -26,7 +26,7 @@ from collapse_bench.listing import page as page_of_remedies
 from collapse_bench.metrics import VERDICTS, absent
 from collapse_bench.model import SLOTS
 from collapse_bench.plugins import LEVERS, built_in, remedy_files
-from collapse_bench.record import read_records
+from collapse_bench.record import read_record, read_records, write_record
 from collapse_bench.settings import schema_of
 from collapse_bench.suite import cells_of, load_suite
 from collapse_bench.suite.definition import (
@@ -408,10 +408,9 @@ def test_a_published_record_that_is_not_in_the_page_is_never_lost(tmp_path, caps
 
 def test_a_run_s_record_comes_before_a_published_one_of_the_same_cell(tmp_path):
     [path, *_] = sorted((ROOT / "leaderboard" / "quick").glob("*.json"))
-    published = json.loads(path.read_text())
+    published = read_record(path)
     shutil.copy(path, tmp_path)
     (tmp_path / "notes.json").write_text("no record")
     assert read_records(tmp_path) == [published]
-    (tmp_path / path.stem).mkdir()
-    (tmp_path / path.stem / "record.json").write_text(json.dumps(published | {"verdict": "newer"}))
+    write_record(tmp_path / path.stem, published | {"verdict": "newer"})
     assert [record["verdict"] for record in read_records(tmp_path)] == ["newer"]
