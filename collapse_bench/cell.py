@@ -6,7 +6,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -21,6 +21,7 @@ from collapse_bench.device import (
     give_back_memory,
     is_out_of_memory,
     limit_memory,
+    name_of_device,
     peak_gpu_memory_mib,
     peak_memory_mib,
     prepare,
@@ -31,6 +32,7 @@ from collapse_bench.job import Job, checkpoint_of, describe
 from collapse_bench.model import Dimensions, Forward, SequenceVAE, build_model, known_labels
 from collapse_bench.model.control import rate_of
 from collapse_bench.plugins import fingerprint
+from collapse_bench.precision import resolve_precision
 from collapse_bench.provenance import CODE
 from collapse_bench.remedy import (
     Remedy,
@@ -81,6 +83,7 @@ def run_cell(job: Job, report: Report, stop: Event | None = None) -> dict[str, A
         DiskError: something could not be written; there is no record either.
     """
     prepare(job.cell.training.threads or 1, job.cell.training.deterministic)
+    job = _as_it_is_here(job)
     checkpoints = Checkpoints(
         job.folder, checkpoint_of(job), lambda said: report({"said": said}), stop, job.checkpoint
     )
@@ -125,6 +128,19 @@ def run_cell(job: Job, report: Report, stop: Event | None = None) -> dict[str, A
         with suppress(DiskError):  # they cost no result, and the next run removes them
             checkpoints.remove()
     return result
+
+
+def _as_it_is_here(job: Job) -> Job:
+    """The job with the device and the precision of this machine, which on a cluster may be another
+    than the one that planned it. What cannot be asked here fails as the cell is trained."""
+    parts = {part: getattr(job.cell, part).precision for part in job.precision}
+    with suppress(UserError):
+        return replace(
+            job,
+            device_name=name_of_device(job.device),
+            precision={part: resolve_precision(it, job.device) for part, it in parts.items()},
+        )
+    return job
 
 
 def gone_on_from(job: Job) -> tuple[int, set[str]]:

@@ -110,7 +110,7 @@ def _end(told: int) -> None:
 def end_at_once(number: int, frame: object = None) -> None:
     """A handler of signals: end this process and those that it has started, now."""
     with suppress(OSError):
-        os.write(2, b"interrupted; what was finished is kept\n")
+        os.write(2, b"interrupted; what was finished is kept, the same command goes on\n")
     for child in active_children():
         with suppress(OSError, ValueError):
             child.kill()

@@ -1,8 +1,7 @@
 """How far a suite is, from the folder of its cells alone, so from any machine that sees it."""
 
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,7 @@ from collapse_bench.durations import in_words
 from collapse_bench.errors import UserError
 from collapse_bench.lease import Lease, read_lease
 from collapse_bench.record import RECORD, decoded_by, read_record
-from collapse_bench.suite import Suite, belongs_to, cells_of, trained_as
-
-FOLDER = re.compile(r"(.+)-([^-]+)-([0-9]+)-[0-9a-f]{8}")
-"""Of a cell: its entry, architecture and seed, and the digest of its settings."""
+from collapse_bench.suite import Suite, belongs_to, cells_of, named, trained_as
 
 WORKING = ("training", "evaluating")
 UNFINISHED = (*WORKING, "interrupted", "waiting", "damaged")
@@ -58,15 +54,20 @@ class CellStatus:
         return self.tokens_left / self.tokens_a_second
 
 
-def status_of(suite: Suite, folder: Path, budget: int | None = None) -> list[CellStatus]:
+def status_of(
+    suite: Suite, folder: Path, budget: int | None = None
+) -> tuple[list[CellStatus], int]:
     """What is known of every cell of a suite, and of cells of it with other seeds or budgets.
 
     Args:
         suite: whose cells.
         folder: `runs/<suite>`, which may not exist.
         budget: of every cell; None is that of the suite.
+
+    Returns:
+        The cells, in the order of the suite; and how many there are that are called as they are,
+        and are of other settings.
     """
-    belongs = belongs_to(suite)
     cells = cells_of(suite)
     budgets: dict[tuple[str, str], int] = {
         (cell.entry.name, cell.architecture): budget or cell.budget_for(suite.corpus.name)
@@ -74,33 +75,58 @@ def status_of(suite: Suite, folder: Path, budget: int | None = None) -> list[Cel
     }
     sharing = {(cell.entry.name, cell.architecture) for cell in cells if trained_as(cell)}
     found: dict[str, list[CellStatus]] = {}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        named = FOLDER.fullmatch(path.name)
-        if named is None or (named[1], named[2]) not in budgets:
-            continue
-        name = "/".join(named.groups())
-        record, damage = _record_of(path)
-        lease = read_lease(path)
-        if record is not None and not belongs(record):
-            continue
-        if record is None and lease and not _may_belong(belongs, path.name, named[1], lease):
-            continue
-        each = _status(name, path, record, lease, damage, budgets[named[1], named[2]])
-        if each is not None:
-            each = replace(each, shares=(named[1], named[2]) in sharing)
-            found.setdefault(name, []).append(each)
+    left_out = 0
+    for begun in _begun(suite, folder):
+        left_out += not begun.belongs
+        if begun.belongs and (each := _status(begun, budgets[begun.of[:2]])) is not None:
+            each = replace(each, shares=begun.of[:2] in sharing)
+            found.setdefault(each.name, []).append(each)
     for cell in cells:
-        begun = found.setdefault(cell.name, [])
+        there = found.setdefault(cell.name, [])
         own = budgets[cell.entry.name, cell.architecture]
-        if all(each.budget != own and each.state not in UNFINISHED for each in begun):
+        if all(each.budget != own and each.state not in UNFINISHED for each in there):
             shares = trained_as(cell) is not None
-            begun.append(CellStatus(cell.name, "waiting", 0, own, shares=shares))
+            there.append(CellStatus(cell.name, "waiting", 0, own, shares=shares))
     order = {cell.name: place for place, cell in enumerate(cells)}
     return [
         each
         for name in sorted(found, key=lambda name: (order.get(name, len(order)), name))
         for each in found[name]
-    ]
+    ], left_out
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """The folder of a cell that is called as one of a suite.
+
+    Attributes:
+        of: its entry, architecture and seed.
+        damage: what is wrong with its record.
+        belongs: whether it is a cell as the suite defines it now, as far as that is told.
+    """
+
+    path: Path
+    of: tuple[str, str, str]
+    record: dict[str, Any] | None
+    damage: str
+    lease: Lease | None
+    belongs: bool
+
+
+def _begun(suite: Suite, folder: Path) -> Iterator[_Begun]:
+    belongs = belongs_to(suite)
+    kinds = {(cell.entry.name, cell.architecture) for cell in cells_of(suite)}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        of = named(path.name)
+        if of is None or of[:2] not in kinds:
+            continue
+        record, damage = _record_of(path)
+        lease = read_lease(path)
+        if record is not None:
+            its = belongs(record)
+        else:
+            its = lease is None or _may_belong(belongs, path.name, of[0], lease)
+        yield _Begun(path, of, record, damage, lease, its)
 
 
 def _record_of(folder: Path) -> tuple[dict[str, Any] | None, str]:
@@ -126,15 +152,9 @@ def _may_belong(
         return True
 
 
-def _status(
-    name: str,
-    folder: Path,
-    record: dict[str, Any] | None,
-    lease: Lease | None,
-    damage: str,
-    budget: int,
-) -> CellStatus | None:
+def _status(begun: _Begun, budget: int) -> CellStatus | None:
     """What a folder tells of its cell; None of one that has not begun."""
+    name, record, lease = "/".join(begun.of), begun.record, begun.lease
     if lease and lease.alive:
         late = f", not heard of for {lease.age:.0f} s" if lease.age > 60 else ""
         return CellStatus(
@@ -151,9 +171,9 @@ def _status(
             name, record["status"], cost["tokens_decoded"], record["budget"], rate or None,
             f"{why[-1]}{tried}" if why else str(record["verdict"]),
         )  # fmt: skip
-    if damage:
-        return CellStatus(name, "damaged", 0, budget, told=damage)
-    tokens = _interrupted_at(folder, lease)
+    if begun.damage:
+        return CellStatus(name, "damaged", 0, budget, told=begun.damage)
+    tokens = _interrupted_at(begun.path, lease)
     if tokens is None:
         return None
     owner = f"was with {lease.owner}" if lease else ""

@@ -314,7 +314,22 @@ BROKEN = [
     (
         "what_lasts_is_in_buffers_or_in_its_state",
         file_of("def step(self, step, run):\n    step(run.draw())\n    return step"),
-        "or `step` begins anew when it is called again; it was cut after step",
+        "or `step` begins anew when it is called again; it was cut after",
+    ),
+    (
+        "what_lasts_is_in_buffers_or_in_its_state",
+        step(
+            "seen = run.__dict__.setdefault('seen', set())\n"
+            "weight = 0.5 if seen.issuperset(batch.index.tolist()) else 0.9\n"
+            "seen.update(batch.index.tolist())\n"
+            "return step(batch, only=only, then=lambda f: replace(f, kl=weight * f.kl))"
+        ),
+        "training depends on what is kept elsewhere, in a closure or a global",
+    ),
+    (
+        "what_lasts_is_in_buffers_or_in_its_state",
+        step("run.state['broken'] = {1: 2}\nreturn step(batch, only=only, then=then)"),
+        "run.state does not come back from JSON as it is",
     ),
     (
         "what_lasts_is_in_buffers_or_in_its_state",

@@ -116,6 +116,25 @@ def test_a_cell_whose_arrays_are_lost_is_not_trained_again(folder, capsys, loss)
     assert left_of(folder, capsys) == ("0" if loss == "removed" else "200")
 
 
+def test_cells_of_other_settings_and_damaged_ones_are_told(folder, capsys):
+    assert main(["run", "mine.yaml", "--workers", "1", "--budget", "100"]) == 0
+    [cell] = (folder / "runs" / "mine").glob("vae-*")
+    (cell / "record.json").write_text("{")
+    capsys.readouterr()
+    assert main(["plan", "mine.yaml", "--budget", "100"]) == 0
+    said = capsys.readouterr().err
+    assert f"{cell.relative_to(folder)}: record.json is damaged; a run puts it aside" in said
+    assert "other settings" not in said
+    (folder / "mine.yaml").write_text(
+        SUITE.replace("BUDGET", "200").replace("hidden: 8", "hidden: 9")
+    )
+    assert left_of(folder, capsys) == "400"
+    assert main(["plan", "mine.yaml"]) == 0
+    assert "cells of other settings, text or remedies: 2, such as runs" in capsys.readouterr().err
+    assert main(["status", "mine.yaml"]) == 0
+    assert "1 more are of other settings" in capsys.readouterr().out, "and one tells not of which"
+
+
 def test_a_budget_of_less_than_an_update_can_be_timed(folder, capsys, monkeypatch):
     monkeypatch.setattr("collapse_bench.forecast.TIMED", 0.1)
     assert main(["plan", "mine.yaml", "--budget", "1"]) == 0

@@ -59,7 +59,7 @@ MAY_IMPORT = {
     "result": {"metrics"},
     "cell": {
         "job", "result", "suite", "plugins", "remedy", "model", "corpus", "training", "evaluation",
-        "metrics", "record", "writing", "device", "provenance", "errors",
+        "metrics", "record", "writing", "device", "precision", "provenance", "errors",
     },
     "evidence": {"result", "provenance", "suite", "metrics", "record", "writing", "errors"},
     "rescoring": {

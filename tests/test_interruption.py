@@ -32,7 +32,7 @@ def test_a_signal_ends_a_process_that_is_in_a_library(number):
     _, told = process.communicate(timeout=60)
     assert time.monotonic() - began < 5
     assert process.returncode == 128 + number
-    assert told == "interrupted; what was finished is kept\n"
+    assert told == "interrupted; what was finished is kept, the same command goes on\n"
 
 
 def test_nohup_has_a_process_live_on_without_its_terminal():

@@ -18,7 +18,7 @@ from test_training import Refinement
 
 from collapse_bench.laws import subject
 from collapse_bench.laws.stepping import equal
-from collapse_bench.model import SLOTS, plain
+from collapse_bench.model import GENERATIVE, SLOTS, plain
 from collapse_bench.remedy import Remedy, chain
 from collapse_bench.training import Checkpoints, Selection, checkpoint, train
 
@@ -161,6 +161,27 @@ def test_each_part_of_a_checkpoint_is_needed(part, corpus):
             step(resumed.draw())
         ended.append(resumed.state_dict())
     assert not equal(*ended)
+
+
+def test_a_rate_that_is_scaled_once_stays_so(corpus, tmp_path, often):
+    @dataclass(frozen=True)
+    class Slowing(Remedy):
+        def step(self, step, run):
+            state = run.state.setdefault("slowing", {"slowed": False})
+
+            def slowing(batch, *, only=SLOTS, then=plain):
+                if not state["slowed"] and run.progress >= 0.3:
+                    state["slowed"] = True
+                    run.scale_learning_rate(GENERATIVE, 0.1)
+                return step(batch, only=only, then=then)
+
+            return slowing
+
+    expected, _ = attempt(with_remedy(Slowing()), corpus)
+    interrupted(with_remedy(Slowing()), corpus, tmp_path, updates=9)
+    found, said = attempt(with_remedy(Slowing()), corpus, tmp_path)
+    assert said[0].startswith("goes on from")
+    assert equal(found, expected)
 
 
 def test_what_a_step_draws_as_it_is_made_is_drawn_again(corpus, tmp_path, often):

@@ -46,8 +46,12 @@ def _annealing():
     return remedy_files()["kl_annealing"]
 
 
+def rows(*arguments):
+    return status_of(*arguments)[0]
+
+
 def states(suite, folder):
-    return {each.name: each for each in status_of(suite, folder / "runs" / "trial")}
+    return {each.name: each for each in rows(suite, folder / "runs" / "trial")}
 
 
 def leave_lease(suite, folder, budget=1000, **told):
@@ -70,7 +74,7 @@ def test_a_cell_is_finished_or_waits(suite, finished, tmp_path):
     assert [each.state for each in found.values()] == ["done", "waiting", "waiting"]
     assert found["vae/lstm/1"].tokens >= 1000
     assert found["vae/lstm/1"].tokens_a_second > 0
-    assert [each.state for each in status_of(suite, tmp_path / "nothing")] == 3 * ["waiting"]
+    assert [each.state for each in rows(suite, tmp_path / "nothing")] == 3 * ["waiting"]
 
 
 def test_an_owner_that_lives_is_told_and_one_that_is_gone_is_none(suite, finished):
@@ -128,8 +132,10 @@ def test_a_cell_that_was_interrupted_at_earlier_settings_is_no_part_of_it(suite,
     try:
         assert states(suite, finished)["annealed/lstm/1"].state == "interrupted"
         other = replace(suite, training=replace(suite.training, batch=8))
-        found = [each for each in status_of(other, path.parents[1]) if "annealed" in each.name]
+        found = [each for each in rows(other, path.parents[1]) if "annealed" in each.name]
         assert [(each.state, each.tokens) for each in found] == [("waiting", 0)]
+        assert status_of(suite, path.parents[1])[1] == 0
+        assert status_of(other, path.parents[1])[1] == 2, "one that has finished, too"
     finally:
         shutil.rmtree(path.parent)
 
@@ -152,7 +158,7 @@ def test_a_training_that_is_shared_is_counted_once(tmp_path):
                     .replace("language_model: {latent: 0}}\n", swept))  # fmt: skip
     from collapse_bench.plugins import remedy_files
 
-    found = status_of(load_suite(path, remedy_files()), tmp_path / "nothing")
+    found = rows(load_suite(path, remedy_files()), tmp_path / "nothing")
     assert [each.state for each in found] == 3 * ["waiting"]
     assert sorted(each.tokens_left for each in found) == [0, 0, 1000]
 
@@ -162,7 +168,7 @@ def test_a_cell_that_was_tried_with_a_smaller_budget_still_waits(suite, finished
     folder = finished / "runs" / "trial"
 
     def of_vae(budget=None):
-        found = (each for each in status_of(larger, folder, budget) if "vae" in each.name)
+        found = (each for each in rows(larger, folder, budget) if "vae" in each.name)
         return [(each.state, each.budget) for each in found]
 
     assert of_vae() == [("done", 1000), ("waiting", 2000)]
@@ -172,7 +178,7 @@ def test_a_cell_that_was_tried_with_a_smaller_budget_still_waits(suite, finished
 def test_a_cell_that_is_trained_with_another_budget_is_told_once(suite, finished):
     path = leave_lease(suite, finished, budget=500, process=os.getpid())
     try:
-        found = [each for each in status_of(suite, path.parents[1]) if "annealed" in each.name]
+        found = [each for each in rows(suite, path.parents[1]) if "annealed" in each.name]
         assert [(each.state, each.budget) for each in found] == [("training", 500)]
     finally:
         shutil.rmtree(path.parent)

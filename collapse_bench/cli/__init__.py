@@ -55,7 +55,10 @@ def _code_of(options: argparse.Namespace) -> tuple[int, str]:
     except BrokenPipeError:
         return 128 + signal.SIGPIPE, ""
     except OSError as error:
-        return DiskError.exit_code if error.errno in NO_ROOM else 2, f"error: {error}"
+        if error.errno not in NO_ROOM:
+            return 2, f"error: {error}"
+        where = error.filename or "what is printed, or a file without a name,"
+        return DiskError.exit_code, f"error: {where} cannot be written: {error.strerror}"
     except KeyboardInterrupt:
         return 130, "interrupted"
 

@@ -30,7 +30,8 @@ def plan(options: argparse.Namespace) -> int:
     from collapse_bench.runner import is_due, what_has_changed
 
     jobs, workers, _ = _jobs(options)
-    left = [job for job in jobs if is_due(job) or damaged(job.folder)]
+    faults = {job.folder: found for job in jobs if (found := damaged(job.folder))}
+    left = [job for job in jobs if is_due(job) or job.folder in faults]
     tokens = sum(map(remaining, left))
     first = jobs[0]
     print(
@@ -39,11 +40,13 @@ def plan(options: argparse.Namespace) -> int:
     )
     for line in what_has_changed(jobs):
         say(line)
+    for folder, found in faults.items():
+        say(f"{folder}: {found[0][0].name} is damaged; a run puts it aside and makes it again")
     trained = [job for job in left if job.trained_in is None]
     if trained:
         told = forecast(jobs, trained, workers)
         rates = ", ".join(f"{name} {rate:,.0f}" for name, rate in told.rates.items())
-        with_evaluation = "" if told.evaluated else "; evaluation comes on top"
+        with_evaluation = ", evaluation in it" if told.evaluated else "; evaluation comes on top"
         measured = f"as {told.finished} finished cells were" if told.finished else "timed alone"
         print(
             f"they take about {in_words(told.seconds)} on this machine, {workers} at a time on"
@@ -115,10 +118,13 @@ def _show(suite: "Suite", folder: Path, budget: int | None, watch: float | None)
     from collapse_bench.status import UNFINISHED, status_of, table
 
     while True:
-        states = status_of(suite, folder, budget)
-        width = shutil.get_terminal_size((200, 0)).columns
+        states, others = status_of(suite, folder, budget)
+        terminal = sys.stdout.isatty()
+        width = shutil.get_terminal_size((200, 0)).columns if terminal else sys.maxsize
         lines = "\n".join(table(states, width))
-        follows = watch and sys.stdout.isatty()
+        if others:
+            lines += f"\n{others} more are of other settings, texts or remedies, and left out"
+        follows = watch and terminal
         print(f"{CLEAR}{lines}" if follows else lines, flush=True)
         if not watch or not any(each.state in UNFINISHED for each in states):
             return

@@ -3,20 +3,29 @@
 import copy
 import json
 import random
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
+from collapse_bench.laws.bench import Built
 from collapse_bench.laws.law import DoesNotApply, LawBroken, Subject
 from collapse_bench.laws.training import Spy
 from collapse_bench.model import GENERATIVE, INFERENCE, SLOTS, Forward, plain
+from collapse_bench.training import BudgetSpentError, TrainingRun
 
 CHOICES = (INFERENCE, GENERATIVE, ("decoder",))
 
-STEPS, CUTS = 6, 2
-"""Steps of a run, and at how many places between them it is cut."""
+BUDGET = 2400
+"""Decoded tokens of a run that is cut: two epochs and more, so that sentences come again, and
+progress and learning rate come to their ends."""
+
+CUTS = ((0.0, 0.5), (0.75, 0.95))
+"""Between which shares of it."""
 
 
 def a_call_for_some_slots_makes_exactly_one_update(subject: Subject) -> None:
@@ -76,42 +85,54 @@ def what_lasts_is_in_buffers_or_in_its_state(subject: Subject) -> None:
     """What must last between steps is in buffers of a part or in `run.state` under the remedy's own
     name, as JSON knows it. A run that goes on in a new process from what was kept between any two
     of its steps ends the same to the bit."""
-    corpus, built = subject.corpus, subject.make()
-    run = built.run(corpus)
-    kept = {}
-    cuts = random.Random(f"{subject.name} {subject.architecture}").sample(range(1, STEPS), CUTS)
-    step = run.start()
-    while run.steps < STEPS:
-        if run.steps in cuts:
-            check_state(subject, run.state)
-            kept[run.steps] = copy.deepcopy(run.state_dict())
-        step(run.draw())
-        run.steps += 1
+    draw = random.Random(f"{subject.name} {subject.architecture}")
+    built = subject.make()
+    run, kept = _trained(subject, built, cuts=[draw.uniform(*each) for each in CUTS])
     ended = run.state_dict()
-    for cut, state in kept.items():
+    for spent, state in kept.items():
         fresh = subject.make()
-        resumed = fresh.run(corpus)
         names = differing(built.model, fresh.model)
-        step = resumed.start(state)
-        while resumed.steps < STEPS:
-            step(resumed.draw())
-            resumed.steps += 1
+        resumed, _ = _trained(subject, fresh, state)
         if not equal(ended, resumed.state_dict()):
             where = f": {', '.join(names)}" if names else ", in a closure or a global"
             raise LawBroken(
                 f"training depends on what is kept elsewhere{where}, or `step` begins anew when it"
-                f" is called again; it was cut after step {cut}"
+                f" is called again; it was cut after {spent:.0%} of the budget"
             )
 
 
+def _trained(
+    subject: Subject, built: Built, state: Any = None, cuts: Sequence[float] = ()
+) -> tuple[TrainingRun, dict[float, Any]]:
+    """A run to its end, from what was kept of one or from the beginning; and what is to be kept of
+    it, by the share of the budget that was spent, at the first step after each of some shares."""
+    run, kept, left = built.run(subject.corpus, BUDGET), {}, sorted(cuts)
+    step = run.start(state)
+    with suppress(BudgetSpentError):
+        while run.spent < 1:
+            step(run.draw())
+            run.steps += 1
+            if left and left[0] <= run.spent < 1:
+                check_state(subject, run.state)
+                kept[run.spent] = copy.deepcopy(run.state_dict())
+                left = [cut for cut in left if cut > run.spent]
+    return run, kept
+
+
 def check_state(subject: Subject, state: dict[str, Any]) -> None:
-    """Raise `LawBroken` unless `run.state` has the remedy's name alone and goes into JSON."""
+    """Raise `LawBroken` unless `run.state` has the remedy's name alone and comes back from JSON as
+    it is."""
     if strange := state.keys() - {subject.name}:
         raise LawBroken(f"run.state has {', '.join(map(repr, strange))}")
     try:
-        json.dumps(state, allow_nan=False)
+        text = json.dumps(state, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise LawBroken(f"run.state is not what JSON knows: {error}") from None
+    if repr(json.loads(text)) != repr(state):
+        raise LawBroken(
+            "run.state does not come back from JSON as it is: keys are texts, tuples become lists,"
+            " and numbers are Python's own"
+        )
 
 
 def differing(model: nn.Module, fresh: nn.Module) -> list[str]:
@@ -144,14 +165,15 @@ def is_plain(value: Any) -> bool:
 
 
 def equal(one: Any, other: Any) -> bool:
-    """Whether two plain values are the same."""
+    """Whether two plain values are the same, numbers to the bit."""
     if type(one) is not type(other):
         return False
     if isinstance(one, Tensor):
-        nothing = one.isnan() & other.isnan() if one.shape == other.shape else None
-        return nothing is not None and bool(((one == other) | nothing).all())
+        same = one.shape == other.shape and one.dtype == other.dtype
+        return same and torch.equal(*(each.reshape(-1).view(torch.uint8) for each in (one, other)))
     if isinstance(one, np.ndarray):
-        return np.array_equal(one, other)
+        same = one.shape == other.shape and one.dtype == other.dtype
+        return bool(same and one.tobytes() == other.tobytes())
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(equal(one[k], other[k]) for k in one)
     if isinstance(one, list | tuple):

@@ -13,7 +13,7 @@ from collapse_bench.errors import UserError
 from collapse_bench.job import Job
 from collapse_bench.precision import resolve_precision
 from collapse_bench.provenance import CODE
-from collapse_bench.suite import Cell, cell_id, trained_as
+from collapse_bench.suite import Cell, cell_id, named, trained_as
 
 RETRY = {
     "failed": ("failed",),
@@ -130,8 +130,9 @@ def is_due(job: Job) -> bool:
 
 
 def what_has_changed(jobs: Sequence[Job]) -> list[str]:
-    """What it means that the package has been edited, or another one of what a checkpoint is of is
-    here, since some of the cells were trained, in words; nothing where that is nothing."""
+    """What it means that the package, the suite or a remedy has been edited, or another one of what
+    a checkpoint is of is here, since some of the cells were trained, in words; nothing where that
+    is nothing."""
     due = [job for job in jobs if is_due(job)]
     commits: dict[str, int] = {}
     for job in jobs:
@@ -139,6 +140,7 @@ def what_has_changed(jobs: Sequence[Job]) -> list[str]:
         if due and told and told["status"] == "done" and told["environment"]["code"] != job.code:
             commit = told["environment"]["commit"] or "an unknown commit"
             commits[commit] = commits.get(commit, 0) + 1
+    replaced = _of_other_settings(jobs) if due else []
     refused = [others for job in due if (others := gone_on_from(job)[1])]
     said = []
     if commits:
@@ -147,6 +149,12 @@ def what_has_changed(jobs: Sequence[Job]) -> list[str]:
             f"finished cells were trained by other code ({of}): they are kept, and their records"
             f" say by which; remove the folders of those that are to be trained anew"
         )
+    if replaced:
+        said.append(
+            f"cells of other settings, text or remedies: {len(replaced)}, such as {replaced[0]};"
+            f" they are left as they are: put back what was edited to go on with them, or remove"
+            f" their folders"
+        )
     if refused:
         names = " or ".join(sorted(set.union(*refused)))
         said.append(
@@ -154,6 +162,15 @@ def what_has_changed(jobs: Sequence[Job]) -> list[str]:
             f" {names}: go back to that, such as by checking its commit out, to go on with them"
         )
     return said
+
+
+def _of_other_settings(jobs: Sequence[Job]) -> list[Path]:
+    """The folders of cells that are called as those of a run, and are others."""
+    names = {named(job.id) for job in jobs}
+    planned = {job.folder.name for job in jobs}
+    suites = {job.folder.parent for job in jobs}
+    found = [path for suite in suites if suite.is_dir() for path in suite.iterdir()]
+    return sorted(path for path in found if named(path.name) in names and path.name not in planned)
 
 
 def _waited_for(job: Job, told: Mapping[str, Any]) -> bool:

@@ -13,6 +13,7 @@ from collapse_bench.suite.cells import (
     digest_of,
     id_of,
     identity,
+    named,
     select,
     trained_as,
 )
@@ -54,6 +55,7 @@ __all__ = [
     "id_of",
     "identity",
     "load_suite",
+    "named",
     "select",
     "trained_as",
 ]

@@ -4,6 +4,7 @@ import copy
 import fnmatch
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -137,6 +138,12 @@ def cell_id(
 def id_of(entry: str, settings: Mapping[str, Any]) -> str:
     """Return the id of a cell of an entry from its identity, as a record carries it."""
     return f"{entry}-{settings['architecture']}-{settings['seed']}-{digest_of(settings)}"
+
+
+def named(identifier: str) -> tuple[str, str, str] | None:
+    """The entry, architecture and seed of the cell that has an id; None where it is none."""
+    found = re.fullmatch(r"(.+)-([^-]+)-([0-9]+)-[0-9a-f]{8}", identifier)
+    return None if found is None else (found[1], found[2], found[3])
 
 
 def digest_of(settings: Mapping[str, Any]) -> str:

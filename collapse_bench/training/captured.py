@@ -67,6 +67,8 @@ class Passes:
         Raises:
             BudgetSpentError: there are no tokens left to decode.
         """
+        if self.meter.spent:  # before the pass has drawn or learned anything, however it is made
+            raise BudgetSpentError
         ordinary: Callable[[], Forward] = partial(
             self.model, batch, self.noise, step=step, progress=progress, objective=objective
         )

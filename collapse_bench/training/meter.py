@@ -24,13 +24,18 @@ class Meter:
         self._aside: list[int] | None = None
         self._hooks = [each.register_forward_pre_hook(self._passed) for each in decoders]
 
+    @property
+    def spent(self) -> bool:
+        """Whether there are no tokens left."""
+        return self.tokens >= self.budget
+
     def count(self, tokens: int) -> None:
         """Pay for tokens that are about to be decoded.
 
         Raises:
             BudgetSpentError: there are none left.
         """
-        if self.tokens >= self.budget:
+        if self.spent:
             raise BudgetSpentError
         self.tokens += tokens
 

@@ -1,7 +1,8 @@
 """An optimiser with a bound on the norm of its gradient, and a look at whether that is finite."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -68,13 +69,21 @@ class ClippedOptimizer:
 
     def scale(self, parameters: Iterable[nn.Parameter], factor: float) -> None:
         """From now on these parameters have that factor of the learning rate; 0 keeps them."""
-        groups = self.inner.param_groups
-        factors = {each: group["factor"] for group in groups for each in group["params"]}
-        factors |= dict.fromkeys(parameters, factor)
+        factors = dict(zip(self.parameters, self.factors, strict=True))
+        self.factors = list((factors | dict.fromkeys(parameters, factor)).values())
+
+    @property
+    def factors(self) -> list[float]:
+        """What each parameter has of the learning rate."""
+        return [group["factor"] for group in self.inner.param_groups for _ in group["params"]]
+
+    @factors.setter
+    def factors(self, factors: Sequence[float]) -> None:
         # Neighbours that have the same are one group: the fused optimiser is called once for each.
+        of_parameter = zip(self.parameters, factors, strict=True)
         self.inner.param_groups = [
-            groups[0] | {"params": list(of_factor), "factor": each}
-            for each, of_factor in groupby(self.parameters, key=factors.__getitem__)
+            self.inner.param_groups[0] | {"params": [p for p, _ in group], "factor": factor}
+            for factor, group in groupby(of_parameter, key=itemgetter(1))
         ]
 
     def forget(self, parameters: Iterable[nn.Parameter]) -> None:

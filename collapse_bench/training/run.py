@@ -134,7 +134,9 @@ class TrainingRun:
             return self.remedy.step(self.update, self)
         self._load(state)  # before there is a step, which holds what is in `self.state`
         step = self.remedy.step(self.update, self)
+        # What was drawn or scaled since the step was made is not to be drawn or scaled back.
         set_streams(state["streams"], self.device)
+        self.optimizer.factors = state["factors"]
         return step
 
     def state_dict(self) -> dict[str, Any]:
@@ -142,15 +144,16 @@ class TrainingRun:
         copied, and plain values.
 
         Raises:
-            TypeError: there is in `state` what JSON does not know.
+            TypeError: there is in `state` what JSON does not know, or would give back as another.
         """
         return {
             "parameters": {name: p.detach() for name, p in self.model.named_parameters()},
             "buffers": {name: b.detach() for name, b in self.model.named_buffers()},
             "optimizer": self.optimizer.state_dict(),
             "further_optimizer": self.further_optimizer.state_dict(),
+            "factors": self.optimizer.factors,
             "broken": self._broken,
-            "state": json.dumps(self.state),
+            "state": _in_json(self.state),
             "streams": streams(self.device),
             "latent": self._latent.get_state(),
             "tokens": self.meter.tokens,
@@ -350,3 +353,19 @@ class TrainingRun:
     def _forget(self, parameters: set[nn.Parameter]) -> None:
         for optimizer in (self.optimizer, self.further_optimizer):
             optimizer.forget(parameters)
+
+
+def _in_json(state: dict[str, Any]) -> str:
+    """A text from which exactly the same can be read.
+
+    Raises:
+        TypeError: there is none.
+    """
+    text = json.dumps(state)
+    # By what they look like, since no NaN is equal to itself.
+    if repr(json.loads(text)) != repr(state):
+        raise TypeError(
+            "JSON does not give it back as it is: keys are texts, tuples become lists, and numbers"
+            " are Python's own"
+        )
+    return text

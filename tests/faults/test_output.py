@@ -107,7 +107,7 @@ def test_what_cannot_be_printed_is_exit_code_5(
         assert done.returncode == 2, "its own error, whether or not it can be printed"
     else:
         assert done.returncode == 5
-        assert errors_too or done.stderr.endswith("No space left on device\n")
+        assert errors_too or done.stderr.endswith("cannot be written: No space left on device\n")
     assert errors_too or "Traceback" not in done.stderr
 
 
