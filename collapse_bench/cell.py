@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -143,16 +144,37 @@ def _as_it_is_here(job: Job) -> Job:
     return job
 
 
-def gone_on_from(job: Job) -> tuple[int, set[str]]:
+def gone_on_from(job: Job, *, elsewhere: bool = False) -> tuple[int, frozenset[str]]:
     """Tokens that a cell has behind it when it is run now, and what is another one in the
-    checkpoints that it refuses, where it begins anew though there are some: such as `code`."""
+    checkpoints that it refuses, where it begins anew though there are some: such as `code`.
+
+    Args:
+        job: the cell.
+        elsewhere: whether it is run on another machine, whose versions, device and precision are
+            not known here.
+    """
     if job.fresh:
-        return 0, set()
-    checkpoints = Checkpoints(job.folder, checkpoint_of(job))
-    path, _ = checkpoints.newest()
-    if path is None:
-        return 0, checkpoints.others
-    return int(path.stem.partition("-")[2]), set()
+        return 0, frozenset()
+    of = checkpoint_of(job)
+    if elsewhere:
+        of = {name: of[name] for name in ("cell", "corpus", "code")}
+    files = [(path, path.stat()) for path in job.folder.glob(record.CHECKPOINTS)]
+    stamps = tuple(sorted((path.name, told.st_mtime_ns, told.st_size) for path, told in files))
+    return _newest_of(job.folder, stamps, tuple(of.items())) if files else (0, frozenset())
+
+
+@cache
+def _newest_of(
+    folder: Path, stamps: Any, of: tuple[tuple[str, str], ...]
+) -> tuple[int, frozenset[str]]:
+    """What `gone_on_from` tells; read once, as long as the files have these names and stamps."""
+    checkpoints = Checkpoints(folder, dict(of))
+    path, saved = checkpoints.newest()
+    return (
+        (0, frozenset(checkpoints.others))
+        if path is None
+        else (int(saved["run"]["tokens"]), frozenset())
+    )
 
 
 def build(

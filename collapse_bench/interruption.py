@@ -71,14 +71,18 @@ def _pipe_of_signals() -> tuple[int, int, int]:
 def _end_in_time(told: int) -> None:
     """End the process once it is time."""
     numbers: set[int] = set()
+    until = None
     while True:
-        ready, _, _ = select.select([told], [], [], PATIENCE if numbers else None)
+        left = None if until is None else max(0.0, until - time.monotonic())
+        ready, _, _ = select.select([told], [], [], left)
         some = os.read(told, 16) if ready else b""
         if ready and not some:  # the block has been left
             return
         if not ready or numbers.intersection(some) - {signal.SIGHUP}:
             end_at_once(min(numbers))
         numbers.update(n for n in some if n in SIGNALS)
+        if numbers and until is None:
+            until = time.monotonic() + PATIENCE
 
 
 def end_on_signals() -> None:

@@ -22,8 +22,8 @@ class Job:
 
     Attributes:
         device: `cpu` or `cuda`.
-        device_name: of the GPU, or `cpu`. What the record says of the device is found once for all
-            cells: to ask a GPU that fails would leave a cell without its record.
+        device_name: of the GPU, or `cpu`; of the machine that planned the run, until the cell is
+            on its own.
         precision: in which `training` and `evaluation` really compute on this device.
         code: digest of the package's source.
         suite_budget: what a cell of the suite may spend whose entry has no budget of its own; None

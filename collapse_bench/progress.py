@@ -99,6 +99,7 @@ class Progress:
         for bar in self._bars.values():
             bar.close()
         self._bars.clear()
+        self.stream.close_quietly()
 
     def _count(self) -> str:
         return f"[{self.finished}/{self.total}]"
@@ -120,25 +121,33 @@ class _Lenient:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        with self._given_up_where_it_fails():
+        with _unless_it_cannot():
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        with self._given_up_where_it_fails():
+        with _unless_it_cannot():
             self._stream.flush()
 
-    @contextmanager
-    def _given_up_where_it_fails(self) -> Iterator[None]:
+    def close_quietly(self) -> None:
+        """Give up what could not be written until the end."""
         try:
-            yield
-        except BrokenPipeError:
-            raise
+            self._stream.flush()
         except OSError:
             give_up(self._stream)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+@contextmanager
+def _unless_it_cannot() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError:  # it may have room again in a moment
+        pass
 
 
 FRAME = re.compile(r'^  File "(.+)", line (\d+)')

@@ -328,6 +328,16 @@ BROKEN = [
     ),
     (
         "what_lasts_is_in_buffers_or_in_its_state",
+        step(
+            "for _ in range(20):\n"
+            "    count[0] += 1\n"
+            "    last = step(batch, only=only, then=lambda f: replace(f, kl=count[0] * f.kl))\n"
+            "return last"
+        ),
+        "training depends on what is kept elsewhere, in a closure or a global",
+    ),
+    (
+        "what_lasts_is_in_buffers_or_in_its_state",
         step("run.state['broken'] = {1: 2}\nreturn step(batch, only=only, then=then)"),
         "run.state does not come back from JSON as it is",
     ),

@@ -81,6 +81,11 @@ def left_of(folder, capsys):
     return re.search(r"([\d,]+) tokens to train", capsys.readouterr().out)[1]
 
 
+def saved(job, tokens):
+    """As much of a checkpoint as `plan` looks at."""
+    return {"of": checkpoint_of(job), "run": {"tokens": tokens}}
+
+
 def test_what_a_cell_goes_on_from_is_not_left_unless_it_is_refused(folder, capsys, monkeypatch):
     monkeypatch.setattr("collapse_bench.forecast.tokens_a_second", lambda job: 100.0)
     assert left_of(folder, capsys) == "400"
@@ -88,15 +93,17 @@ def test_what_a_cell_goes_on_from_is_not_left_unless_it_is_refused(folder, capsy
     corpus = load_corpus(suite.corpus, None, say=print)
     of = {"budget": None, "device": "cpu", "remedy_files": {}}
     job = plan(cells_of(suite), corpus, folder / "runs", **of)[1]
-    write_checkpoint(job.folder / "checkpoint-000000000150.pt", {"of": checkpoint_of(job)})
+    write_checkpoint(job.folder / "checkpoint-000000000150.pt", saved(job, 150))
     assert left_of(folder, capsys) == "250"
     for name in ("code", "torch"):
         other = checkpoint_of(job) | {name: "another"}
-        write_checkpoint(job.folder / "checkpoint-000000000150.pt", {"of": other})
+        write_checkpoint(job.folder / "checkpoint-000000000150.pt", saved(job, 150) | {"of": other})
         assert left_of(folder, capsys) == "400"
         told = f"begin anew: 1, whose checkpoints are of another {name}: go back to that"
         assert told in what_has_changed([job])[0]
-    write_checkpoint(job.folder / "checkpoint-000000000060.pt", {"of": checkpoint_of(job)})
+        others = what_has_changed([job], elsewhere=True)
+        assert bool(others) == (name == "code"), "versions are those of the other machine"
+    write_checkpoint(job.folder / "checkpoint-000000000060.pt", saved(job, 60))
     assert left_of(folder, capsys) == "340"
     assert what_has_changed([job]) == []
     (job.folder / "checkpoint-000000000060.pt").write_bytes(b"")
@@ -125,12 +132,14 @@ def test_cells_of_other_settings_and_damaged_ones_are_told(folder, capsys):
     said = capsys.readouterr().err
     assert f"{cell.relative_to(folder)}: record.json is damaged; a run puts it aside" in said
     assert "other settings" not in said
+    assert main(["plan", "mine.yaml"]) == 0
+    assert "other settings" not in capsys.readouterr().err, "a budget is for each run to say"
     (folder / "mine.yaml").write_text(
         SUITE.replace("BUDGET", "200").replace("hidden: 8", "hidden: 9")
     )
     assert left_of(folder, capsys) == "400"
     assert main(["plan", "mine.yaml"]) == 0
-    assert "cells of other settings, text or remedies: 2, such as runs" in capsys.readouterr().err
+    assert "cells of other settings, text or remedies: 1, such as runs" in capsys.readouterr().err
     assert main(["status", "mine.yaml"]) == 0
     assert "1 more are of other settings" in capsys.readouterr().out, "and one tells not of which"
 

@@ -74,3 +74,26 @@ def test_a_terminal_that_is_closed_and_says_so_twice_ends_a_run_in_order(number,
     assert process.returncode == 128 + number
     if orderly or apart == 0.2:  # sooner, the system may make one of the two
         assert out == ("left 1\n" if orderly else "")
+
+
+STUBBORN = """\
+import signal, time
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+from collapse_bench import interruption
+interruption.PATIENCE = 1.0
+with interruption.noted():
+    print("ready", flush=True)
+    time.sleep(60)
+    time.sleep(60)
+"""
+
+
+def test_signals_that_go_on_coming_do_not_put_the_end_off():
+    process = subprocess.Popen([sys.executable, "-c", STUBBORN], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    began = time.monotonic()
+    while process.poll() is None:
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.2)
+        assert time.monotonic() - began < 5
+    assert process.returncode == 128 + signal.SIGHUP

@@ -55,9 +55,10 @@ def _code_of(options: argparse.Namespace) -> tuple[int, str]:
     except BrokenPipeError:
         return 128 + signal.SIGPIPE, ""
     except OSError as error:
-        if error.errno not in NO_ROOM:
+        nameless = error.filename is None  # as standard output is
+        if error.errno not in NO_ROOM and not (nameless and error.errno == errno.EIO):
             return 2, f"error: {error}"
-        where = error.filename or "what is printed, or a file without a name,"
+        where = "what is printed, or a file without a name," if nameless else error.filename
         return DiskError.exit_code, f"error: {where} cannot be written: {error.strerror}"
     except KeyboardInterrupt:
         return 130, "interrupted"

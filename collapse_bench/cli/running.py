@@ -85,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
         f"records in {options.out / suite}",
         flush=True,
     )
-    for line in what_has_changed(jobs):
+    for line in what_has_changed(jobs, elsewhere=options.on != "local"):
         say(line)
     progress = Progress(len(jobs), verbose=options.verbose)
     try:

@@ -1,6 +1,7 @@
 """Which cells a run has, and which of them are due."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ from collapse_bench.corpus import Corpus
 from collapse_bench.device import name_of_device
 from collapse_bench.errors import UserError
 from collapse_bench.job import Job
+from collapse_bench.lease import read_lease
 from collapse_bench.precision import resolve_precision
 from collapse_bench.provenance import CODE
-from collapse_bench.suite import Cell, cell_id, named, trained_as
+from collapse_bench.suite import Cell, cell_id, digest_of, named, trained_as
 
 RETRY = {
     "failed": ("failed",),
@@ -129,10 +131,15 @@ def is_due(job: Job) -> bool:
     return status in ONCE and not (same_code and told["environment"]["code"] == job.code)
 
 
-def what_has_changed(jobs: Sequence[Job]) -> list[str]:
+def what_has_changed(jobs: Sequence[Job], *, elsewhere: bool = False) -> list[str]:
     """What it means that the package, the suite or a remedy has been edited, or another one of what
     a checkpoint is of is here, since some of the cells were trained, in words; nothing where that
-    is nothing."""
+    is nothing.
+
+    Args:
+        jobs: of a run.
+        elsewhere: whether they are run on other machines: see `gone_on_from`.
+    """
     due = [job for job in jobs if is_due(job)]
     commits: dict[str, int] = {}
     for job in jobs:
@@ -141,7 +148,7 @@ def what_has_changed(jobs: Sequence[Job]) -> list[str]:
             commit = told["environment"]["commit"] or "an unknown commit"
             commits[commit] = commits.get(commit, 0) + 1
     replaced = _of_other_settings(jobs) if due else []
-    refused = [others for job in due if (others := gone_on_from(job)[1])]
+    refused = [others for job in due if (others := gone_on_from(job, elsewhere=elsewhere)[1])]
     said = []
     if commits:
         of = ", ".join(f"{n} of {commit}" for commit, n in sorted(commits.items()))
@@ -156,7 +163,7 @@ def what_has_changed(jobs: Sequence[Job]) -> list[str]:
             f" their folders"
         )
     if refused:
-        names = " or ".join(sorted(set.union(*refused)))
+        names = " or ".join(sorted(frozenset.union(*refused)))
         said.append(
             f"interrupted cells that begin anew: {len(refused)}, whose checkpoints are of another"
             f" {names}: go back to that, such as by checking its commit out, to go on with them"
@@ -165,12 +172,37 @@ def what_has_changed(jobs: Sequence[Job]) -> list[str]:
 
 
 def _of_other_settings(jobs: Sequence[Job]) -> list[Path]:
-    """The folders of cells that are called as those of a run, and are others."""
-    names = {named(job.id) for job in jobs}
-    planned = {job.folder.name for job in jobs}
+    """The folders of cells that are called as those of a run, and are of other settings than a
+    budget and a number of threads, which each run may choose."""
+    settings = {named(job.id): _digest_but_for_a_run(job.settings) for job in jobs}
     suites = {job.folder.parent for job in jobs}
     found = [path for suite in suites if suite.is_dir() for path in suite.iterdir()]
-    return sorted(path for path in found if named(path.name) in names and path.name not in planned)
+    return sorted(
+        path
+        for path in found
+        if (now := settings.get(named(path.name))) is not None
+        and (told := _settings_of(path)) is not None
+        and _digest_but_for_a_run(told) != now
+    )
+
+
+def _settings_of(folder: Path) -> Mapping[str, Any] | None:
+    """Of a cell that has begun, as far as its record or its last owner tells them."""
+    with suppress(UserError):
+        if (told := record.read_if_whole(folder)) is not None:
+            return told.get("settings")
+    last = read_lease(folder)
+    return None if last is None else last.settings
+
+
+def _digest_but_for_a_run(settings: Mapping[str, Any]) -> str | None:
+    """None of settings that do not tell enough."""
+    with suppress(AttributeError, KeyError, TypeError):
+        training = dict(settings["training"])
+        for name in ("budget", "threads"):
+            training.pop(name, None)
+        return digest_of({**settings, "training": training})
+    return None
 
 
 def _waited_for(job: Job, told: Mapping[str, Any]) -> bool:

@@ -236,8 +236,7 @@ def read_checkpoint(path: Path, of: Mapping[str, str]) -> dict[str, Any]:
         OtherError: it is of something else.
         RefusedError: it is damaged.
     """
-    content = memoryview(path.read_bytes())
-    if hashlib.sha256(content[:-DIGEST]).hexdigest().encode() != content[-DIGEST:]:
+    if not _has_its_digest(path):
         raise RefusedError("damaged, its SHA-256 is not the one at its end; not gone on from")
     try:  # of an archive with a digest after it, zipfile and torch read the archive
         with zipfile.ZipFile(path) as archive:
@@ -261,6 +260,16 @@ def read_checkpoint(path: Path, of: Mapping[str, str]) -> dict[str, Any]:
     if others:
         raise OtherError(others)
     return saved
+
+
+def _has_its_digest(path: Path) -> bool:
+    """Whether a file ends in the SHA-256 of all that is before, which is read piece by piece."""
+    sha256, left = hashlib.sha256(), path.stat().st_size - DIGEST
+    with path.open("rb") as file:
+        while left > 0 and (some := file.read(min(left, 2**20))):
+            sha256.update(some)
+            left -= len(some)
+        return file.read() == sha256.hexdigest().encode()
 
 
 def _told_in_words(of: object) -> bool:

@@ -70,7 +70,8 @@ class ClippedOptimizer:
     def scale(self, parameters: Iterable[nn.Parameter], factor: float) -> None:
         """From now on these parameters have that factor of the learning rate; 0 keeps them."""
         factors = dict(zip(self.parameters, self.factors, strict=True))
-        self.factors = list((factors | dict.fromkeys(parameters, factor)).values())
+        factors |= {each: factor for each in parameters if each in factors}
+        self.factors = list(factors.values())
 
     @property
     def factors(self) -> list[float]:

@@ -14,6 +14,7 @@ from scale import told
 
 from collapse_bench.cli import main
 from collapse_bench.progress import Progress
+from collapse_bench.training import checkpoint
 
 FULL_DISK = Path("/dev/full")
 
@@ -48,6 +49,8 @@ def test_a_log_that_can_no_more_be_written_ends_no_run(
 ) -> None:
     folder = toy.write(tmp_path / "run", 600, [1])
     monkeypatch.chdir(folder)
+    for name in ("SOONEST", "EVERY", "SHARE"):  # which the plugin sets, here in this process
+        monkeypatch.setattr(checkpoint, name, getattr(checkpoint, name))
     log = Log(number)
     monkeypatch.setattr("sys.stdout", stream(log))
     main([*toy.ARGUMENTS, "--only", "vae/*"])
@@ -109,6 +112,18 @@ def test_what_cannot_be_printed_is_exit_code_5(
         assert done.returncode == 5
         assert errors_too or done.stderr.endswith("cannot be written: No space left on device\n")
     assert errors_too or "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="this system has no terminals")
+@pytest.mark.parametrize("buffered", [False, True])
+def test_what_a_terminal_that_is_gone_does_not_show_is_exit_code_5(*, buffered: bool) -> None:
+    mine, its = os.openpty()
+    os.close(mine)
+    unbuffered = "" if buffered else "1"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run([*BENCH, "list", "architectures"], stdout=its, env=environment)
+    os.close(its)
+    assert done.returncode == 5
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
