@@ -158,9 +158,14 @@ def gone_on_from(job: Job, *, elsewhere: bool = False) -> tuple[int, frozenset[s
     of = checkpoint_of(job)
     if elsewhere:
         of = {name: of[name] for name in ("cell", "corpus", "code")}
-    files = [(path, path.stat()) for path in job.folder.glob(record.CHECKPOINTS)]
-    stamps = tuple(sorted((path.name, told.st_mtime_ns, told.st_size) for path, told in files))
-    return _newest_of(job.folder, stamps, tuple(of.items())) if files else (0, frozenset())
+    stamps = []
+    for path in sorted(job.folder.glob(record.CHECKPOINTS)):
+        with suppress(FileNotFoundError):  # another run of the suite has written a newer one
+            told = path.stat()
+            stamps.append((path.name, told.st_mtime_ns, told.st_size))
+    if not stamps:
+        return 0, frozenset()
+    return _newest_of(job.folder, tuple(stamps), tuple(of.items()))
 
 
 @cache

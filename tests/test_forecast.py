@@ -181,3 +181,16 @@ def test_check_finds_an_oracle_without_labels_and_a_missing_text(folder, capsys)
     (folder / "texts" / "test.txt").unlink()
     assert main(["check", "mine.yaml"]) in (2, 3)
     assert "test.txt" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_another_run_removes_meanwhile_is_none(folder, capsys, monkeypatch):
+    """Its name is still in the folder when that is listed, and it is gone when it is asked for."""
+    monkeypatch.setattr("collapse_bench.forecast.tokens_a_second", lambda job: 100.0)
+    assert main(["run", "mine.yaml", "--workers", "1", "--only", "language_model/*"]) == 0
+    suite = load_suite(folder / "mine.yaml", {})
+    corpus = load_corpus(suite.corpus, None, say=print)
+    of = {"budget": None, "device": "cpu", "remedy_files": {}}
+    job = plan(cells_of(suite), corpus, folder / "runs", **of)[1]
+    job.folder.mkdir()
+    (job.folder / "checkpoint-000000000150.pt").symlink_to("gone")
+    assert left_of(folder, capsys) == "200"
