@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from collapse_bench.job import Job
 from collapse_bench.metrics import key_of
-from collapse_bench.writing import give_up
+from collapse_bench.writing import flush_or_give_up
 
 
 class Progress:
@@ -131,10 +131,7 @@ class _Lenient:
 
     def close_quietly(self) -> None:
         """Give up what could not be written until the end."""
-        try:
-            self._stream.flush()
-        except OSError:
-            give_up(self._stream)
+        flush_or_give_up(self._stream)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

@@ -97,11 +97,16 @@ def _said(error: BaseException | None) -> str | None:
     return None
 
 
-def give_up(stream: TextIO) -> None:
-    """Let a stream that cannot be written go nowhere, with what it still holds: the interpreter
+def flush_or_give_up(stream: TextIO) -> OSError | None:
+    """Why what has been printed does not get where it was to. It then goes nowhere: the interpreter
     would try it once more as it ends, and end with a code of its own."""
-    with suppress(OSError):  # of a stream that is no file
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    try:
+        stream.flush()
+    except OSError as error:
+        with suppress(OSError):  # of a stream that is no file
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return error
+    return None
 
 
 def free_bytes(path: Path) -> int:

@@ -8,11 +8,10 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TextIO
 
 from collapse_bench.cli.parser import build_parser
 from collapse_bench.errors import DiskError, UserError
-from collapse_bench.writing import give_up
+from collapse_bench.writing import flush_or_give_up
 
 __all__ = ["build_parser", "main"]
 
@@ -34,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help(sys.stderr)
         return 2
     code, said = _code_of(parser.parse_args(arguments))
-    lost = _flush(sys.stdout)
+    lost = flush_or_give_up(sys.stdout)
     if isinstance(lost, BrokenPipeError):  # the reader, such as `head`, has seen enough
         code, said = 128 + signal.SIGPIPE, ""
     elif lost is not None and code == 0:
@@ -42,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if said:
         with suppress(OSError):
             print(said, file=sys.stderr)
-    _flush(sys.stderr)
+    flush_or_give_up(sys.stderr)
     return code
 
 
@@ -62,16 +61,6 @@ def _code_of(options: argparse.Namespace) -> tuple[int, str]:
         return DiskError.exit_code, f"error: {where} cannot be written: {error.strerror}"
     except KeyboardInterrupt:
         return 130, "interrupted"
-
-
-def _flush(stream: TextIO) -> OSError | None:
-    """Why what has been printed does not get where it was to, which is then given up."""
-    try:
-        stream.flush()
-    except OSError as error:
-        give_up(stream)
-        return error
-    return None
 
 
 def _survive_the_terminal() -> None:
